@@ -1,0 +1,1 @@
+"""What a person submits: one job per file, readable from top to bottom."""

@@ -1,0 +1,19 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real clips and reference answers, kept beside the checkout and never committed."""
+    place = Path(os.environ.get("MULTICLUE_REAL_DATA", ROOT.parent / "shared" / "data"))
+    if not place.is_dir():
+        pytest.skip(f"real clips are not there ({place}); set MULTICLUE_REAL_DATA to their folder")
+    return place

@@ -1,0 +1,1 @@
+"""What Ray Train fits, and the sums after it: metrics, ensemble, refinement."""
