@@ -1,0 +1,245 @@
+"""What a report is made of: plain python and numpy, so that any job or notebook can fill it in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Opinion = tuple[str, float]
+"""A class and the probability (0..1) that a system gives it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSummary:
+    """The videos that went in."""
+
+    name: str
+    """What the data set is called."""
+    fingerprint: str
+    """Changes whenever a file, a label or a split does."""
+    clips: Mapping[str, int]
+    """Number of clips of every split, in the order in which they are to be shown."""
+    classes: Sequence[str]
+    """Names of the classes; their order is that of every per-class array."""
+    multi_label: bool = False
+    """Whether a clip may carry several labels."""
+    absent: Mapping[str, int] = field(default_factory=dict)
+    """Stream -> number of clips that do not have it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodResult:
+    """One row of the results table: a system and the clips that it was measured on.
+
+    Shares run from 0 to 1. None stands for a figure that does not apply (the accuracy of a
+    multi-label set); NaN is read as None.
+    """
+
+    name: str
+    """Key in the JSON report: ``spatial_cnn``, ``audio_cnn``, ``hybrid``, ..."""
+    label: str
+    """What a person reads: ``Spatial CNN``."""
+    n: int
+    """Number of clips behind the figures."""
+    accuracy: float | None = None
+    """Share of the clips whose first guess is right."""
+    mean_class_accuracy: float | None = None
+    """Mean over classes of the share found."""
+    map: float | None = None
+    """Mean average precision over classes."""
+    hit5: float | None = None
+    """Share of the clips with the right class among the first five guesses."""
+    ceiling: float | None = None
+    """The best accuracy that this method's clues allow, where it is known."""
+    share_of_ceiling: float | None = None
+    """Accuracy over ceiling."""
+    note: str = ""
+    """A few words on which clips these are, e.g. ``clips that have sound``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTiming:
+    """How long a stage took."""
+
+    name: str
+    """The stage: ``extract``, ``fit spatial``, ..."""
+    seconds: float
+    """Wall-clock seconds of this run."""
+    cached: bool = False
+    """Whether the result of an earlier run was taken as it was."""
+    items: int | None = None
+    """How many units went through."""
+    unit: str = "clips"
+    """What is counted, in the plural."""
+
+    @property
+    def throughput(self) -> float | None:
+        """Units per second; None where nothing was counted, timed or done (cached)."""
+        if self.cached or not self.items or self.seconds <= 0:
+            return None
+        return self.items / self.seconds
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExampleClip:
+    """A clip to look at: what was seen, what was heard and what every system made of it."""
+
+    id: str
+    """The clip's id."""
+    truth: Sequence[str]
+    """Its labels (a lone string is taken as one label)."""
+    predicted: str
+    """The last system's first guess."""
+    probability: float
+    """The probability of that guess, 0..1."""
+    frames: NDArray[np.uint8] | None = None
+    """A few frames, (n, H, W, 3) uint8 RGB."""
+    flow: NDArray[np.floating] | None = None
+    """A flow field, (2, H, W) in pixels, x first; None where the clip has no motion stream."""
+    spectrogram: NDArray[np.floating] | None = None
+    """(F, T), lowest frequency first, any unit; None where the clip has no sound."""
+    opinions: Mapping[str, Sequence[Opinion]] = field(default_factory=dict)
+    """System (a method's name) -> its classes and probabilities; the best three are shown."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Stream -> its share of the decision, without the absent ones."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.truth, str):
+            object.__setattr__(self, "truth", (self.truth,))
+        _expect(self.frames, ("n", "H", "W", 3), f"frames of {self.id!r}")
+        _expect(self.flow, (2, "H", "W"), f"flow of {self.id!r}")
+        _expect(self.spectrogram, ("F", "T"), f"spectrogram of {self.id!r}")
+        if self.frames is not None and self.frames.dtype != np.uint8:
+            raise ValueError(
+                f"frames of {self.id!r} are {self.frames.dtype}; give uint8 RGB, 0 to 255"
+            )
+
+    @property
+    def right(self) -> bool:
+        """Whether the first guess is one of the labels."""
+        return self.predicted in self.truth
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReportData:
+    """Everything the report shows. What is empty or None is left out of the page.
+
+    Raises:
+        ValueError: an array's shape does not fit the number of classes; the message quotes it.
+    """
+
+    title: str
+    """Heading of the page."""
+    command: str
+    """The command that repeats the run."""
+    started: str
+    """When, as it is to be read: ``2026-03-01 14:05 UTC``."""
+    data: DataSummary
+    """What went in."""
+    methods: Sequence[MethodResult]
+    """Rows of the results table, in the order in which they are to be shown."""
+    seconds: float | None = None
+    """How long the whole run took; None: the sum of the stages."""
+    machine: str = ""
+    """Where, in a line: processors, memory, GPUs, nodes."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Package -> version."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The complete resolved settings, nested as they are."""
+    confusion: NDArray[np.number] | None = None
+    """(C, C) counts before refinement: row = true class, column = guess. None if multi-label."""
+    confusion_refined: NDArray[np.number] | None = None
+    """The same after refinement."""
+    ap_before: NDArray[np.floating] | None = None
+    """(C,) average precision of every class before refinement, 0..1; NaN: no test clip."""
+    ap_after: NDArray[np.floating] | None = None
+    """(C,) the same after refinement."""
+    curves: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    """Fit -> records with ``step`` and any of ``loss``, ``score``, in the order of steps."""
+    trials: Sequence[Mapping[str, Any]] = ()
+    """Trials of the search: ``lambda2``, ``lambda3``, ``score``, ``zero_rows``, ``zero_entries``
+    (shares, 0..1)."""
+    best: Mapping[str, Any] = field(default_factory=dict)
+    """The trial that was refitted, with the keys of a trial."""
+    stages: Sequence[StageTiming] = ()
+    """Stages in the order in which they were run."""
+    rejected: Sequence[Mapping[str, Any]] = ()
+    """Videos that could not be used: ``id``, ``stage``, ``kind``, ``message``."""
+    examples: Sequence[ExampleClip] = ()
+    """A handful of clips to look at."""
+    mlflow: Mapping[str, Any] = field(default_factory=dict)
+    """``run_id``, ``model_version``, ``promoted``, ``reason``, ``ui_command``,
+    ``tensorboard_command``; any of them may be missing."""
+
+    def __post_init__(self) -> None:
+        classes = len(self.data.classes)
+        for name in ("confusion", "confusion_refined"):
+            _expect(getattr(self, name), (classes, classes), name)
+        for name in ("ap_before", "ap_after"):
+            _expect(getattr(self, name), (classes,), name)
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds of the whole run."""
+        if self.seconds is not None:
+            return self.seconds
+        return sum(stage.seconds for stage in self.stages)
+
+
+def finite(value: Any) -> float | None:
+    """Returns a number as float, or None for None, NaN and infinity."""
+    if value is None:
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def report_json(data: ReportData) -> dict[str, Any]:
+    """The report's figures for another program to read: only JSON's own types, no NaN.
+
+    Returns:
+        ``{"methods": {name: {"accuracy", "mean_class_accuracy", "map", "hit5", "n"}},
+        "stages": {name: {"seconds", "cached"}}, "rejected": int,
+        "mlflow": {"run_id", "model_version", "promoted"}}``; methods with a known ceiling carry
+        ``ceiling`` and ``share_of_ceiling`` as well.
+    """
+    return {
+        "methods": {method.name: _figures(method) for method in data.methods},
+        "stages": {
+            stage.name: {"seconds": finite(stage.seconds), "cached": bool(stage.cached)}
+            for stage in data.stages
+        },
+        "rejected": len(data.rejected),
+        "mlflow": {key: data.mlflow.get(key) for key in ("run_id", "model_version", "promoted")},
+    }
+
+
+def _figures(method: MethodResult) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "accuracy": finite(method.accuracy),
+        "mean_class_accuracy": finite(method.mean_class_accuracy),
+        "map": finite(method.map),
+        "hit5": finite(method.hit5),
+        "n": int(method.n),
+    }
+    if finite(method.ceiling) is not None:
+        figures["ceiling"] = finite(method.ceiling)
+        figures["share_of_ceiling"] = finite(method.share_of_ceiling)
+    return figures
+
+
+def _expect(array: NDArray[Any] | None, shape: tuple[int | str, ...], name: str) -> None:
+    """Refuses an array whose shape differs from ``shape``, in which strings match any length."""
+    if array is None:
+        return
+    fits = array.ndim == len(shape) and all(
+        isinstance(want, str) or have == want for have, want in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(str(size) for size in shape)
+        raise ValueError(f"{name} has the shape {array.shape}; it must be ({wanted})")
