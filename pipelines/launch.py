@@ -1,0 +1,88 @@
+"""Starts a job: finds the right Python, turns errors and signals into exit codes and plain words."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from actors.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+EXIT_OK = 0
+EXIT_USER_ERROR = 2
+EXIT_TOO_MANY_REJECTED = 3
+EXIT_INTERRUPTED = 130
+EXIT_STOPPED = 143
+
+
+class TooManyRejected(UserError):
+    """More videos were rejected than `max_rejected_share` allows."""
+
+
+def use_project_environment() -> None:
+    """Goes on in the checkout's own environment when this Python has no Ray.
+
+    `ray job submit pipelines/full.py` runs the file with the first `python3` on the cluster's PATH,
+    which need not be the one that `make install` filled.
+    """
+    python = ROOT / ".venv" / "bin" / "python"
+    if importlib.util.find_spec("ray") or not python.exists():
+        return
+    if Path(sys.prefix).resolve() == python.parent.parent.resolve():
+        return
+    os.execv(python, [str(python), *sys.argv])
+
+
+use_project_environment()
+
+
+def main_guard(run: Callable[[], int | None]) -> None:
+    """Runs a job and ends the process with its exit code.
+
+    0 done; 2 a mistake of the user's, told on stderr without a traceback; 3 too many videos
+    rejected; 130 interrupted; 143 stopped (`ray job stop`). Anything else is a defect and keeps
+    its traceback.
+    """
+    try:
+        with stop_on_sigterm():
+            code = run() or EXIT_OK
+    except TooManyRejected as error:
+        code = _say(error, EXIT_TOO_MANY_REJECTED)
+    except UserError as error:
+        code = _say(error, EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        code = _say("interrupted; the same command goes on from here", EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        text = f"no space left for {error.filename or 'the storage'}; free some, then run again"
+        code = _say(text, EXIT_USER_ERROR)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _say(message: object, code: int) -> int:
+    print(f"multiclue: {message}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Lets SIGTERM unwind the stack, so that runs are closed and Ray is left tidily."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(EXIT_STOPPED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
