@@ -1,1 +1,52 @@
+"""Readers of labelled videos: a path and a format in, a checked manifest out."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from actors.errors import UserError, nearest
+from pipelines.datasets.folders import list_folders
+from pipelines.datasets.listing import Listing, build_manifest
+from pipelines.datasets.manifest import Manifest, Video
+from pipelines.datasets.splits import SplitSettings, check_settings
+from pipelines.datasets.tables import list_table
+
+FORMATS: dict[str, Callable[[Path, SplitSettings], Listing]] = {
+    "folders": list_folders,
+    "csv": list_table,
+}
+"""Format name -> function that lists a data set's clips."""
+
+__all__ = ["FORMATS", "Manifest", "SplitSettings", "Video", "read_dataset"]
+
+
+def read_dataset(
+    path: str | os.PathLike[str], format: str, *, splits: SplitSettings, seed: int
+) -> Manifest:
+    """Reads a data set and cuts it into training, validation and test clips.
+
+    Everything that can be wrong with the user's data set, short of a file's content, is found
+    here, before any work starts. The same files, settings and seed give the same manifest.
+
+    Args:
+        path: the data set's folder, or its table.
+        format: a key of :data:`FORMATS`.
+        splits: how to cut what the data set itself leaves uncut.
+        seed: which of the equally good cuts to take.
+
+    Raises:
+        UserError: what is wrong, where, and what to do about it.
+    """
+    if format not in FORMATS:
+        raise UserError(
+            f"unknown format {format!r}{nearest(format, FORMATS)} (one of {', '.join(FORMATS)})"
+        )
+    check_settings(splits)
+    root = Path(os.path.abspath(os.path.expanduser(path)))
+    if not root.exists():
+        raise UserError(f"{root} does not exist; give the path of the data set with --data")
+    if root.is_dir() and not any(root.iterdir()):
+        raise UserError(f"{root} is an empty folder; give the path of the data set with --data")
+    return build_manifest(FORMATS[format](root, splits), splits=splits, seed=seed)

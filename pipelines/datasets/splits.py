@@ -1,0 +1,224 @@
+"""Cutting clips into training, validation and test: by group, stratified by class, repeatable."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.errors import UserError
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How a data set is cut into training, validation and test clips."""
+
+    number: int = 1
+    """Which of a data set's official splits to use (UCF-101 and HMDB-51: 1, 2 or 3)."""
+
+    group_pattern: str | None = r"_(g\d+)_c\d+"
+    """Regular expression searched in a clip's id; what its first parentheses match names the
+    clip's group, and a group never straddles two splits. A clip without a match is a group of
+    its own. The default finds g07 in v_Bend_g07_c02.avi. null: every clip is its own group."""
+
+    test_pattern: str | None = None
+    """Regular expression searched in a clip's id: the clips that match are the test split,
+    whatever split the data set itself gives."""
+
+    folds: int | None = None
+    """Cut all clips into this many folds by group, whatever split the data set itself gives;
+    as many folds as groups leave one group out."""
+
+    fold: int = 1
+    """Which fold is the test split, from 1 to `folds`."""
+
+    test_share: float = 0.2
+    """Share of the clips that becomes the test split of a data set that has none."""
+
+    validation_share: float = 0.15
+    """Share of the training clips that becomes the validation split of a data set that has none."""
+
+
+def check_settings(settings: SplitSettings) -> None:
+    """Refuses settings that no data set could be cut by.
+
+    Raises:
+        UserError: a share or a fold out of range, a pattern that is no regular expression, or both
+            ways of choosing the test split at once.
+    """
+    for name in ("test_share", "validation_share"):
+        share = getattr(settings, name)
+        if not 0 < share < 1:
+            raise UserError(
+                f"splits.{name} is {share!r}; it must lie between 0 and 1, such as 0.15"
+            )
+    if settings.folds is not None and settings.test_pattern is not None:
+        raise UserError(
+            f"splits.folds ({settings.folds!r}) and splits.test_pattern "
+            f"({settings.test_pattern!r}) both choose the test split; give one of them"
+        )
+    if settings.folds is not None and settings.folds < 2:
+        raise UserError(f"splits.folds is {settings.folds!r}; it takes at least 2 folds")
+    if settings.folds is not None and not 1 <= settings.fold <= settings.folds:
+        raise UserError(
+            f"splits.fold is {settings.fold!r}; with splits.folds={settings.folds} "
+            f"it must be one of 1 to {settings.folds}"
+        )
+    if settings.folds is None and settings.fold != SplitSettings.fold:
+        raise UserError(f"splits.fold is {settings.fold!r}, but splits.folds is not set; set both")
+    if settings.group_pattern is not None:
+        pattern = compile_pattern(settings.group_pattern, "splits.group_pattern")
+        if pattern.groups == 0:
+            raise UserError(
+                f"splits.group_pattern {settings.group_pattern!r} has no parentheses; put them "
+                r"around the part that names the group, as in '_(g\d+)_c\d+'"
+            )
+    if settings.test_pattern is not None:
+        compile_pattern(settings.test_pattern, "splits.test_pattern")
+
+
+def check_number(number: int, count: int = 3) -> None:
+    """Refuses the number of an official split that does not exist."""
+    if not 1 <= number <= count:
+        raise UserError(
+            f"splits.number is {number!r}; this data set has the official splits 1 to {count}"
+        )
+
+
+def compile_pattern(pattern: str, setting: str) -> re.Pattern[str]:
+    """Compiles a user's regular expression; the error names the setting it came from."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{setting} {pattern!r} is no regular expression: {error}") from error
+
+
+def find_group(clip_id: str, pattern: re.Pattern[str] | None) -> str:
+    """The group that a clip's id names, or the id itself."""
+    match = pattern.search(clip_id) if pattern is not None else None
+    return match.group(1) or clip_id if match else clip_id
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Groups in the order they are handed out, and how many clips of each class each has.
+
+    ``counts`` has shape (groups, classes + 1); the last column counts all clips, so that clips
+    without a label are spread evenly too.
+    """
+
+    names: tuple[str, ...]
+    counts: NDArray[np.int64]
+
+    @property
+    def weight(self) -> NDArray[np.float64]:
+        """1 / total² per class: shares are compared, so a rare class weighs as much as any."""
+        return 1.0 / np.maximum(self.counts.sum(axis=0), 1.0) ** 2
+
+
+def _tally(labels: Sequence[Sequence[str]], groups: Sequence[str], seed: int) -> _Groups:
+    """Counts clips per group and class, the groups in the seed's order.
+
+    The order is by a hash of seed and name: a clip more or less elsewhere in the data set does
+    not shuffle the rest.
+    """
+    classes = {name: i for i, name in enumerate(sorted({n for row in labels for n in row}))}
+    names = sorted(set(groups), key=lambda n: hashlib.sha256(f"{seed}/{n}".encode()).digest())
+    rows = {name: i for i, name in enumerate(names)}
+    counts = np.zeros((len(rows), len(classes) + 1), np.int64)
+    for row, group in zip(labels, groups, strict=True):
+        counts[rows[group], -1] += 1
+        for name in row:
+            counts[rows[group], classes[name]] += 1
+    return _Groups(tuple(names), counts)
+
+
+def cut_share(
+    labels: Sequence[Sequence[str]],
+    groups: Sequence[str],
+    *,
+    share: float,
+    seed: int,
+    every_class: bool,
+) -> frozenset[str]:
+    """Chooses whole groups that hold about `share` of the clips of every class.
+
+    Greedy, in the seed's order: a group is taken when that brings the shares of the classes, in
+    sum of squares, nearer to `share`. At least one group is taken, and no class is ever taken
+    whole.
+
+    Args:
+        labels: each clip's class names.
+        groups: each clip's group.
+        share: wanted share of each class's clips, between 0 and 1.
+        seed: order in which groups are tried.
+        every_class: also take a group for each class that got none, where one can be spared.
+
+    Returns:
+        The names of the groups taken; empty when none can be spared.
+    """
+    tally = _tally(labels, groups, seed)
+    total = tally.counts.sum(axis=0)
+    want, weight = share * total, tally.weight
+    taken = np.zeros(total.shape, np.int64)
+    chosen: set[int] = set()
+
+    def cost(row: int) -> float:
+        """Change of the sum of squares by taking a group; infinite when it can't be spared."""
+        after = taken + tally.counts[row]
+        if np.any((after >= total) & (total > 0)):
+            return float("inf")
+        return float((weight * ((after - want) ** 2 - (taken - want) ** 2)).sum())
+
+    def take(row: int) -> None:
+        nonlocal taken
+        taken = taken + tally.counts[row]
+        chosen.add(row)
+
+    for row in range(len(tally.names)):
+        if cost(row) < 0:
+            take(row)
+    # all clips count as a class of their own (the last column), so one group is always looked for
+    for column in np.argsort(total, kind="stable"):
+        must = every_class or column == len(total) - 1
+        if must and taken[column] == 0:
+            rows = [int(r) for r in np.flatnonzero(tally.counts[:, column]) if r not in chosen]
+            best = min(rows, key=cost, default=None)
+            if best is not None and cost(best) < float("inf"):
+                take(best)
+    return frozenset(tally.names[row] for row in chosen)
+
+
+def cut_fold(
+    labels: Sequence[Sequence[str]], groups: Sequence[str], *, folds: int, fold: int, seed: int
+) -> frozenset[str]:
+    """The groups of one of `folds` folds of about equal size and like shares of the classes.
+
+    Biggest groups first, each goes to the fold that has least of the group's classes. The folds
+    of one seed are disjoint and together hold every group.
+
+    Raises:
+        UserError: fewer groups than folds.
+    """
+    tally = _tally(labels, groups, seed)
+    if len(tally.names) < folds:
+        raise UserError(
+            f"splits.folds is {folds}, but the clips come in only {len(tally.names)} groups; "
+            f"use at most {len(tally.names)} folds, or another splits.group_pattern"
+        )
+    held = np.zeros((folds, tally.counts.shape[1]), np.float64)
+    homes = []
+    biggest_first = np.argsort(-tally.counts[:, -1], kind="stable")
+    for counts in tally.counts[biggest_first]:
+        crowded = held @ (counts * tally.weight)
+        # an equal crowd: the fold with the fewest clips, so that no fold stays empty
+        home = int(np.lexsort((held[:, -1], np.round(crowded, 12)))[0])
+        held[home] += counts
+        homes.append(home)
+    return frozenset(
+        tally.names[row] for row, home in zip(biggest_first, homes, strict=True) if home == fold - 1
+    )
