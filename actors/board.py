@@ -1,0 +1,90 @@
+"""Where workers anywhere on the cluster say how far they are, and the driver reads it. Moves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+SAY_EVERY_S = 0.5
+READ_EVERY_S = 0.5
+
+Listener = Callable[[int, int, dict[str, float]], None]
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Keeps what was said until the driver fetches it."""
+
+    def __init__(self) -> None:
+        self._said: list[tuple[str, int, int, dict[str, float]]] = []
+
+    def put(self, topic: str, done: int, total: int, metrics: dict[str, float]) -> None:
+        self._said.append((topic, done, total, metrics))
+
+    def drain(self) -> list[tuple[str, int, int, dict[str, float]]]:
+        said, self._said = self._said, []
+        return said
+
+
+class Reporter:
+    """A worker's end: says at most twice a second where it is, and every measured metric."""
+
+    def __init__(self, board: ActorHandle, topic: str) -> None:
+        self._board, self._topic, self._said = board, topic, 0.0
+
+    def __call__(self, done: int, total: int, metrics: dict[str, float]) -> None:
+        now = time.monotonic()
+        if not metrics and done < total and now - self._said < SAY_EVERY_S:
+            return
+        self._said = now
+        self._board.put.remote(self._topic, done, total, metrics)
+
+
+class Board:
+    """The driver's end: a thread that hands what is said to whoever listens to that topic."""
+
+    def __init__(self) -> None:
+        self._actor: ActorHandle = _Board.remote()
+        self._listeners: dict[str, Listener] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="board", daemon=True)
+
+    def __enter__(self) -> Board:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if kind is None:
+            self.flush()
+        ray.kill(self._actor)
+
+    def reporter(self, topic: str, listener: Listener) -> Reporter:
+        """What to hand to a worker; `listener` is called on the driver with what it says."""
+        self._listeners[topic] = listener
+        return Reporter(self._actor, topic)
+
+    def flush(self) -> None:
+        """Hands on everything that has been said so far."""
+        for topic, done, total, metrics in ray.get(self._actor.drain.remote()):
+            self._listeners[topic](done, total, metrics)
+
+    def _read(self) -> None:
+        while not self._stop.wait(READ_EVERY_S):
+            self.flush()
+
+
+def no_report(done: int, total: int, metrics: dict[str, Any]) -> None:
+    """For work whose progress nobody watches."""
