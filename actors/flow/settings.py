@@ -1,0 +1,59 @@
+"""What can be set about the TV-L1 optical flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.errors import UserError
+
+SMALLEST_SIDE = 16
+"""Frames and pyramid scales have at least this many pixels on each side, as in OpenCV."""
+
+
+@dataclass(frozen=True)
+class TVL1:
+    """Duality-based TV-L1 optical flow, with the parameters of OpenCV's ``DualTVL1OpticalFlow``.
+
+    Sources: Zach, Pock and Bischof, "A duality based approach for realtime TV-L1 optical flow"
+    (2007); Sánchez, Meinhardt-Llopis and Facciolo, IPOL 2013, whose symbols these are.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+
+    tau: float = 0.25
+    """Time step of the dual variables' ascent; stable up to 0.25."""
+    lambda_: float = 0.15
+    """Weight of the data term for intensities of 0..255; smaller gives smoother fields."""
+    theta: float = 0.3
+    """How tightly the data term's solution is bound to the smooth one."""
+    scales: int = 5
+    """Pyramid scales at most; fewer where a scale would be less than 16 pixels wide or high."""
+    warps: int = 5
+    """How often per scale the second frame is warped by the flow found so far."""
+    epsilon: float = 0.01
+    """A warp ends once the flow's mean squared change per iteration is below epsilon squared."""
+    inner_iterations: int = 30
+    """Iterations between two median filterings."""
+    outer_iterations: int = 10
+    """Rounds of inner iterations per warp."""
+    scale_step: float = 0.8
+    """Size of a pyramid scale relative to the next finer one."""
+    median_filtering: int = 0
+    """Side of the median filter on the flow before each round, in pixels: 3, 5, or 0 for none."""
+
+    def __post_init__(self) -> None:
+        for name in ("tau", "lambda_", "theta", "epsilon"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"flow: {name} is {getattr(self, name)!r}; it must be above 0")
+        for name in ("scales", "warps", "inner_iterations", "outer_iterations"):
+            if getattr(self, name) < 1:
+                raise UserError(f"flow: {name} is {getattr(self, name)!r}; it must be at least 1")
+        if not 0 < self.scale_step < 1:
+            raise UserError(
+                f"flow: scale_step is {self.scale_step!r}; it must lie between 0 and 1, such as 0.8"
+            )
+        if self.median_filtering not in (0, 3, 5):
+            raise UserError(
+                f"flow: median_filtering is {self.median_filtering!r}; choose 3, 5, or 0 for none"
+            )

@@ -1,0 +1,302 @@
+"""TV-L1 against OpenCV, ground truth and known shifts; and the fields' bookkeeping."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actors.errors import UserError
+from actors.flow import (
+    TVL1,
+    compile_kernels,
+    dequantise,
+    flip_stack,
+    flow,
+    get_engine,
+    interleave,
+    quantise,
+    subtract_mean,
+    to_gray,
+)
+
+BOUND = 20.0
+
+
+def shifted_pair(height=96, width=128, shift=(1.5, -1.0), seed=0):
+    """Smooth random texture and the same moved by (x, y) pixels; periodic, made of waves."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width].astype(float)
+    frames = []
+    waves = [(*rng.uniform(-0.6, 0.6, 2), rng.uniform(0, 2 * np.pi)) for _ in range(24)]
+    for dx, dy in ((0.0, 0.0), shift):
+        frame = sum(np.sin(a * (x - dx) + b * (y - dy) + c) for a, b, c in waves)
+        frames.append(np.clip(128 + 18 * frame, 0, 255).astype(np.uint8))
+    return np.stack(frames)
+
+
+def opencv_flow(frames, settings):
+    cv2 = pytest.importorskip("cv2")
+    solver = cv2.optflow.DualTVL1OpticalFlow_create(
+        tau=settings.tau,
+        lambda_=settings.lambda_,
+        theta=settings.theta,
+        nscales=settings.scales,
+        warps=settings.warps,
+        epsilon=settings.epsilon,
+        innnerIterations=settings.inner_iterations,
+        outerIterations=settings.outer_iterations,
+        scaleStep=settings.scale_step,
+        gamma=0.0,
+        medianFiltering=max(1, settings.median_filtering),
+        useInitialFlow=False,
+    )
+    return solver.calc(frames[0], frames[1], None).transpose(2, 0, 1)
+
+
+def share_within_one(ours, theirs):
+    ours, theirs = (quantise(field, BOUND).astype(int) for field in (ours, theirs))
+    return np.mean(np.abs(ours - theirs) <= 1)
+
+
+def endpoint_error(field, truth):
+    return np.sqrt(((field - truth) ** 2).sum(axis=0))
+
+
+def read_flo(path: Path):
+    raw = path.read_bytes()
+    width, height = np.frombuffer(raw, "<i4", 2, offset=4)
+    values = np.frombuffer(raw, "<f4", 2 * width * height, offset=12)
+    return values.reshape(height, width, 2).transpose(2, 0, 1)
+
+
+def test_finds_a_known_shift():
+    field = flow(shifted_pair(), TVL1())[0]
+    assert field.dtype == np.float32
+    inner = field[:, 8:-8, 8:-8]
+    assert np.allclose(inner.mean(axis=(1, 2)), (1.5, -1.0), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        TVL1(),
+        TVL1(median_filtering=5),
+        TVL1(median_filtering=3, outer_iterations=3),
+        TVL1(scales=3, warps=2, outer_iterations=2, inner_iterations=10, lambda_=0.3),
+    ],
+    ids=["default", "median5", "median3", "quick"],
+)
+def test_agrees_with_opencv(settings):
+    frames = shifted_pair(120, 160, shift=(1.3, 0.7), seed=4)
+    assert share_within_one(flow(frames, settings)[0], opencv_flow(frames, settings)) >= 0.99
+
+
+def test_small_image_drops_scales_as_opencv_does():
+    # 24 * .8 = 19, 19 * .8 = 15: two of five scales remain.
+    frames = shifted_pair(24, 40, shift=(1.0, 0.5), seed=5)
+    settings = TVL1()
+    assert share_within_one(flow(frames, settings)[0], opencv_flow(frames, settings)) >= 0.99
+
+
+def test_agrees_with_stored_opencv_answers(real_data):
+    stored = np.load(real_data / "checks" / "tvl1_opencv.npz")
+    expected = json.loads((real_data / "checks" / "tvl1_expected.json").read_text())
+    for name in ("shift_1p5_m1", "zero"):
+        frames = np.stack([stored[f"{name}_a"], stored[f"{name}_b"]])
+        field = flow(frames, TVL1(median_filtering=5))[0]
+        assert share_within_one(field, stored[f"{name}_flow"].transpose(2, 0, 1)) >= 0.99
+        assert np.allclose(field.mean(axis=(1, 2)), expected[name]["mean"], atol=0.01)
+
+
+def test_agrees_with_opencv_on_real_frames(real_data):
+    cv2 = pytest.importorskip("cv2")
+    folder = real_data / "flow_middlebury" / "other-data" / "Urban2"
+    frames = np.stack(
+        [cv2.resize(cv2.imread(str(folder / f"frame{n}.png"), 0), (320, 240)) for n in (10, 11)]
+    )
+    settings = TVL1()
+    assert share_within_one(flow(frames, settings)[0], opencv_flow(frames, settings)) >= 0.99
+
+
+@pytest.mark.parametrize(("name", "limit"), [("RubberWhale", 0.30), ("Grove2", 0.25)])
+def test_endpoint_error_on_middlebury(real_data, name, limit):
+    cv2 = pytest.importorskip("cv2")
+    folder = real_data / "flow_middlebury"
+    frames = np.stack(
+        [cv2.imread(str(folder / "other-data" / name / f"frame{n}.png"), 0) for n in (10, 11)]
+    )
+    truth = read_flo(folder / "other-gt-flow" / name / "flow10.flo")
+    known = np.abs(truth).max(axis=0) < 1e9
+    error = endpoint_error(flow(frames, TVL1())[0], truth)[known].mean()
+    assert error < limit
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_flat_frames_have_zero_flow(value):
+    frames = np.full((2, 40, 48), value, np.uint8)
+    assert np.array_equal(flow(frames, TVL1(median_filtering=5)), np.zeros((1, 2, 40, 48)))
+
+
+def test_equal_frames_have_zero_flow():
+    frames = shifted_pair()[[0, 0]]
+    assert np.abs(flow(frames, TVL1())).max() < 1e-6
+
+
+def test_noise_and_cuts_stay_finite():
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (4, 33, 47), np.uint8)
+    frames[2] = 0
+    assert np.isfinite(flow(frames, TVL1())).all()
+
+
+def test_smallest_frames():
+    assert flow(shifted_pair(16, 16), TVL1()).shape == (1, 2, 16, 16)
+    with pytest.raises(ValueError, match="40x15 pixels.*at least 16x16"):
+        flow(np.zeros((2, 15, 40), np.uint8), TVL1())
+
+
+def test_wrong_frames_are_refused():
+    with pytest.raises(ValueError, match="float32"):
+        flow(np.zeros((2, 32, 32), np.float32), TVL1())
+    with pytest.raises(ValueError, match=r"\(32, 32\)"):
+        flow(np.zeros((32, 32), np.uint8), TVL1())
+
+
+def test_one_field_per_pair_and_none_without_a_pair():
+    frames = np.concatenate([shifted_pair(32, 32), shifted_pair(32, 32, seed=1)])
+    fields = flow(frames, TVL1(warps=1))
+    assert fields.shape == (3, 2, 32, 32)
+    assert np.array_equal(fields[1:2], flow(frames[1:3], TVL1(warps=1)))
+    assert flow(frames[:1], TVL1()).shape == (0, 2, 32, 32)
+    assert flow(frames[:0], TVL1()).shape == (0, 2, 32, 32)
+
+
+def test_rgb_is_turned_to_gray_as_opencv_does():
+    cv2 = pytest.importorskip("cv2")
+    colour = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
+    expected = [cv2.cvtColor(f.transpose(1, 2, 0), cv2.COLOR_RGB2GRAY) for f in colour]
+    gray = to_gray(colour)
+    assert np.abs(gray.astype(int) - expected).max() <= 1
+    assert np.mean(gray != expected) < 0.01
+    settings = TVL1(scales=1, warps=1, outer_iterations=1)
+    assert np.array_equal(flow(colour, settings), flow(gray, settings))
+
+
+def test_threads_side_by_side_agree_with_one():
+    pairs = [shifted_pair(48, 64, seed=seed) for seed in range(4)]
+    engine = get_engine(TVL1(warps=2))
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(engine, pairs))
+    for pair, field in zip(pairs, together, strict=True):
+        assert np.array_equal(field, engine(pair))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"tau": 0.0}, {"scales": 0}, {"scale_step": 1.0}, {"median_filtering": 4}, {"theta": -1.0}],
+)
+def test_wrong_settings_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(UserError, match=name):
+        TVL1(**wrong)
+
+
+def test_unknown_device_is_refused():
+    with pytest.raises(UserError, match="tpu"):
+        get_engine(TVL1(), "tpu")
+
+
+def test_compiling_leaves_nothing_to_compile():
+    compile_kernels()
+    from actors.flow import kernels
+
+    before = {name: len(getattr(kernels, name).signatures) for name in ("resize", "solve_scale")}
+    assert before == {"resize": 1, "solve_scale": 1}
+    flow(shifted_pair(), TVL1(median_filtering=5))
+    flow(shifted_pair()[:, ::2, ::2], TVL1())
+    assert before == {name: len(getattr(kernels, name).signatures) for name in before}
+
+
+def test_cache_goes_where_numba_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    code = "import numpy as np; from actors.flow.kernels import gradient; "
+    code += "gradient(np.zeros((20, 20), np.float32))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    assert list(tmp_path.rglob("*.nbi"))
+
+
+def test_quantise_follows_denseflow(real_data):
+    case = json.loads((real_data / "checks" / "tvl1_expected.json").read_text())
+    case = case["denseflow_quantize_bound20"]
+    values = np.array(case["flow"], np.float32)
+    assert quantise(values, BOUND).tolist() == case["uint8"]
+
+
+def test_quantise_there_and_back():
+    values = np.linspace(-20, 20, 4001, dtype=np.float32)
+    again = dequantise(quantise(values, BOUND), BOUND)
+    assert again.dtype == np.float32
+    assert np.abs(again - values).max() <= BOUND / 255 + 1e-5
+    assert quantise(np.array([0.0, -99.0, 99.0], np.float32), BOUND).tolist() == [128, 0, 255]
+    levels = np.arange(256, dtype=np.uint8)
+    assert np.array_equal(quantise(dequantise(levels, BOUND), BOUND), levels)
+    assert torch.allclose(
+        dequantise(torch.from_numpy(levels), BOUND), torch.from_numpy(dequantise(levels, BOUND))
+    )
+    with pytest.raises(ValueError, match="-1"):
+        quantise(values, -1)
+
+
+def test_stacks_alternate_x_and_y():
+    fields = np.arange(2 * 3 * 2 * 4 * 5).reshape(2, 3, 2, 4, 5)
+    stack = interleave(fields)
+    assert stack.shape == (2, 6, 4, 5)
+    assert np.array_equal(stack[:, 0::2], fields[:, :, 0])
+    assert np.array_equal(stack[:, 1::2], fields[:, :, 1])
+    assert torch.equal(interleave(torch.from_numpy(fields)), torch.from_numpy(stack))
+    with pytest.raises(ValueError, match=r"\(3, 4, 5\)"):
+        interleave(np.zeros((3, 4, 5)))
+
+
+def test_flipping_a_stack_mirrors_the_motion():
+    frames = shifted_pair(48, 64, shift=(2.0, 1.0))
+    settings = TVL1(warps=2)
+    seen = interleave(flow(frames, settings))
+    mirrored = interleave(flow(np.ascontiguousarray(frames[..., ::-1]), settings))
+    # The forward and backward differences are not symmetric, so nor are the fields' edges.
+    inner = (slice(None), slice(8, -8), slice(8, -8))
+    assert np.abs(flip_stack(seen) - mirrored)[inner].mean() < 0.05
+    assert np.abs(seen - mirrored)[inner].mean() > 1
+
+
+def test_flipping_bytes_negates_x_only():
+    stack = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 8), np.uint8)
+    original = stack.copy()
+    flipped = flip_stack(stack)
+    assert flipped.dtype == np.uint8
+    assert np.array_equal(flipped[:, 0::2], 255 - stack[:, 0::2, :, ::-1])
+    assert np.array_equal(flipped[:, 1::2], stack[:, 1::2, :, ::-1])
+    assert np.array_equal(flip_stack(flipped), stack)
+    assert np.array_equal(stack, original)
+    assert torch.equal(flip_stack(torch.from_numpy(stack)), torch.from_numpy(flipped))
+    with pytest.raises(ValueError, match=r"\(3, 6, 8\)"):
+        flip_stack(stack[0, :3])
+
+
+def test_subtracting_the_mean_leaves_relative_motion():
+    stack = np.random.default_rng(0).normal(3, 1, (2, 4, 6, 8)).astype(np.float32)
+    centred = subtract_mean(stack)
+    assert np.abs(centred.mean(axis=(2, 3))).max() < 1e-5
+    assert np.allclose(centred, stack - stack.mean(axis=(2, 3))[..., None, None])
+    assert torch.allclose(
+        subtract_mean(torch.from_numpy(stack)), torch.from_numpy(centred), atol=1e-5
+    )
+    with pytest.raises(TypeError, match="uint8"):
+        subtract_mean(np.zeros((2, 4, 4), np.uint8))
