@@ -1,0 +1,87 @@
+"""Contextual refinement: scores of related classes support each other (Hybrid paper, Eq. 6, 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trainers.metrics import as_targets
+
+
+@dataclass(frozen=True)
+class RefinementSettings:
+    """Whether and how the ensemble's scores are refined."""
+
+    method: Literal["confusion", "none"] = "confusion"
+    """confusion: by the confusions on the validation split (Eq. 6, 7); none: left as they are."""
+    normalise: bool = True
+    """Divide refined scores by their sum, so that they stay probabilities. Scores of multi-label
+    data never are: their classes do not exclude one another."""
+
+
+def confusion_refinement(scores: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
+    """Fits R on the validation split: R_ij is the share of class i's videos predicted as j.
+
+    Rows are the truth. A video with several labels counts once in the row of each of them, always
+    at its top class: Eq. 6 read literally, whose pairs (x, C_i) run over a video's every label.
+    Then R_ij also holds how often j, itself true or not, is what a video of class i shows most. A
+    video without a label counts nowhere.
+
+    Args:
+        scores: (N, C) ensemble scores of videos that trained nothing; of equal ones the lower
+            class index is the prediction.
+        truth: (N,) class indices, or (N, C) zeros and ones.
+
+    Returns:
+        (C, C) float64; each row sums to 1. A class without a validation video has the identity's
+        row.
+
+    Raises:
+        ValueError: shapes that do not match, labels out of range, or scores that are not finite.
+    """
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim != 2 or not np.isfinite(scores).all():
+        raise ValueError(f"scores must be finite (N, C), got {scores.shape}")
+    targets = as_targets(truth, scores.shape[1])
+    if len(targets) != len(scores):
+        raise ValueError(f"{len(scores)} rows of scores, {len(targets)} of truth")
+    predicted = np.eye(scores.shape[1])[scores.argmax(1)]
+    counts = targets.T.astype(np.float64) @ predicted
+    totals = counts.sum(1, keepdims=True)
+    return np.where(totals > 0, counts / np.maximum(totals, 1), np.eye(scores.shape[1]))
+
+
+def refine(
+    scores: ArrayLike, refinement: ArrayLike, *, normalise: bool = False
+) -> NDArray[np.float64]:
+    """Returns p with p_i = sum_j R_ij f_j(x) for each video (Eq. 7).
+
+    Args:
+        scores: (N, C) f(x).
+        refinement: (C, C) R, rows the truth.
+        normalise: divide each video's p by its sum, so that single-label scores stay
+            probabilities. A video whose p is all zero (its whole score is on classes that no
+            validation video was predicted as) keeps f, divided by its sum.
+
+    Returns:
+        (N, C) float64.
+
+    Raises:
+        ValueError: shapes that do not match, or negative scores that are to be normalised.
+    """
+    scores = np.asarray(scores, np.float64)
+    refinement = np.asarray(refinement, np.float64)
+    if scores.ndim != 2 or refinement.shape != (scores.shape[1], scores.shape[1]):
+        raise ValueError(f"scores {scores.shape} do not fit a refinement of {refinement.shape}")
+    refined = scores @ refinement.T
+    if not normalise:
+        return refined
+    if (scores < 0).any():
+        raise ValueError(f"can't normalise scores with negative values (least: {scores.min()})")
+    sums = refined.sum(1, keepdims=True)
+    kept = np.where(sums > 0, refined, scores)
+    totals = kept.sum(1, keepdims=True)
+    return kept / np.where(totals > 0, totals, 1.0)

@@ -1,0 +1,166 @@
+"""What the search for lambda2 and lambda3 computes: cross-validation of the fusion network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+from actors.errors import UserError
+from trainers.fusion import FusionClips, FusionSettings, OnEpoch, fit_folds
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The search for the fusion layer's lambda2 and lambda3 (Hybrid paper: cross-validation)."""
+
+    trials: int = 50
+    """Points (lambda2, lambda3) to try; the first is (0, 0), the network without regularisers."""
+    folds: int = 5
+    """Folds of the cross-validation over the training clips; a group is never split."""
+    lambda_min: float = 1e-7
+    """Smallest lambda other than 0."""
+    lambda_max: float = 1e-1
+    """Largest lambda."""
+    grace_epochs: int = 20
+    """Epochs that a point is given before it may be stopped for being worse than others."""
+    reduction_factor: float = 3.0
+    """Of the points that reach a comparison, one in this many goes on (ASHA)."""
+    report_every: int = 5
+    """Epochs between two reports of a point."""
+    concurrent: int | None = None
+    """Points tried at the same time; default: as many as there are free CPUs, less one."""
+    cpus_per_trial: float = 1.0
+    """CPUs of one point."""
+    gpus_per_trial: float = 0.0
+    """GPUs of one point; a share lets several use one."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("trials", 1), ("folds", 2), ("grace_epochs", 1), ("report_every", 1)):
+            if getattr(self, name) < least:
+                raise UserError(
+                    f"search.{name} must be at least {least}, got {getattr(self, name)!r}"
+                )
+        if not 0 < self.lambda_min < self.lambda_max:
+            raise UserError(
+                "search.lambda_min must be above 0 and below search.lambda_max, got "
+                f"{self.lambda_min!r} and {self.lambda_max!r}"
+            )
+        if not self.reduction_factor > 1:
+            raise UserError(
+                f"search.reduction_factor must be above 1, got {self.reduction_factor!r}"
+            )
+        if self.concurrent is not None and self.concurrent < 1:
+            raise UserError(f"search.concurrent must be at least 1, got {self.concurrent!r}")
+        if not self.cpus_per_trial > 0 or not self.gpus_per_trial >= 0:
+            raise UserError(
+                "search.cpus_per_trial must be above 0 and search.gpus_per_trial at least 0, got "
+                f"{self.cpus_per_trial!r} and {self.gpus_per_trial!r}"
+            )
+
+
+def group_folds(
+    targets: NDArray[np.generic], groups: NDArray[np.generic], folds: int, *, seed: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Divides clips into folds without splitting a group, classes spread evenly where that can be.
+
+    Args:
+        targets: (N, C) 0 or 1. A clip with several labels counts under its rarest.
+        groups: (N,) names of groups (clips cut from one video, of one person).
+        folds: wanted; with fewer groups there are as many folds as groups.
+        seed: of the shuffle before the classes are spread.
+
+    Returns:
+        (training rows, held-out rows) of each fold; every clip is held out exactly once.
+
+    Raises:
+        UserError: there is only one group.
+    """
+    targets, groups = np.asarray(targets, bool), np.asarray(groups)
+    count = len(np.unique(groups))
+    if count < 2:
+        raise UserError(
+            f"cross-validation needs clips of at least 2 groups, the {len(groups)} training clips "
+            f"are all of one ({groups[0]!r}); give each video a group of its own, or better ones"
+        )
+    folds = min(folds, count)
+    rarity = np.where(targets, targets.sum(0), targets.size + 1)
+    # A clip without a label is a class of its own.
+    kinds = np.where(targets.any(1), rarity.argmin(1), targets.shape[1])
+    empty = np.zeros((len(kinds), 1))
+    if folds <= np.unique(kinds, return_counts=True)[1].min():
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        parts = list(splitter.split(empty, kinds, groups))
+        if all(len(held) for _, held in parts):
+            return parts
+    return list(GroupKFold(folds).split(empty, kinds, groups))
+
+
+def cross_validate(
+    clips: FusionClips,
+    groups: NDArray[np.generic],
+    fusion: FusionSettings,
+    *,
+    lambda2: float,
+    lambda3: float,
+    folds: int,
+    seed: int,
+    multi_label: bool = False,
+    on_epoch: OnEpoch | None = None,
+) -> dict[str, float]:
+    """Cross-validates the fusion network at one point.
+
+    Args:
+        clips: the training clips, on the device to train on.
+        groups: (N,) see `group_folds`.
+        fusion: the network; its own lambda2 and lambda3 are not looked at.
+        lambda2: weight of the row norm.
+        lambda3: weight of the absolute entries.
+        folds: number of folds; all are trained in lockstep.
+        seed: of folds, weights and order.
+        multi_label: judge by mAP, not by accuracy.
+        on_epoch: called after each epoch with its measures and, as ``best_score`` and
+            ``best_loss``, those of the best epoch so far.
+
+    Returns:
+        The best epoch's ``score`` (over all held-out clips in one pool), ``held_out_loss``,
+        ``zero_rows``, ``zero_entries`` (means over the folds), ``epoch``, and ``epochs`` in all.
+
+    Raises:
+        UserError: see `group_folds`.
+    """
+    parts = group_folds(clips.targets.cpu().numpy(), groups, folds, seed=seed)
+    fit = fit_folds(
+        clips,
+        [torch.from_numpy(train) for train, _ in parts],
+        replace(fusion, lambda2=lambda2, lambda3=lambda3),
+        seed=seed,
+        held_out=(clips, [torch.from_numpy(held) for _, held in parts]),
+        multi_label=multi_label,
+        on_epoch=_with_best(on_epoch),
+    )
+    return {**fit.best, "epochs": float(len(fit.history))}
+
+
+def _with_best(on_epoch: OnEpoch | None) -> OnEpoch | None:
+    if on_epoch is None:
+        return None
+    best: dict[str, Any] = {}
+
+    def report(epoch: int, metrics: dict[str, float]) -> None:
+        rank = (metrics["score"], -metrics["held_out_loss"])
+        if not best or rank > (best["best_score"], -best["best_loss"]):
+            best.update(
+                best_score=metrics["score"],
+                best_loss=metrics["held_out_loss"],
+                best_epoch=float(epoch),
+                best_zero_rows=metrics["zero_rows"],
+                best_zero_entries=metrics["zero_entries"],
+            )
+        on_epoch(epoch, {**metrics, **best})
+
+    return report
