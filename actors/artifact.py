@@ -1,0 +1,250 @@
+"""A video's artifact: one safetensors file with its frames, flow fields and spectrogram.
+
+It is written piece by piece, so that a long clip needs no more memory than a short one, and read
+through a memory map, so that one frame of a long clip costs one frame's reading.
+
+===================  =======================================================================
+tensor               raw: uint8 (n_frames, 3, H, W); else all encoded frames' bytes on end
+===================  =======================================================================
+frames               RGB
+frames_offsets       int64 (n_frames + 1), encoded frames only: where each begins and ends
+flow, flow_offsets   likewise, uint8 (n_flow, 2, H, W), x first: from a frame to the next
+spectrogram          float16 (bands, T)
+===================  =======================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
+
+from actors.codecs import decode, encode
+from actors.errors import UserError
+from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
+
+VERSION = 1
+_KEY = "multiclue"
+_IN_MEMORY = 16 * 2**20
+_PIECE = 2**20
+_SAFETENSORS_TYPES = {"uint8": "U8", "int64": "I64", "float16": "F16"}
+
+
+def artifact_name(clip_id: str) -> str:
+    """The file name of a video's artifact: its id as far as file names allow, and a hash of it."""
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", clip_id).strip("._")[-80:] or "clip"
+    digest = hashlib.sha256(clip_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{readable}-{digest}.safetensors"
+
+
+class Spool:
+    """Bytes of one tensor, kept in memory while there are few and in a temporary file after."""
+
+    def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
+        self.dtype, self.shape = dtype, shape
+        self.bytes = 0
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.bytes += len(data)
+        self._file.write(data)
+
+    def pieces(self) -> Iterator[bytes]:
+        self._file.seek(0)
+        while piece := self._file.read(_PIECE):
+            yield piece
+        self._file.seek(0, os.SEEK_END)
+
+
+class ImageSpool:
+    """Collects pictures, uint8 (n, C, H, W), in one codec, window by window."""
+
+    def __init__(self, codec: str, quality: int) -> None:
+        self._codec, self._quality = codec, quality
+        self._data: Spool | None = None
+        self._ends = [0]
+        self.count = 0
+
+    def append(self, images: np.ndarray) -> None:
+        if len(images) == 0:
+            return
+        if self._data is None:
+            self._data = Spool("uint8", images.shape[1:] if self._codec == "raw" else ())
+        self.count += len(images)
+        if self._codec == "raw":
+            self._data.write(np.ascontiguousarray(images).data.cast("B"))
+            return
+        for encoded in encode(images, codec=self._codec, quality=self._quality):
+            self._data.write(encoded)
+            self._ends.append(self._data.bytes)
+
+    def tensors(self, name: str) -> dict[str, Spool]:
+        """What goes into the file under this name; nothing where no picture came."""
+        if self._data is None:
+            return {}
+        if self._codec == "raw":
+            self._data.shape = (self.count, *self._data.shape)
+            return {name: self._data}
+        self._data.shape = (self._data.bytes,)
+        ends = np.array(self._ends, np.int64)
+        return {name: self._data, f"{name}_offsets": spool(ends)}
+
+
+def spool(array: np.ndarray) -> Spool:
+    """A tensor that is there as a whole."""
+    kept = Spool(array.dtype.name, array.shape)
+    kept.write(np.ascontiguousarray(array).tobytes())
+    return kept
+
+
+@dataclass
+class Clip:
+    """What was extracted from a video: the facts, and the tensors of its artifact."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, Spool] = field(default_factory=dict)
+
+
+def pieces(clip: Clip) -> Iterator[bytes]:
+    """The artifact's bytes, in pieces of a megabyte at most, as the safetensors format has them."""
+    # Wide items first and the header padded: each tensor begins where its type wants it to.
+    ordered = sorted(
+        clip.tensors.items(), key=lambda item: (-np.dtype(item[1].dtype).itemsize, item[0])
+    )
+    header: dict[str, Any] = {"__metadata__": {_KEY: json.dumps(clip.metadata, allow_nan=False)}}
+    begin = 0
+    for name, tensor in ordered:
+        header[name] = {
+            "dtype": _SAFETENSORS_TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, begin + tensor.bytes],
+        }
+        begin += tensor.bytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for _, tensor in ordered:
+        yield from tensor.pieces()
+
+
+def pack(clip: Clip) -> bytes:
+    """The artifact as one blob."""
+    return b"".join(pieces(clip))
+
+
+class ArtifactReader:
+    """Reads an artifact. Several threads may read at once; nothing is written.
+
+    Attributes:
+        metadata: the facts recorded by `extraction.extract_clip`.
+        streams: those the clip has, in the order of STREAMS.
+        n_frames, n_flow: RGB frames and flow fields kept.
+        size: (H, W) of both, or None for sound alone.
+        spectrogram_rate: its columns per second, or None.
+    """
+
+    def __init__(self, tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
+        self.metadata = metadata
+        self._tensors = tensors
+        self._codec: str = metadata["codec"]
+        self.n_frames: int = metadata["n_frames"]
+        self.n_flow: int = metadata["n_flow"]
+        self.size: tuple[int, int] | None = tuple(metadata["size"]) if metadata["size"] else None
+        sound = metadata["sound"]
+        self.spectrogram_rate: float | None = sound["columns_per_second"] if sound else None
+        present = {SPATIAL: self.n_frames, MOTION: self.n_flow, AUDIO: "spectrogram" in tensors}
+        self.streams: tuple[str, ...] = tuple(s for s in STREAMS if present[s])
+
+    @classmethod
+    def open(cls, source: str | os.PathLike[str] | bytes) -> ArtifactReader:
+        """Opens an artifact: a path (mapped, not read), a URI, or its bytes.
+
+        Raises:
+            UserError: it is not there, damaged, or made by another version.
+        """
+        blob = source if isinstance(source, bytes) else _fetch(os.fspath(source))
+        shown = f"{len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
+        try:
+            tensors, header = _from_bytes(blob) if isinstance(blob, bytes) else _from_file(shown)
+            metadata = json.loads(header[_KEY])
+            if metadata["version"] != VERSION:
+                raise UserError(
+                    f"artifact {shown} has version {metadata['version']!r}, not {VERSION}; "
+                    "remove it and extract it again"
+                )
+            return cls({name: tensor.numpy() for name, tensor in tensors.items()}, metadata)
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise UserError(
+                f"artifact {shown} can't be read ({error!r}); remove it and extract it again"
+            ) from error
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """RGB frames, uint8 (n, 3, H, W), in the order asked for.
+
+        Raises:
+            IndexError: the clip has no such frame.
+        """
+        return self._images("frames", indices, channels=3, count=self.n_frames)
+
+    def flow(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Flow fields, uint8 (n, 2, H, W), x first; 128 is no motion (`flow.dequantise`).
+
+        Raises:
+            IndexError: the clip has no such field.
+        """
+        return self._images("flow", indices, channels=2, count=self.n_flow)
+
+    def spectrogram(self) -> torch.Tensor | None:
+        """Log-magnitude STFT, float32 (bands, T), about zero mean and unit variance; or None."""
+        kept = self._tensors.get("spectrogram")
+        return None if kept is None else torch.from_numpy(kept.astype(np.float32))
+
+    def _images(
+        self, name: str, indices: Sequence[int] | np.ndarray, *, channels: int, count: int
+    ) -> torch.Tensor:
+        wanted = np.asarray(indices, dtype=np.int64)
+        if wanted.size == 0:
+            raise IndexError(f"no {name} were asked for; give at least one index")
+        low, high = wanted.min(), wanted.max()
+        if low < 0 or high >= count:
+            raise IndexError(f"{name} {low}..{high} were asked for, the clip has {count} of them")
+        # NumPy's indexing, not torch's: it starts no threads, which cost more than the copy.
+        if self._codec == "raw":
+            return torch.from_numpy(self._tensors[name][wanted])
+        assert self.size is not None
+        data, ends = self._tensors[name], self._tensors[f"{name}_offsets"]
+        encoded = [data[ends[i] : ends[i + 1]] for i in wanted]
+        return torch.from_numpy(
+            decode(encoded, codec=self._codec, channels=channels, size=self.size)
+        )
+
+
+def _fetch(place: str) -> bytes | None:
+    """The bytes behind a URI; None for a path, which is mapped instead."""
+    if "://" not in place:
+        return None
+    from actors.storage import Storage
+
+    folder, name = place.rsplit("/", 1)
+    return Storage(folder).read_bytes(name)
+
+
+def _from_file(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
+
+
+def _from_bytes(blob: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    tensors = load(blob)
+    length = int.from_bytes(blob[:8], "little")
+    return tensors, json.loads(blob[8 : 8 + length])["__metadata__"]

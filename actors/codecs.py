@@ -1,0 +1,74 @@
+"""How the pictures of an artifact are kept: raw, zstd (lossless) or JPEG, each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from actors.errors import UserError, nearest
+
+Codec = Literal["raw", "zstd", "jpeg"]
+CODECS: tuple[str, ...] = get_args(Codec)
+
+_BLOCK = 8
+"""JPEG works on blocks of 8x8 pixels; planes that share an image must not share a block."""
+
+
+def check_codec(codec: str) -> None:
+    """Raises UserError for a codec that does not exist, with the nearest names."""
+    if codec not in CODECS:
+        known = ", ".join(CODECS)
+        raise UserError(f"codec {codec!r} does not exist ({known}){nearest(codec, CODECS)}")
+
+
+def encode(images: np.ndarray, *, codec: str, quality: int) -> list[bytes]:
+    """Encodes uint8 images (n, C, H, W), each by itself.
+
+    Args:
+        images: C is 3 (RGB) or 2 (a flow field; JPEG keeps its planes one above the other).
+        codec: ``zstd`` or ``jpeg``.
+        quality: JPEG's, 1 to 100.
+    """
+    if codec == "zstd":
+        import pyarrow as pa
+
+        zstd = pa.Codec("zstd", compression_level=1)
+        return [zstd.compress(np.ascontiguousarray(i).data, asbytes=True) for i in images]
+    from torchvision.io import encode_jpeg
+
+    if images.shape[1] == 2:
+        images = _above_each_other(images)
+    tensors = list(torch.from_numpy(np.ascontiguousarray(images)))
+    return [encoded.numpy().tobytes() for encoded in encode_jpeg(tensors, quality)]
+
+
+def decode(
+    encoded: Sequence[np.ndarray], *, codec: str, channels: int, size: tuple[int, int]
+) -> np.ndarray:
+    """Decodes what `encode` made: uint8 (n, channels, H, W) with `size` = (H, W)."""
+    height, width = size
+    if codec == "zstd":
+        import pyarrow as pa
+
+        zstd, length = pa.Codec("zstd"), channels * height * width
+        plain = [np.frombuffer(zstd.decompress(pa.py_buffer(e), length), np.uint8) for e in encoded]
+        return np.stack(plain).reshape(-1, channels, height, width)
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    mode = ImageReadMode.GRAY if channels == 2 else ImageReadMode.RGB
+    images = [decode_jpeg(torch.from_numpy(np.array(e)), mode).numpy() for e in encoded]
+    stacked = np.stack(images)
+    if channels == 2:
+        return stacked.reshape(len(stacked), 2, -1, width)[:, :, :height]
+    return stacked
+
+
+def _above_each_other(fields: np.ndarray) -> np.ndarray:
+    """(n, 2, H, W) -> (n, 1, 2 H', W), H' the next whole number of JPEG blocks."""
+    n, _, height, width = fields.shape
+    padding = -height % _BLOCK
+    padded = np.pad(fields, ((0, 0), (0, 0), (0, padding), (0, 0)), mode="edge")
+    return padded.reshape(n, 1, 2 * (height + padding), width)

@@ -1,0 +1,335 @@
+"""One pass over a video file: its frames, the flow between them and its sound, as one artifact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from actors.artifact import VERSION, Clip, ImageSpool, Spool, artifact_name, pack, spool
+from actors.codecs import Codec, check_codec
+from actors.decode import PictureDecoder, best_pictures, open_media, packets
+from actors.errors import MediaError, UserError, nearest
+from actors.flow import SMALLEST_SIDE, TVL1, FlowEngine, get_engine, quantise, to_gray
+from actors.sound import SoundDecoder, SoundSettings
+from actors.storage import Storage
+from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """What is taken from a video and how it is kept.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+
+    fps: float | None = None
+    """Frames per second to take, by the file's timestamps; null: every frame of the file."""
+    frame_every: int = 1
+    """Keep every n-th taken frame as RGB; flow is found between all taken frames."""
+    short_side: int = 256
+    """Pixels of a kept frame's shorter side; smaller frames are not enlarged."""
+    max_aspect: float = 4.0
+    """Frames thinner than this are widened: flow and networks need some room."""
+    max_seconds: float = 600.0
+    """Longer videos are cut here (and the artifact says so)."""
+    max_pixels: int = 40_000_000
+    """Pictures with more pixels than this are refused; 8K has 33 million."""
+    window: int = 64
+    """Frames in memory at a time; the result does not depend on it."""
+    codec: Codec = "jpeg"
+    """How frames and flow are kept: jpeg (small), zstd (lossless) or raw (fastest to read)."""
+    jpeg_quality: int = 85
+    """JPEG quality of flow fields, 1 to 100."""
+    frame_quality: int = 90
+    """JPEG quality of RGB frames, 1 to 100."""
+    flow_bound: float = 20.0
+    """Pixels per frame; larger displacements are clipped when flow becomes bytes."""
+    flow: TVL1 = field(default_factory=TVL1)
+    """Parameters of the optical flow."""
+    sound: SoundSettings = field(default_factory=SoundSettings)
+    """Parameters of the spectrogram."""
+
+    def __post_init__(self) -> None:
+        check_codec(self.codec)
+        for name in ("frame_every", "window", "max_pixels"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("short_side", self.short_side, SMALLEST_SIDE)
+        _at_least("max_aspect", self.max_aspect, 1)
+        if self.fps is not None:
+            _above_zero("fps", self.fps)
+        _above_zero("max_seconds", self.max_seconds)
+        _above_zero("flow_bound", self.flow_bound)
+        for name in ("jpeg_quality", "frame_quality"):
+            if not 1 <= getattr(self, name) <= 100:
+                raise UserError(f"extract: {name} is {getattr(self, name)!r}; choose 1 to 100")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not least <= value < math.inf:
+        raise UserError(f"extract: {name} is {value!r}; it must be at least {least}")
+
+
+def _above_zero(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise UserError(f"extract: {name} is {value!r}; it must be above 0 and finite")
+
+
+def extract_clip(
+    path: str,
+    *,
+    settings: ExtractSettings,
+    streams: Sequence[str] = STREAMS,
+    flow: FlowEngine | None = None,
+) -> Clip:
+    """Reads a video once and gives its artifact (`artifact.pack` makes the bytes of it).
+
+    A stream the file does not have is absent, with the reason, and the others are still used.
+    Damage is passed over where something decodes, and counted.
+
+    Args:
+        path: a file of this machine.
+        settings: what to take.
+        streams: which of STREAMS to look for.
+        flow: finds the flow; None: TV-L1 on the CPU with the settings' parameters.
+
+    Raises:
+        MediaError: none of the streams can be had from this file.
+        UserError: a stream that does not exist.
+    """
+    for stream in streams:
+        if stream not in STREAMS:
+            known = ", ".join(STREAMS)
+            raise UserError(f"stream {stream!r} does not exist ({known}){nearest(stream, STREAMS)}")
+    engine = flow or get_engine(settings.flow)
+    return _Extraction(path, settings, streams, engine).run()
+
+
+class _Extraction:
+    """The state of one pass over one file."""
+
+    def __init__(
+        self, path: str, settings: ExtractSettings, streams: Sequence[str], engine: FlowEngine
+    ) -> None:
+        self.path, self.settings, self.engine = path, settings, engine
+        self.streams = [s for s in STREAMS if s in streams]
+        self.absent: dict[str, MediaError] = {}
+        self.windows = _Windows(settings, engine, self.streams)
+        self.pictures: PictureDecoder | None = None
+        self.sound: SoundDecoder | None = None
+        self.spectrogram: np.ndarray | None = None
+        self.unfinished: str | None = None
+
+    def run(self) -> Clip:
+        with open_media(self.path) as media:
+            self._choose(media)
+            self._read(media)
+        self._judge()
+        if len(self.absent) == len(self.streams):
+            raise self._refusal()
+        return Clip(metadata=self._facts(), tensors=self._tensors())
+
+    def _choose(self, media: Any) -> None:
+        """Opens the decoders that are wanted and can be had."""
+        visual = [s for s in self.streams if s != AUDIO]
+        try:
+            stream = best_pictures(media) if visual else None
+            if visual and stream is None:
+                raise MediaError("no_pictures", "the file has no pictures")
+            if stream is not None:
+                self.pictures = PictureDecoder(
+                    stream,
+                    fps=self.settings.fps,
+                    short_side=self.settings.short_side,
+                    max_aspect=self.settings.max_aspect,
+                    max_seconds=self.settings.max_seconds,
+                    max_pixels=self.settings.max_pixels,
+                )
+        except MediaError as error:
+            self.absent |= dict.fromkeys(visual, error)
+        if AUDIO not in self.streams:
+            return
+        try:
+            if not media.streams.audio:
+                raise MediaError("no_sound", "the file has no sound")
+            self.sound = SoundDecoder(
+                media.streams.audio[0],
+                settings=self.settings.sound,
+                max_seconds=self.settings.max_seconds,
+            )
+        except MediaError as error:
+            self.absent[AUDIO] = error
+
+    def _read(self, media: Any) -> None:
+        decoders = [d for d in (self.pictures, self.sound) if d is not None]
+        wanted = {decoder.stream.index: decoder for decoder in decoders}
+        for packet in packets(media, [d.stream for d in decoders]):
+            if isinstance(packet, MediaError):
+                self.unfinished = packet.message
+                break
+            decoder = wanted[packet.stream.index]
+            if isinstance(decoder, PictureDecoder):
+                self.windows.add(decoder.decode(packet))
+            else:
+                decoder.decode(packet)
+            if all(d.done for d in decoders):
+                break
+        if self.pictures is not None:
+            self.windows.add(self.pictures.finish())
+            self.windows.flush()
+        if self.sound is not None:
+            self.spectrogram, reason = self.sound.finish()
+            if reason is not None:
+                self.absent[AUDIO] = reason
+
+    def _judge(self) -> None:
+        """Which streams are absent, now that everything has been read."""
+        if self.pictures is None:
+            return
+        if self.pictures.taken == 0:
+            damage = f" ({self.pictures.errors} damaged)" if self.pictures.errors else ""
+            error = MediaError("no_frames", f"no picture of the file decodes{damage}")
+            self.absent |= {s: error for s in self.streams if s != AUDIO}
+        elif MOTION in self.streams and self.pictures.taken == 1:
+            self.absent[MOTION] = MediaError(
+                "one_frame", "the file has a single frame: nothing moves"
+            )
+
+    def _refusal(self) -> MediaError:
+        reasons = list(dict.fromkeys(self.absent[s].message for s in self.streams))
+        if self.unfinished:
+            reasons.append(self.unfinished)
+        kinds = [self.absent[s].kind for s in self.streams]
+        return MediaError(kinds[0], f"{self.path}: {'; '.join(reasons)}")
+
+    def _tensors(self) -> dict[str, Spool]:
+        tensors = self.windows.tensors()
+        if self.spectrogram is not None:
+            tensors["spectrogram"] = spool(self.spectrogram)
+        return tensors
+
+    def _facts(self) -> dict[str, Any]:
+        pictures, sound, settings = self.pictures, self.sound, self.settings
+        seen = pictures is not None and pictures.taken > 0
+        heard = sound is not None and self.spectrogram is not None
+        decoders = [d for d in (pictures, sound) if d is not None]
+        return {
+            "version": VERSION,
+            "streams": self.streams,
+            "absent": {s: self.absent[s].message for s in self.streams if s in self.absent},
+            "n_frames": self.windows.frames.count,
+            "n_flow": self.windows.flow.count,
+            "frame_every": settings.frame_every,
+            "fps": pictures.rate if pictures and seen else None,
+            "size": self.windows.size if seen else None,
+            "source_size": pictures.source_size if pictures and seen else None,
+            "rotation": pictures.rotation if pictures and seen else 0,
+            "codec": settings.codec,
+            "flow_bound": settings.flow_bound,
+            "duration": max((d.seconds for d in decoders), default=0.0),
+            "decode_errors": sum(d.errors for d in decoders),
+            "damaged_frames": pictures.damaged if pictures else 0,
+            "truncated": bool(self.unfinished) or (pictures.truncated if pictures else False),
+            "cut_at": settings.max_seconds if any(d.cut for d in decoders) else None,
+            "sound": {
+                "seconds": sound.seconds,
+                "peak": sound.peak,
+                "columns_per_second": settings.sound.columns_per_second,
+                "sample_rate": settings.sound.sample_rate,
+            }
+            if sound and heard
+            else None,
+        }
+
+
+class _Windows:
+    """Works frames off a window at a time; the last frame is carried over to the next one."""
+
+    def __init__(
+        self, settings: ExtractSettings, engine: FlowEngine, streams: Sequence[str]
+    ) -> None:
+        self._settings, self._engine = settings, engine
+        self._keep_frames, self._find_flow = SPATIAL in streams, MOTION in streams
+        self._waiting: list[np.ndarray] = []
+        self._last_gray: np.ndarray | None = None
+        self._seen = 0
+        self.size: tuple[int, int] | None = None
+        self.frames = ImageSpool(settings.codec, settings.frame_quality)
+        self.flow = ImageSpool(settings.codec, settings.jpeg_quality)
+
+    def add(self, frames: Iterator[np.ndarray]) -> None:
+        for frame in frames:
+            self._waiting.append(frame)
+            if len(self._waiting) >= self._settings.window:
+                self.flush()
+
+    def flush(self) -> None:
+        """Puts the waiting frames, and the flow that leads up to them, into the artifact."""
+        if not self._waiting:
+            return
+        # (T, H, W, 3) -> (T, 3, H, W)
+        window = np.ascontiguousarray(np.stack(self._waiting).transpose(0, 3, 1, 2))
+        self._waiting = []
+        self.size = (window.shape[2], window.shape[3])
+        if self._keep_frames:
+            every = self._settings.frame_every
+            self.frames.append(window[-self._seen % every :: every])
+        self._seen += len(window)
+        if self._find_flow:
+            self._append_flow(to_gray(window))
+
+    def _append_flow(self, gray: np.ndarray) -> None:
+        if self._last_gray is not None:
+            gray = np.concatenate([self._last_gray[None], gray])
+        self._last_gray = gray[-1].copy()
+        if len(gray) > 1:
+            self.flow.append(quantise(self._engine(gray), self._settings.flow_bound))
+
+    def tensors(self) -> dict[str, Spool]:
+        return self.frames.tensors("frames") | self.flow.tensors("flow")
+
+
+class ClipExtractor:
+    """What an actor runs on each row of a manifest: extracts a video and writes its artifact.
+
+    Picklable; the flow engine is made in the process that uses it.
+
+    Args:
+        settings: what to take.
+        streams: which of STREAMS.
+        storage: where artifacts go.
+    """
+
+    def __init__(self, settings: ExtractSettings, streams: Sequence[str], storage: Storage) -> None:
+        self.settings, self.streams, self.storage = settings, tuple(streams), storage
+        self._engine: FlowEngine | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_engine": None}
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Extracts `row["path"]` into the artifact of `row["id"]`.
+
+        Returns:
+            facts for the index: n_frames, n_flow, pairs, duration (seconds), absent, bytes, cut_at,
+            truncated, decode_errors.
+
+        Raises:
+            MediaError: the video can't be used.
+        """
+        if self._engine is None:
+            self._engine = get_engine(self.settings.flow)
+        clip = extract_clip(
+            row["path"], settings=self.settings, streams=self.streams, flow=self._engine
+        )
+        blob = pack(clip)
+        self.storage.write_bytes(artifact_name(row["id"]), blob)
+        facts = ("n_frames", "n_flow", "duration", "absent", "cut_at", "truncated", "decode_errors")
+        return {key: clip.metadata[key] for key in facts} | {
+            "pairs": clip.metadata["n_flow"],
+            "bytes": len(blob),
+        }

@@ -1,0 +1,247 @@
+"""The soundtrack: any sample format to one channel at one rate, and its STFT spectrogram.
+
+The spectrogram is worked out while the file is read, so that only its columns are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+import torch
+import torchaudio.functional as audio
+
+from actors.errors import MediaError, UserError
+
+FLOOR_DB = -100.0
+"""Relative to a full-scale sine; what is quieter (about 16-bit rounding noise) counts as this."""
+
+MEAN_DB = -65.0
+SPREAD_DB = 20.0
+"""Fixed for all clips, so that loud stays louder than quiet; about the mean and deviation of
+everyday recordings (esc10, fight_surv)."""
+
+_SECONDS_AT_ONCE = 1.0
+_PACKED_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
+
+
+@dataclass(frozen=True)
+class SoundSettings:
+    """How the soundtrack becomes a spectrogram.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+
+    sample_rate: int = 16_000
+    """Samples per second after resampling; the spectrogram reaches up to half of it."""
+    n_fft: int = 512
+    """Samples per window (Hann): 32 ms at 16 kHz."""
+    hop: int = 160
+    """Samples between windows: 10 ms at 16 kHz, so 100 columns per second."""
+    bands: int = 128
+    """Rows: equally wide frequency bands, each the mean power of its bins (without DC)."""
+    silence_dbfs: float = -80.0
+    """A soundtrack whose loudest sample is below this (dB of full scale) is absent."""
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "n_fft", "hop", "bands"):
+            if getattr(self, name) < 1:
+                raise UserError(f"sound: {name} is {getattr(self, name)!r}; it must be at least 1")
+        if self.bands > self.n_fft // 2:
+            raise UserError(
+                f"sound: bands is {self.bands}, but n_fft={self.n_fft} samples have only "
+                f"{self.n_fft // 2} frequencies; take fewer bands or a longer window"
+            )
+        if self.hop > self.n_fft:
+            raise UserError(
+                f"sound: hop is {self.hop}, longer than the window of {self.n_fft} samples; "
+                "sound would be skipped"
+            )
+
+    @property
+    def columns_per_second(self) -> float:
+        return self.sample_rate / self.hop
+
+
+class Spectrogram:
+    """A log-magnitude STFT that grows as samples come; the same however they are cut.
+
+    Column k is centred on sample k * hop; outside the sound there is silence. Values are
+    (dB - MEAN_DB) / SPREAD_DB, where 0 dB is a sine of full scale.
+    """
+
+    def __init__(self, settings: SoundSettings) -> None:
+        self.settings = settings
+        self._window = torch.hann_window(settings.n_fft)
+        self._rest = np.zeros(settings.n_fft // 2, np.float32)
+        self._columns: list[np.ndarray] = []
+
+    def add(self, samples: np.ndarray) -> None:
+        """Takes float32 samples (n,) in -1..1."""
+        s = self.settings
+        waiting = np.concatenate([self._rest, samples])
+        count = (len(waiting) - s.n_fft) // s.hop + 1
+        if count < 1:
+            self._rest = waiting
+            return
+        block = torch.from_numpy(waiting[: (count - 1) * s.hop + s.n_fft])
+        self._rest = waiting[count * s.hop :]
+        self._columns.append(self._bands(block))
+
+    def finish(self) -> np.ndarray:
+        """The whole spectrogram: float16 (bands, T), T = 1 + samples // hop."""
+        self.add(np.zeros(self.settings.n_fft - self.settings.n_fft // 2, np.float32))
+        if not self._columns:
+            return np.zeros((self.settings.bands, 0), np.float16)
+        return np.concatenate(self._columns, axis=1)
+
+    def _bands(self, block: torch.Tensor) -> np.ndarray:
+        s = self.settings
+        power = audio.spectrogram(
+            block,
+            pad=0,
+            window=self._window,
+            n_fft=s.n_fft,
+            hop_length=s.hop,
+            win_length=s.n_fft,
+            power=2.0,
+            normalized=False,
+            center=False,
+        )
+        # A sine of amplitude 1 has a peak of half the window's sum.
+        power = power[1:] / (self._window.sum() / 2) ** 2
+        rows = torch.nn.functional.adaptive_avg_pool2d(power[None], (s.bands, power.shape[1]))[0]
+        decibels = 10 * torch.log10(rows.clamp_min(10 ** (FLOOR_DB / 10)))
+        return ((decibels - MEAN_DB) / SPREAD_DB).half().numpy()
+
+
+def spectrogram(samples: np.ndarray, settings: SoundSettings) -> np.ndarray:
+    """The spectrogram of a whole soundtrack: float32 (n,) to float16 (bands, T)."""
+    builder = Spectrogram(settings)
+    builder.add(np.asarray(samples, np.float32))
+    return builder.finish()
+
+
+def to_mono(frame: av.AudioFrame) -> np.ndarray:
+    """One decoded frame in any sample format as float32 (n,) in -1..1: the mean of its channels."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    scale = _PACKED_SCALE.get(frame.format.packed.name)
+    mean = samples.mean(axis=0, dtype=np.float64)
+    if scale is not None:
+        mean = (mean - scale) / scale if frame.format.packed.name == "u8" else mean / scale
+    return np.clip(np.nan_to_num(mean), -1, 1).astype(np.float32)
+
+
+class SoundDecoder:
+    """Turns the packets of one audio stream into a spectrogram.
+
+    Args:
+        stream: of a container opened by `decode.open_media`.
+        settings: of the spectrogram.
+        max_seconds: nothing later is decoded.
+
+    Attributes:
+        done: nothing more is wanted. cut: the sound went on after `max_seconds`.
+        errors: packets that could not be decoded. samples: at the settings' rate, so far.
+        peak: the largest absolute sample.
+
+    Raises:
+        MediaError: the stream can't be decoded.
+    """
+
+    def __init__(self, stream: Any, *, settings: SoundSettings, max_seconds: float) -> None:
+        if stream.codec_context is None:
+            raise MediaError("no_decoder", "the sound is in a format FFmpeg can't decode")
+        stream.codec_context.thread_count = 1
+        self.stream, self.settings = stream, settings
+        self._spectrogram = Spectrogram(settings)
+        self._limit = int(max_seconds * settings.sample_rate)
+        self._rate = 0
+        self._resampler: av.AudioResampler | None = None
+        self._waiting: list[np.ndarray] = []
+        self._waiting_samples = 0
+        self.errors = self.samples = 0
+        self.peak = 0.0
+        self.done = self.cut = False
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.settings.sample_rate
+
+    def decode(self, packet: av.Packet | None) -> None:
+        """Decodes a packet (None: what the decoder still holds); damage is counted in errors."""
+        if self.done:
+            return
+        try:
+            for frame in self.stream.codec_context.decode(packet):
+                if frame.samples and not self.done:
+                    self._take(frame)
+        except av.error.EOFError:  # already told that there is no more
+            return
+        except (av.FFmpegError, ValueError):
+            self.errors += 1
+
+    def finish(self) -> tuple[np.ndarray, None] | tuple[None, MediaError]:
+        """The spectrogram, float16 (bands, T), or the reason why there is no sound to look at."""
+        self.decode(None)
+        try:
+            self._change_rate(0)
+        except (av.FFmpegError, ValueError):
+            self.errors += 1
+        self.done = True
+        if self.samples == 0:
+            what = f"nothing in its {self.errors} packets decodes" if self.errors else "is empty"
+            return None, MediaError("empty", f"the sound stream {what}")
+        level = 20 * math.log10(self.peak) if self.peak > 0 else -math.inf
+        if level < self.settings.silence_dbfs:
+            return None, MediaError(
+                "silent",
+                f"the sound is silent: its peak of {level:.0f} dB is below silence_dbfs="
+                f"{self.settings.silence_dbfs:g}",
+            )
+        return self._spectrogram.finish(), None
+
+    def _take(self, frame: av.AudioFrame) -> None:
+        if frame.sample_rate != self._rate:
+            self._change_rate(frame.sample_rate)
+        self._waiting.append(to_mono(frame))
+        self._waiting_samples += frame.samples
+        if self._waiting_samples >= _SECONDS_AT_ONCE * self._rate:
+            self._resample_waiting()
+
+    def _change_rate(self, rate: int) -> None:
+        """Finishes what came at the old rate and makes ready for the new one (0: the end)."""
+        self._resample_waiting()
+        if self._resampler is not None:
+            self._add(self._resampler.resample(None))
+        self._rate, wanted = rate, self.settings.sample_rate
+        self._resampler = (
+            av.AudioResampler("fltp", "mono", wanted) if rate not in (0, wanted) else None
+        )
+
+    def _resample_waiting(self) -> None:
+        if not self._waiting:
+            return
+        frame = av.AudioFrame.from_ndarray(
+            np.concatenate(self._waiting)[None], format="fltp", layout="mono"
+        )
+        frame.sample_rate = self._rate
+        self._waiting, self._waiting_samples = [], 0
+        self._add([frame] if self._resampler is None else self._resampler.resample(frame))
+
+    def _add(self, frames: list[av.AudioFrame]) -> None:
+        for frame in frames:
+            samples = np.clip(frame.to_ndarray()[0], -1, 1)
+            room = self._limit - self.samples
+            if len(samples) > room:
+                samples, self.cut, self.done = samples[:room], True, True
+            if len(samples):
+                self.peak = max(self.peak, float(np.abs(samples).max()))
+                self.samples += len(samples)
+                self._spectrogram.add(samples)
