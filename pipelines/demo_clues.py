@@ -1,0 +1,68 @@
+"""The demo videos' classes: four clues of two values each, and what each method can see of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+VALUES: dict[str, tuple[str, str]] = {
+    "appearance": ("disc", "cross"),
+    "motion": ("up", "down"),
+    "sound": ("hum", "chirp"),
+    "order": ("redfirst", "bluefirst"),
+}
+"""Clue -> its two values. A class is one choice of each: 16 classes."""
+
+CLUES: dict[str, dict[str, str]] = {
+    "-".join(values): dict(zip(VALUES, values, strict=True)) for values in product(*VALUES.values())
+}
+"""Class label, such as "disc-up-hum-redfirst" -> clue -> value."""
+
+VISIBLE: dict[str, tuple[str, ...]] = {
+    "spatial_cnn": ("appearance",),
+    "motion_cnn": ("motion",),
+    "audio_cnn": ("sound",),
+    "spatial_lstm": ("appearance", "order"),
+    "motion_lstm": ("motion",),
+    "fusion": ("appearance", "motion", "sound"),
+    "hybrid": ("appearance", "motion", "sound", "order"),
+    "refined": ("appearance", "motion", "sound", "order"),
+}
+"""Method -> the clues that reach it; it can only guess the others."""
+
+
+def ceilings() -> dict[str, float]:
+    """Method -> the accuracy it reaches when it reads its clues without error and guesses the rest.
+
+    Each clue that it can't see halves the accuracy, since all classes are equally frequent.
+    """
+    return {method: 0.5 ** (len(VALUES) - len(visible)) for method, visible in VISIBLE.items()}
+
+
+def clue_agreement(predicted: Sequence[str], true: Sequence[str], clues: Sequence[str]) -> float:
+    """Share of clips whose predicted class has the right value of every one of the clues.
+
+    With a method's visible clues this is the share of its ceiling that it reaches, free of the luck
+    in guessing the others.
+
+    Args:
+        predicted: class labels.
+        true: class labels, as many.
+        clues: which clues are to agree, such as ``VISIBLE["fusion"]``.
+
+    Raises:
+        ValueError: no clips, unequally many, or a label or clue that is not the demo's.
+    """
+    if not true or len(predicted) != len(true):
+        raise ValueError(
+            f"{len(predicted)} predicted and {len(true)} true labels; give one of each per clip"
+        )
+    unknown = [*({*predicted, *true} - CLUES.keys()), *(set(clues) - VALUES.keys())]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no label or clue of the demo videos")
+    pairs = zip(predicted, true, strict=True)
+    return sum(_agree(CLUES[p], CLUES[t], clues) for p, t in pairs) / len(true)
+
+
+def _agree(one: Mapping[str, str], other: Mapping[str, str], clues: Sequence[str]) -> bool:
+    return all(one[clue] == other[clue] for clue in clues)
