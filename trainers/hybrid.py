@@ -1,0 +1,351 @@
+"""The trained ensemble as one object: a video's path in, class probabilities out.
+
+A folder holds it: ``hybrid.json`` and one safetensors file per network. Nothing is pickled, and
+neither Ray nor MLflow is needed to load it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+
+from actors.artifact import ArtifactReader, pack
+from actors.errors import MediaError, UserError
+from actors.extraction import ExtractSettings, extract_clip
+from actors.flow import FlowEngine, get_engine
+from actors.storage import Storage
+from actors.streams import STREAMS
+from trainers.embedding import Embedding, embed_clip
+from trainers.ensemble import mean_scores
+from trainers.fusion_network import FusionNetwork
+from trainers.networks.backbones import StreamNetwork
+from trainers.networks.recurrent import SequenceNetwork, last_step
+from trainers.networks.weights import network_from_bytes, network_to_bytes
+from trainers.records import from_record, to_record
+from trainers.refinement import RefinementSettings, refine
+from trainers.stream_settings import StreamSettings
+
+FORMAT = 1
+FACTS = "hybrid.json"
+FUSION = "fusion.safetensors"
+REFINEMENT = "refinement.safetensors"
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What the ensemble makes of one clip's embeddings."""
+
+    probabilities: Scores
+    """(C,) after refinement; sum 1, or one probability per class if multi-label."""
+    shares: dict[str, float]
+    """Stream -> its share of the winning class, sum 1: see `Hybrid.decide`."""
+    systems: dict[str, Scores]
+    """``spatial_cnn``, ``spatial_lstm``, ..., ``fusion``, ``hybrid``, ``refined`` -> (C,)."""
+    embedding: NDArray[np.float32]
+    """(H,) the fusion layer's activation: what the streams say together."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClipPrediction:
+    """One video's row; of ``decision`` and ``error`` one is None."""
+
+    path: str
+    """As it was given."""
+    decision: Decision | None = None
+    """None for a video that can't be used."""
+    absent: dict[str, str] = field(default_factory=dict)
+    """Stream that the clip does not have -> why."""
+    error: tuple[str, str] | None = None
+    """(kind, message) of a video that can't be used."""
+
+
+@dataclass
+class Hybrid:
+    """The networks of all streams and what joins them.
+
+    Args:
+        classes: C names, in the order of the scores.
+        multi_label: whether classes are judged one by one.
+        extract: how the clips it was trained on were extracted.
+        stream_settings: stream -> how its samples are cut; its keys are the streams, in order.
+        steps: at most this many samples of a clip are embedded.
+        cnns: stream -> network.
+        lstms: stream -> network over the stream's features; streams without one are left out.
+        fusion: the network over the streams' mean features.
+        refinement: (C, C) float64 R with the truth in rows, or None.
+        refinement_settings: how it is applied.
+        facts: whatever else is worth keeping (versions, fingerprints), as JSON knows it.
+    """
+
+    classes: tuple[str, ...]
+    multi_label: bool
+    extract: ExtractSettings
+    stream_settings: Mapping[str, StreamSettings]
+    steps: int
+    cnns: Mapping[str, StreamNetwork]
+    lstms: Mapping[str, SequenceNetwork]
+    fusion: FusionNetwork
+    refinement: Scores | None = None
+    refinement_settings: RefinementSettings = RefinementSettings()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        streams = tuple(s for s in STREAMS if s in self.stream_settings)
+        if set(self.cnns) != set(streams) or set(self.fusion.streams) != set(streams):
+            raise ValueError(
+                f"settings of {sorted(streams)}, CNNs of {sorted(self.cnns)} and a fusion network "
+                f"of {sorted(self.fusion.streams)} are not of the same streams"
+            )
+        if not set(self.lstms) <= set(streams):
+            raise ValueError(f"LSTMs of {sorted(self.lstms)}, but streams {sorted(streams)}")
+        if self.fusion.n_classes != len(self.classes):
+            raise ValueError(f"{len(self.classes)} classes, fusion of {self.fusion.n_classes}")
+        self.streams: tuple[str, ...] = streams
+        for network in (*self.cnns.values(), *self.lstms.values(), self.fusion):
+            network.eval()
+
+    @cached_property
+    def _engine(self) -> FlowEngine:
+        return get_engine(self.extract.flow)
+
+    def predict(self, paths: Iterable[str], *, device: str = "cpu") -> list[ClipPrediction]:
+        """One row per path, in order; see `predict_clip`."""
+        return [self.predict_clip(path, device=device) for path in paths]
+
+    def predict_clip(self, path: str, *, device: str = "cpu") -> ClipPrediction:
+        """Looks at one video; a file that can't be used gives a row with the reason."""
+        try:
+            clip = extract_clip(
+                path, settings=self.extract, streams=self.streams, flow=self._engine
+            )
+        except MediaError as error:
+            return ClipPrediction(path=path, error=(error.kind, error.message))
+        reader = ArtifactReader.open(pack(clip))
+        embeddings = self.embed(reader, device=device)
+        return ClipPrediction(
+            path=path, decision=self.decide(embeddings), absent=reader.metadata["absent"]
+        )
+
+    def embed(self, reader: ArtifactReader, *, device: str = "cpu") -> dict[str, Embedding]:
+        """The embeddings of the streams that the clip has."""
+        return {
+            stream: embed_clip(
+                self.cnns[stream].to(device),
+                reader,
+                stream,
+                self.stream_settings[stream],
+                device=device,
+            )
+            for stream in self.streams
+            if stream in reader.streams
+        }
+
+    def decide(self, embeddings: Mapping[str, Embedding]) -> Decision:
+        """Joins the streams that a clip has.
+
+        A stream's share is by how much the winning class's probability would fall if the clip did
+        not have that stream, over the sum of these falls. Falls below zero count as zero; where
+        nothing falls (each stream would do alone) the shares are equal.
+
+        Args:
+            embeddings: stream -> embedding, at least one.
+
+        Raises:
+            ValueError: no stream, or one that the ensemble does not know.
+        """
+        here = [stream for stream in self.streams if stream in embeddings]
+        if not here or len(here) != len(embeddings):
+            raise ValueError(f"embeddings of {sorted(embeddings)}, streams {self.streams}")
+        # Row 0: the clip as it is. Row 1 + i: as if it lacked the i-th of several streams.
+        lacking = [None, *here] if len(here) > 1 else [None]
+        single = self._stream_systems(embeddings)
+        fused, embedding = self._fuse(embeddings, lacking)
+        joined = self._ensemble(single, fused, lacking)
+        refined = self._refine(joined)
+        systems = {**single, "fusion": fused[0], "hybrid": joined[0]}
+        if self.refinement is not None:
+            systems["refined"] = refined[0]
+        winner = int(refined[0].argmax())
+        return Decision(
+            probabilities=refined[0],
+            shares=_shares(here, refined[0, winner] - refined[1:, winner]),
+            systems=systems,
+            embedding=embedding,
+        )
+
+    def _stream_systems(self, embeddings: Mapping[str, Embedding]) -> dict[str, Scores]:
+        """Scores (C,) of each stream's CNN and LSTM."""
+        systems = {
+            f"{s}_cnn": _numpy(embeddings[s].scores) for s in self.streams if s in embeddings
+        }
+        for stream, network in self.lstms.items():
+            if stream in embeddings:
+                systems[f"{stream}_lstm"] = self._lstm_scores(network, embeddings[stream])
+        return systems
+
+    @torch.inference_mode()
+    def _lstm_scores(self, network: SequenceNetwork, embedding: Embedding) -> Scores:
+        features = torch.as_tensor(embedding.features, dtype=torch.float32)[None]
+        logits = last_step(network(features), torch.tensor([features.shape[1]]))[0]
+        return _numpy(logits.sigmoid() if self.multi_label else logits.softmax(-1))
+
+    def _fuse(
+        self, embeddings: Mapping[str, Embedding], lacking: Sequence[str | None]
+    ) -> tuple[Scores, NDArray[np.float32]]:
+        """(rows, C) scores of the fusion network, and (H,) its activation for row 0."""
+        features, present = {}, {}
+        for stream, width in self.fusion.widths.items():
+            there = stream in embeddings
+            mean = (
+                torch.as_tensor(embeddings[stream].features, dtype=torch.float32).mean(0)
+                if there
+                else torch.zeros(width)
+            )
+            features[stream] = mean.expand(len(lacking), -1)
+            present[stream] = torch.tensor([there and lack != stream for lack in lacking])
+        scores, activations = self.fusion.scores_and_embeddings(features, present)
+        return scores.astype(np.float64), activations[0]
+
+    def _ensemble(
+        self, single: Mapping[str, Scores], fused: Scores, lacking: Sequence[str | None]
+    ) -> Scores:
+        """(rows, C): the mean of the LSTMs that a row has and the fusion network."""
+        scores, present = {"fusion": fused}, {"fusion": np.ones(len(lacking), bool)}
+        for stream in self.lstms:
+            name = f"{stream}_lstm"
+            if name in single:
+                scores[name] = np.repeat(single[name][None], len(lacking), 0)
+                present[name] = np.array([lack != stream for lack in lacking])
+        return mean_scores(scores, present)
+
+    def _refine(self, scores: Scores) -> Scores:
+        if self.refinement is None:
+            return scores
+        normalise = self.refinement_settings.normalise and not self.multi_label
+        return refine(scores, self.refinement, normalise=normalise)
+
+    def to_files(self) -> dict[str, bytes]:
+        """File name -> content; what `from_files` takes."""
+        files = {FACTS: json.dumps(self._record(), indent=1).encode()}
+        files |= {f"{s}_cnn.safetensors": network_to_bytes(net) for s, net in self.cnns.items()}
+        files |= {f"{s}_lstm.safetensors": network_to_bytes(net) for s, net in self.lstms.items()}
+        files[FUSION] = self.fusion.to_bytes()
+        if self.refinement is not None:
+            files[REFINEMENT] = safetensors.numpy.save({"refinement": self.refinement})
+        return files
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "classes": list(self.classes),
+            "multi_label": self.multi_label,
+            "streams": list(self.streams),
+            "lstms": list(self.lstms),
+            "extract": to_record(self.extract),
+            "stream_settings": {s: to_record(x) for s, x in self.stream_settings.items()},
+            "steps": self.steps,
+            "refinement": to_record(self.refinement_settings),
+            "facts": dict(self.facts),
+        }
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], *, where: str = "the model") -> Hybrid:
+        """The ensemble from the contents of its files.
+
+        Raises:
+            UserError: a file is missing, damaged, or of another version.
+        """
+        try:
+            record = json.loads(files[FACTS])
+            if record["format"] != FORMAT:
+                raise UserError(
+                    f"{where} has format {record['format']}, this version reads {FORMAT}; "
+                    "train it again, or use the version that made it"
+                )
+            refinement = None
+            if REFINEMENT in files:
+                refinement = safetensors.numpy.load(files[REFINEMENT])["refinement"]
+            return cls(
+                classes=tuple(record["classes"]),
+                multi_label=record["multi_label"],
+                extract=from_record(ExtractSettings, record["extract"]),
+                stream_settings={
+                    s: from_record(StreamSettings, record["stream_settings"][s])
+                    for s in record["streams"]
+                },
+                steps=record["steps"],
+                cnns=_networks(files, "cnn", record["streams"], StreamNetwork),
+                lstms=_networks(files, "lstm", record["lstms"], SequenceNetwork),
+                fusion=FusionNetwork.from_bytes(files[FUSION]),
+                refinement=refinement,
+                refinement_settings=from_record(RefinementSettings, record["refinement"]),
+                facts=record["facts"],
+            )
+        except KeyError as error:
+            raise UserError(f"{where} is incomplete: no {error.args[0]!r}") from error
+        except (ValueError, safetensors.SafetensorError) as error:
+            raise UserError(f"{where} is damaged: {error}") from error
+
+    def save(self, folder: Storage | Path | str) -> None:
+        """Writes the folder, ``hybrid.json`` last."""
+        storage = folder if isinstance(folder, Storage) else Storage(folder)
+        for name, content in reversed(self.to_files().items()):
+            storage.write_bytes(name, content)
+
+    @classmethod
+    def load(cls, folder: Storage | Path | str) -> Hybrid:
+        """Reads the folder that `save` wrote.
+
+        Raises:
+            UserError: there is none, or it can't be read.
+        """
+        storage = folder if isinstance(folder, Storage) else Storage(folder)
+        return cls.from_files(read_files(storage), where=storage.path())
+
+
+def read_files(storage: Storage) -> dict[str, bytes]:
+    """The contents of a saved ensemble's files, to send to another process.
+
+    Raises:
+        UserError: there is no saved ensemble.
+    """
+    if not storage.exists(FACTS):
+        raise UserError(f"{storage.path()} holds no model: there is no {FACTS}")
+    names = [FACTS, *storage.names(".safetensors")]
+    return {name: storage.read_bytes(name) for name in names}
+
+
+def _networks(files: Mapping[str, bytes], kind: str, streams: Iterable[str], of: type) -> dict:
+    found = {}
+    for stream in streams:
+        name = f"{stream}_{kind}.safetensors"
+        network, _ = network_from_bytes(files[name], name=name)
+        if not isinstance(network, of):
+            raise ValueError(f"{name} holds no {of.__name__}")
+        found[stream] = network
+    return found
+
+
+def _shares(streams: Sequence[str], falls: Scores) -> dict[str, float]:
+    if len(streams) == 1:
+        return {streams[0]: 1.0}
+    falls = np.maximum(falls, 0)
+    total = falls.sum()
+    if total <= 0:
+        return dict.fromkeys(streams, 1 / len(streams))
+    return {stream: float(fall / total) for stream, fall in zip(streams, falls, strict=True)}
+
+
+def _numpy(values: Any) -> Scores:
+    return torch.as_tensor(values).detach().cpu().numpy().astype(np.float64)
