@@ -1,0 +1,392 @@
+"""Ray Tune over `tuning.fusion_search`: which lambda2 and lambda3 the fusion network gets."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import optuna
+import ray
+import torch
+from numpy.typing import NDArray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+from torch import Tensor
+
+from actors.errors import UserError
+from actors.storage import Storage
+from trainers.fusion import FusionClips, FusionSettings
+from tuning.fusion_search import SearchSettings, cross_validate, group_folds
+
+RESULT = "search.json"
+PLAN = "plan.json"
+CURVES = (
+    "epoch",
+    "loss",
+    "score",
+    "held_out_loss",
+    "best_score",
+    "zero_rows",
+    "zero_entries",
+    "time_total_s",
+)
+TUNE_ENVIRONMENT = {
+    # Seconds between two snapshots of the search: points take seconds here, not hours.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
+    # The newer console output prints a banner even at verbose=0.
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+OnTrials = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What the search found."""
+
+    lambda2: float
+    """Of the best point: highest score, of equal ones the smallest held-out squared error."""
+    lambda3: float
+    """Of the best point."""
+    score: float
+    """Of the best point: accuracy (multi-label: mAP) over all clips, each held out once."""
+    trials: list[dict[str, Any]]
+    """A row per point: trial, lambda2, lambda3, score, held_out_loss, zero_rows, zero_entries
+    (of its best epoch), epoch, epochs, state (finished, stopped or failed), seconds."""
+    curves: dict[str, list[dict[str, float]]]
+    """trial -> its reports in order, each of the measures named in `CURVES`."""
+
+
+def search(
+    features: Mapping[str, Tensor],
+    present: Mapping[str, Tensor],
+    targets: Tensor,
+    groups: NDArray[np.generic],
+    settings: SearchSettings,
+    *,
+    fusion: FusionSettings,
+    storage: Storage,
+    name: str = "fusion-search",
+    seed: int = 0,
+    multi_label: bool = False,
+    progress: OnTrials | None = None,
+    resume: bool = True,
+) -> SearchResult:
+    """Searches lambda2 and lambda3 by cross-validation on the training clips.
+
+    Points come from Optuna's TPE, the first being (0, 0); ASHA stops those that fall behind. Tune
+    keeps its state, and TensorBoard curves of every point, in the folder ``name`` of ``storage``.
+    After a crash the same call goes on there: finished points are kept, others start again.
+
+    With one point at a time the result is decided by ``seed``; with several it also depends on
+    which finishes first, as the next point is drawn from those known by then.
+
+    Args:
+        features: stream -> (N, D) float32 of the training clips.
+        present: stream -> (N,) bool.
+        targets: (N, C) float of 0 and 1.
+        groups: (N,) names of groups; no group is split between two folds.
+        settings: the search.
+        fusion: the network whose lambdas are searched.
+        storage: where the search's folder is.
+        name: of that folder.
+        seed: of points, folds, weights and order.
+        multi_label: judge by mAP, not by accuracy.
+        progress: called with the points done, those in all, and the best one's measures.
+        resume: go on with, or return, what is in the folder; else it must not hold a search yet.
+
+    Raises:
+        UserError: the cluster has too few CPUs or GPUs for one point, the folder holds a search
+            and ``resume`` is off or its settings were others, the clips are all of one group, or
+            no point could be finished.
+        ValueError: clips that do not fit together.
+    """
+    clips = FusionClips(features, present, targets)
+    group_folds(clips.targets.cpu().numpy(), np.asarray(groups), settings.folds, seed=seed)
+    folder = storage.join(name)
+    _claim(folder, _plan(clips, settings, fusion, seed, multi_label), resume=resume)
+    if folder.exists(RESULT):
+        return SearchResult(**folder.read_json(RESULT))
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            try_point,
+            data=_arrays(clips, groups),
+            settings=settings,
+            fusion=fusion,
+            seed=seed,
+            multi_label=multi_label,
+        ),
+        {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial},
+    )
+    concurrent = _concurrent(settings)
+    with _listening(folder.uri, progress), _tune_environment():
+        if tune.Tuner.can_restore(folder.path()):
+            tuner = tune.Tuner.restore(folder.path(), trainable, resume_errored=True)
+        else:
+            tuner = _new_tuner(trainable, settings, fusion, storage, name, seed, concurrent)
+        result = _result(tuner.fit())
+    folder.write_json(RESULT, asdict(result))
+    return result
+
+
+def try_point(
+    config: dict[str, Any],
+    *,
+    data: dict[str, Any],
+    settings: SearchSettings,
+    fusion: FusionSettings,
+    seed: int,
+    multi_label: bool,
+) -> None:
+    """Cross-validates one point in a Tune worker, reporting every few epochs."""
+    torch.set_num_threads(max(1, int(settings.cpus_per_trial)))
+    on_gpu = settings.gpus_per_trial > 0 and torch.cuda.is_available()
+    clips = _clips(data, torch.device("cuda" if on_gpu else "cpu"))
+    last: dict[str, float] = {}
+
+    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+        last.clear()
+        last.update({**metrics, "epoch": epoch, "finished": 0})
+        if epoch % settings.report_every == 0:
+            tune.report(dict(last))
+
+    cross_validate(
+        clips,
+        data["groups"],
+        fusion,
+        lambda2=config.get("lambda2", 0.0),
+        lambda3=config.get("lambda3", 0.0),
+        folds=settings.folds,
+        seed=seed,
+        multi_label=multi_label,
+        on_epoch=on_epoch,
+    )
+    tune.report({**last, "finished": 1})
+
+
+def _space(trial: Any, least: float, most: float) -> None:
+    """Draws a point for Optuna's `trial`: first (0, 0), then one lambda or both, log-uniform."""
+    if trial.number == 0:
+        return
+    norms = trial.suggest_categorical("norms", ["rows", "entries", "both"])
+    for name, covers in (("lambda2", "rows"), ("lambda3", "entries")):
+        if norms in (covers, "both"):
+            trial.suggest_float(name, least, most, log=True)
+
+
+def _new_tuner(
+    trainable: Any,
+    settings: SearchSettings,
+    fusion: FusionSettings,
+    storage: Storage,
+    name: str,
+    seed: int,
+    concurrent: int,
+) -> tune.Tuner:
+    scheduler = ASHAScheduler(
+        time_attr="epoch",
+        max_t=fusion.max_epochs + 1,  # a point that ran all its epochs was not stopped
+        grace_period=min(settings.grace_epochs, fusion.max_epochs),
+        reduction_factor=settings.reduction_factor,
+    )
+    searcher = OptunaSearch(
+        space=partial(_space, least=settings.lambda_min, most=settings.lambda_max),
+        metric="best_score",
+        mode="max",
+        seed=seed,
+    )
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            metric="best_score",
+            mode="max",
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=settings.trials,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+            trial_dirname_creator=_trial_folder,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=storage.path(),
+            verbose=0,
+            callbacks=[_Listener(storage.join(name).uri, settings.trials)],
+        ),
+    )
+
+
+def _trial_folder(trial: Any) -> str:
+    lambdas = [f"{trial.config.get(name, 0.0):.1e}" for name in ("lambda2", "lambda3")]
+    return f"lambda2={lambdas[0]}_lambda3={lambdas[1]}_{trial.trial_id}"
+
+
+def _concurrent(settings: SearchSettings) -> int:
+    """How many points fit beside what else runs, one CPU being left to Ray Data's own tasks."""
+    for kind, wanted in (("CPU", settings.cpus_per_trial), ("GPU", settings.gpus_per_trial)):
+        there = ray.cluster_resources().get(kind, 0.0)
+        if wanted > there:
+            raise UserError(
+                f"one point of the search wants {wanted:g} {kind}s and the cluster has {there:g}; "
+                f"lower search.{kind.lower()}s_per_trial"
+            )
+    if settings.concurrent is not None:
+        return settings.concurrent
+    free = ray.available_resources().get("CPU", 0.0) - 1
+    return max(1, math.floor(free / settings.cpus_per_trial))
+
+
+def _arrays(clips: FusionClips, groups: NDArray[np.generic]) -> dict[str, Any]:
+    """Numpy arrays, which workers of one machine read from shared memory without a copy."""
+    return {
+        "features": {name: values.cpu().numpy() for name, values in clips.features.items()},
+        "present": {name: values.cpu().numpy() for name, values in clips.present.items()},
+        "targets": clips.targets.cpu().numpy(),
+        "groups": np.asarray(groups),
+    }
+
+
+def _clips(data: Mapping[str, Any], device: torch.device) -> FusionClips:
+    with warnings.catch_warnings():
+        # The arrays are read-only; nothing writes to the tensors made of them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        return FusionClips(
+            {name: torch.from_numpy(v).to(device) for name, v in data["features"].items()},
+            {name: torch.from_numpy(v).to(device) for name, v in data["present"].items()},
+            torch.from_numpy(data["targets"]).to(device),
+        )
+
+
+def _plan(
+    clips: FusionClips,
+    settings: SearchSettings,
+    fusion: FusionSettings,
+    seed: int,
+    multi_label: bool,
+) -> dict[str, Any]:
+    """What decides the result; how much runs at once does not belong to it."""
+    search = asdict(settings)
+    for name in ("concurrent", "cpus_per_trial", "gpus_per_trial", "report_every"):
+        del search[name]
+    return {
+        **{f"search.{name}": value for name, value in search.items()},
+        **{f"fusion.{name}": value for name, value in asdict(fusion).items()},
+        "seed": seed,
+        "multi_label": multi_label,
+        "clips": len(clips),
+        "widths": clips.widths,
+    }
+
+
+def _claim(folder: Storage, plan: dict[str, Any], *, resume: bool) -> None:
+    """Takes the folder for this search, unless another one has it."""
+    if not folder.exists(PLAN):
+        folder.write_json(PLAN, plan)
+        return
+    if not resume:
+        raise UserError(f"{folder.uri} holds a search already; give another name, or resume it")
+    there = folder.read_json(PLAN)
+    other = sorted(key for key in plan.keys() | there.keys() if plan.get(key) != there.get(key))
+    if other:
+        raise UserError(
+            f"{folder.uri} holds a search with another {', '.join(other)}; give another name"
+        )
+
+
+def _result(grid: tune.ResultGrid) -> SearchResult:
+    results = [grid[index] for index in range(len(grid))]
+    rows = [_row(f"point_{index:03d}", result) for index, result in enumerate(results)]
+    scored = [row for row in rows if row["score"] is not None]
+    if not scored:
+        raise UserError(f"no point of the search could be finished: {grid.errors[:1]}")
+    best = max(scored, key=lambda row: (row["score"], -row["held_out_loss"]))
+    curves = {row["trial"]: _curve(result) for row, result in zip(rows, results, strict=True)}
+    return SearchResult(best["lambda2"], best["lambda3"], best["score"], rows, curves)
+
+
+def _row(trial: str, result: Any) -> dict[str, Any]:
+    metrics = result.metrics or {}
+    state = "failed" if result.error else "finished" if metrics.get("finished") else "stopped"
+    return {
+        "trial": trial,
+        "lambda2": float(result.config.get("lambda2", 0.0)),
+        "lambda3": float(result.config.get("lambda3", 0.0)),
+        "score": metrics.get("best_score"),
+        "held_out_loss": metrics.get("best_loss"),
+        "zero_rows": metrics.get("best_zero_rows"),
+        "zero_entries": metrics.get("best_zero_entries"),
+        "epoch": metrics.get("best_epoch"),
+        "epochs": metrics.get("epoch"),
+        "state": state,
+        "seconds": metrics.get("time_total_s"),
+    }
+
+
+def _curve(result: Any) -> list[dict[str, float]]:
+    table = result.metrics_dataframe
+    if table is None:
+        return []
+    return table[[name for name in CURVES if name in table]].astype(float).to_dict("records")
+
+
+_progress: dict[str, OnTrials] = {}
+"""Folder -> whom to tell. Tune pickles its callbacks into the folder and takes them from there when
+it goes on, so a callback holds only the folder's name and finds the listener here."""
+
+
+@contextmanager
+def _listening(uri: str, progress: OnTrials | None) -> Iterator[None]:
+    if progress is not None:
+        _progress[uri] = progress
+    try:
+        yield
+    finally:
+        _progress.pop(uri, None)
+
+
+class _Listener(tune.Callback):
+    """Tells how many points are done, and the best one's measures so far."""
+
+    def __init__(self, uri: str, total: int) -> None:
+        self.uri, self.total = uri, total
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        tell = _progress.get(self.uri)
+        # Tune calls this just before it marks the point as done.
+        done = [one for one in trials if one.is_finished() or one.trial_id == trial.trial_id]
+        results = [one.last_result for one in done if "best_score" in (one.last_result or {})]
+        if tell is None or not results:
+            return
+        best = max(results, key=lambda result: (result["best_score"], -result["best_loss"]))
+        config = best.get("config", {})
+        tell(
+            len(done),
+            self.total,
+            {
+                "score": best["best_score"],
+                "lambda2": config.get("lambda2", 0.0),
+                "lambda3": config.get("lambda3", 0.0),
+            },
+        )
+
+
+@contextmanager
+def _tune_environment() -> Iterator[None]:
+    """Sets what Tune and Optuna read from the process only, and puts it back afterwards."""
+    added = [name for name in TUNE_ENVIRONMENT if name not in os.environ]
+    os.environ.update({name: TUNE_ENVIRONMENT[name] for name in added})
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+        for name in added:
+            del os.environ[name]
