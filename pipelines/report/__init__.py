@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML page, its figures as JSON and as a terminal table."""
+"""The report of a run: a self-contained HTML page, the same figures as JSON and for a terminal."""
 
 from pipelines.report.data import (
     DataSummary,
@@ -8,6 +8,8 @@ from pipelines.report.data import (
     StageTiming,
     report_json,
 )
+from pipelines.report.render import figure_files, render_html
+from pipelines.report.terminal import methods_table
 
 __all__ = [
     "DataSummary",
@@ -15,5 +17,8 @@ __all__ = [
     "MethodResult",
     "ReportData",
     "StageTiming",
+    "figure_files",
+    "methods_table",
+    "render_html",
     "report_json",
 ]
