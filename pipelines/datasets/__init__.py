@@ -7,15 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from actors.errors import UserError, nearest
+from pipelines.datasets.ccv import list_ccv
 from pipelines.datasets.folders import list_folders
+from pipelines.datasets.hmdb51 import list_hmdb51
 from pipelines.datasets.listing import Listing, build_manifest
 from pipelines.datasets.manifest import Manifest, Video
 from pipelines.datasets.splits import SplitSettings, check_settings
 from pipelines.datasets.tables import list_table
+from pipelines.datasets.ucf101 import list_ucf101
 
 FORMATS: dict[str, Callable[[Path, SplitSettings], Listing]] = {
     "folders": list_folders,
     "csv": list_table,
+    "ucf101": list_ucf101,
+    "hmdb51": list_hmdb51,
+    "ccv": list_ccv,
 }
 """Format name -> function that lists a data set's clips."""
 

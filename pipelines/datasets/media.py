@@ -46,3 +46,86 @@ def first_few(names: list[str], count: int = 5) -> str:
     """``"a, b, c and 12 more"``."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
+
+
+def find_lists(root: Path, pattern: str, usual: str) -> Path:
+    """The folder with a published data set's list files: the root, one inside it or beside it.
+
+    Args:
+        root: the data set's folder.
+        pattern: a file that tells the right folder; may contain ``*``.
+        usual: name that the folder has when unpacked; looked into first.
+
+    Raises:
+        UserError: no such file in any of them.
+    """
+    inside = sorted(p for p in root.iterdir() if p.is_dir())
+    beside = sorted(p for p in root.parent.iterdir() if p.is_dir() and p != root)
+    for folder in (root, root / usual, root.parent / usual, *inside, *beside):
+        if os.access(folder, os.R_OK) and any(folder.glob(pattern)):
+            return folder
+    raise UserError(
+        f"no {pattern} in {root}, nor in a folder inside or beside it; unpack the published lists "
+        f"to {root / usual}"
+    )
+
+
+def lines_of(file: Path) -> Iterator[tuple[str, str]]:
+    """Yields where each line stands and the line itself, stripped; empty lines are left out."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{file} does not exist; unpack all of the published lists") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no text file in UTF-8: {error}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield f"{file} line {number}", line.strip()
+
+
+class FileIndex:
+    """Finds listed clips (``Class/name.avi``) in a folder, or in one folder inside it.
+
+    Upper and lower case and the extension may differ: archives and conversions change them.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._exact: dict[str, str] = {}
+        self._loose: dict[str, str] = {}
+        self._count = 0
+        self._missing: list[str] = []
+        for name in media_below(root):
+            clip = "/".join(name.split("/")[-2:])
+            self._exact.setdefault(clip, name)
+            self._loose.setdefault(self._key(clip), name)
+
+    @staticmethod
+    def _key(clip: str) -> str:
+        return os.path.splitext(clip)[0].lower()
+
+    def find(self, clip: str) -> str:
+        """Absolute path of a clip; one that is not there is counted (`raise_missing`)."""
+        self._count += 1
+        name = self._exact.get(clip) or self._loose.get(self._key(clip))
+        if name is None:
+            self._missing.append(clip)
+        return str(self._root / (name or clip))
+
+    def raise_missing(self, what: str, lists: Path) -> None:
+        """Refuses a folder in which listed clips were not found.
+
+        Raises:
+            UserError: how many are missing, in which classes wholly, and the first few.
+        """
+        if not self._missing:
+            return
+        present = {name.split("/")[-2].lower() for name in self._exact.values() if "/" in name}
+        classes_missing = {clip.split("/")[0] for clip in self._missing}
+        whole = sorted(name for name in classes_missing if name.lower() not in present)
+        classes = f"; no clip at all of class {first_few(whole)}" if whole else ""
+        raise UserError(
+            f"{what} {self._count} clips (in {lists}), but {len(self._missing)} of them are not "
+            f"below {self._root}: {first_few(self._missing, 3)}{classes}; unpack the whole data "
+            "set, or use format 'folders' for a part of it"
+        )

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from actors.errors import UserError
 
+# a second pass mends most of what the first one's order cost; it converges in two or three
+_PASSES = 5
+
 
 @dataclass(frozen=True)
 class SplitSettings:
@@ -147,9 +150,9 @@ def cut_share(
 ) -> frozenset[str]:
     """Chooses whole groups that hold about `share` of the clips of every class.
 
-    Greedy, in the seed's order: a group is taken when that brings the shares of the classes, in
-    sum of squares, nearer to `share`. At least one group is taken, and no class is ever taken
-    whole.
+    Greedy, in the seed's order: a group is taken (in later passes: or given back) when that brings
+    the shares of the classes, in sum of squares, nearer to `share`. At least one group is taken,
+    and no class is ever taken whole.
 
     Args:
         labels: each clip's class names.
@@ -167,21 +170,29 @@ def cut_share(
     taken = np.zeros(total.shape, np.int64)
     chosen: set[int] = set()
 
+    def after(row: int) -> NDArray[np.int64]:
+        """What is taken once a group changes sides."""
+        return taken - tally.counts[row] if row in chosen else taken + tally.counts[row]
+
     def cost(row: int) -> float:
-        """Change of the sum of squares by taking a group; infinite when it can't be spared."""
-        after = taken + tally.counts[row]
-        if np.any((after >= total) & (total > 0)):
+        """Change of the sum of squares by that; infinite when the group can't be spared."""
+        then = after(row)
+        if np.any((then >= total) & (total > 0)):
             return float("inf")
-        return float((weight * ((after - want) ** 2 - (taken - want) ** 2)).sum())
+        return float((weight * ((then - want) ** 2 - (taken - want) ** 2)).sum())
 
-    def take(row: int) -> None:
+    def move(row: int) -> None:
         nonlocal taken
-        taken = taken + tally.counts[row]
-        chosen.add(row)
+        taken = after(row)
+        chosen.symmetric_difference_update({row})
 
-    for row in range(len(tally.names)):
-        if cost(row) < 0:
-            take(row)
+    for _ in range(_PASSES):
+        before = set(chosen)
+        for row in range(len(tally.names)):
+            if cost(row) < -1e-12:
+                move(row)
+        if chosen == before:
+            break
     # all clips count as a class of their own (the last column), so one group is always looked for
     for column in np.argsort(total, kind="stable"):
         must = every_class or column == len(total) - 1
@@ -189,7 +200,7 @@ def cut_share(
             rows = [int(r) for r in np.flatnonzero(tally.counts[:, column]) if r not in chosen]
             best = min(rows, key=cost, default=None)
             if best is not None and cost(best) < float("inf"):
-                take(best)
+                move(best)
     return frozenset(tally.names[row] for row in chosen)
 
 
@@ -210,11 +221,12 @@ def cut_fold(
             f"splits.folds is {folds}, but the clips come in only {len(tally.names)} groups; "
             f"use at most {len(tally.names)} folds, or another splits.group_pattern"
         )
+    weight = tally.weight
     held = np.zeros((folds, tally.counts.shape[1]), np.float64)
     homes = []
     biggest_first = np.argsort(-tally.counts[:, -1], kind="stable")
     for counts in tally.counts[biggest_first]:
-        crowded = held @ (counts * tally.weight)
+        crowded = held @ (counts * weight)
         # an equal crowd: the fold with the fewest clips, so that no fold stays empty
         home = int(np.lexsort((held[:, -1], np.round(crowded, 12)))[0])
         held[home] += counts
