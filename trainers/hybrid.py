@@ -24,14 +24,15 @@ from actors.extraction import ExtractSettings, extract_clip
 from actors.flow import FlowEngine, get_engine
 from actors.storage import Storage
 from actors.streams import STREAMS
-from trainers.embedding import Embedding, embed_clip
+from trainers.embedding import Embedding, EmbeddingSettings, embed_clip
 from trainers.ensemble import mean_scores
 from trainers.fusion_network import FusionNetwork
 from trainers.networks.backbones import StreamNetwork
-from trainers.networks.recurrent import SequenceNetwork, last_step
+from trainers.networks.recurrent import SequenceNetwork
 from trainers.networks.weights import network_from_bytes, network_to_bytes
 from trainers.records import from_record, to_record
 from trainers.refinement import RefinementSettings, refine
+from trainers.sequence_task import score_sequence
 from trainers.stream_settings import StreamSettings
 
 FORMAT = 1
@@ -79,7 +80,7 @@ class Hybrid:
         multi_label: whether classes are judged one by one.
         extract: how the clips it was trained on were extracted.
         stream_settings: stream -> how its samples are cut; its keys are the streams, in order.
-        steps: at most this many samples of a clip are embedded.
+        embedding: how many of a clip's samples are looked at.
         cnns: stream -> network.
         lstms: stream -> network over the stream's features; streams without one are left out.
         fusion: the network over the streams' mean features.
@@ -92,7 +93,7 @@ class Hybrid:
     multi_label: bool
     extract: ExtractSettings
     stream_settings: Mapping[str, StreamSettings]
-    steps: int
+    embedding: EmbeddingSettings
     cnns: Mapping[str, StreamNetwork]
     lstms: Mapping[str, SequenceNetwork]
     fusion: FusionNetwork
@@ -145,7 +146,9 @@ class Hybrid:
                 reader,
                 stream,
                 self.stream_settings[stream],
-                device=device,
+                device,
+                embedding=self.embedding,
+                multi_label=self.multi_label,
             )
             for stream in self.streams
             if stream in reader.streams
@@ -191,14 +194,11 @@ class Hybrid:
         }
         for stream, network in self.lstms.items():
             if stream in embeddings:
-                systems[f"{stream}_lstm"] = self._lstm_scores(network, embeddings[stream])
+                scores = score_sequence(
+                    network, embeddings[stream].features, multi_label=self.multi_label
+                )
+                systems[f"{stream}_lstm"] = _numpy(scores)
         return systems
-
-    @torch.inference_mode()
-    def _lstm_scores(self, network: SequenceNetwork, embedding: Embedding) -> Scores:
-        features = torch.as_tensor(embedding.features, dtype=torch.float32)[None]
-        logits = last_step(network(features), torch.tensor([features.shape[1]]))[0]
-        return _numpy(logits.sigmoid() if self.multi_label else logits.softmax(-1))
 
     def _fuse(
         self, embeddings: Mapping[str, Embedding], lacking: Sequence[str | None]
@@ -207,11 +207,7 @@ class Hybrid:
         features, present = {}, {}
         for stream, width in self.fusion.widths.items():
             there = stream in embeddings
-            mean = (
-                torch.as_tensor(embeddings[stream].features, dtype=torch.float32).mean(0)
-                if there
-                else torch.zeros(width)
-            )
+            mean = embeddings[stream].features.mean(0) if there else torch.zeros(width)
             features[stream] = mean.expand(len(lacking), -1)
             present[stream] = torch.tensor([there and lack != stream for lack in lacking])
         scores, activations = self.fusion.scores_and_embeddings(features, present)
@@ -254,7 +250,7 @@ class Hybrid:
             "lstms": list(self.lstms),
             "extract": to_record(self.extract),
             "stream_settings": {s: to_record(x) for s, x in self.stream_settings.items()},
-            "steps": self.steps,
+            "embedding": to_record(self.embedding),
             "refinement": to_record(self.refinement_settings),
             "facts": dict(self.facts),
         }
@@ -284,7 +280,7 @@ class Hybrid:
                     s: from_record(StreamSettings, record["stream_settings"][s])
                     for s in record["streams"]
                 },
-                steps=record["steps"],
+                embedding=from_record(EmbeddingSettings, record["embedding"]),
                 cnns=_networks(files, "cnn", record["streams"], StreamNetwork),
                 lstms=_networks(files, "lstm", record["lstms"], SequenceNetwork),
                 fusion=FusionNetwork.from_bytes(files[FUSION]),

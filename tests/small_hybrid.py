@@ -1,0 +1,107 @@
+"""An ensemble with random weights and tiny clips to look at: what tests of prediction share."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+
+from actors.extraction import ExtractSettings
+from actors.flow import TVL1
+from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
+from trainers.embedding import EmbeddingSettings
+from trainers.fusion_network import FusionNetwork, FusionSettings
+from trainers.hybrid import Hybrid
+from trainers.networks.backbones import NetworkSettings, build_network
+from trainers.networks.recurrent import SequenceNetwork
+from trainers.stream_settings import StreamSettings, input_channels
+
+FPS, RATE = 10, 16_000
+WIDTH = 16
+CLASSES = ("boxing", "clapping", "waving")
+
+
+def make_hybrid(
+    streams: tuple[str, ...] = STREAMS,
+    *,
+    classes: tuple[str, ...] = CLASSES,
+    multi_label: bool = False,
+    refined: bool = True,
+    seed: int = 0,
+) -> Hybrid:
+    """Random weights, the same for the same seed."""
+    settings, cnns = {}, {}
+    for stream in streams:
+        backbone = "vgg_small" if stream == SPATIAL else "cnn_m_small"
+        network = NetworkSettings(backbone=backbone, weights="none", feature_dim=WIDTH)
+        settings[stream] = StreamSettings(network=network, crop=32, stack=4, window_seconds=0.5)
+        channels = input_channels(stream, settings[stream])
+        cnns[stream] = build_network(
+            network, in_channels=channels, n_classes=len(classes), seed=seed
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        lstms = {
+            stream: SequenceNetwork(WIDTH, len(classes), hidden=(8, 6))
+            for stream in streams
+            if stream in (SPATIAL, MOTION)
+        }
+    rows = np.random.default_rng(seed).random((len(classes), len(classes))) + np.eye(len(classes))
+    return Hybrid(
+        classes=classes,
+        multi_label=multi_label,
+        extract=ExtractSettings(
+            short_side=32,
+            codec="raw",
+            flow=TVL1(scales=2, warps=1, outer_iterations=1, inner_iterations=5),
+        ),
+        stream_settings=settings,
+        embedding=EmbeddingSettings(max_steps=4, test_samples=3),
+        cnns=cnns,
+        lstms=lstms,
+        fusion=FusionNetwork(
+            dict.fromkeys(streams, WIDTH),
+            len(classes),
+            FusionSettings(hidden=5),
+            multi_label=multi_label,
+            seed=seed,
+        ),
+        refinement=rows / rows.sum(1, keepdims=True) if refined else None,
+        facts={"data": "random weights"},
+    )
+
+
+def write_clip(
+    path: Path, *, pictures: bool = True, sound: bool = True, seconds: float = 0.8, seed: int = 0
+) -> Path:
+    """A moving square over noise, and a tone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    with av.open(str(path), "w") as media:
+        video = media.add_stream("libx264", rate=FPS) if pictures else None
+        tone = media.add_stream("aac", rate=RATE, layout="mono") if sound else None
+        if video is not None:
+            video.width, video.height, video.pix_fmt = 48, 48, "yuv420p"
+            for number in range(round(seconds * FPS)):
+                picture = random.integers(0, 60, (48, 48, 3), np.uint8)
+                picture[16:32, number : number + 16] = 200
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, FPS)
+                media.mux(video.encode(frame))
+            media.mux(video.encode(None))
+        if tone is not None:
+            times = np.arange(round(seconds * RATE)) / RATE
+            samples = 0.3 * np.sin(2 * np.pi * (440 + 110 * seed) * times)
+            sounding = av.AudioFrame.from_ndarray(
+                samples.astype(np.float32)[None], format="fltp", layout="mono"
+            )
+            sounding.sample_rate, sounding.pts = RATE, 0
+            media.mux(tone.encode(sounding))
+            media.mux(tone.encode(None))
+    return path
+
+
+__all__ = ["AUDIO", "CLASSES", "MOTION", "SPATIAL", "make_hybrid", "write_clip"]

@@ -1,0 +1,193 @@
+"""The ensemble as one object: the same sums as the parts, streams that are absent, files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_hybrid import AUDIO, CLASSES, MOTION, SPATIAL, make_hybrid, write_clip
+
+from actors.artifact import ArtifactReader, pack
+from actors.errors import UserError
+from actors.extraction import extract_clip
+from trainers.evaluation import SystemScores, hybrid_scores, refined_scores
+from trainers.hybrid import FACTS, Hybrid
+from trainers.records import from_record, to_record
+from trainers.stream_settings import StreamSettings
+
+
+@pytest.fixture(scope="module")
+def hybrid():
+    return make_hybrid()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> str:
+    return str(write_clip(tmp_path_factory.mktemp("clips") / "whole.mp4"))
+
+
+@pytest.fixture(scope="module")
+def embeddings(hybrid, clip):
+    packed = pack(extract_clip(clip, settings=hybrid.extract, streams=hybrid.streams))
+    return hybrid.embed(ArtifactReader.open(packed))
+
+
+def test_a_clip_with_everything(hybrid, clip):
+    prediction = hybrid.predict_clip(clip)
+    decision = prediction.decision
+    assert prediction.error is None and prediction.absent == {}
+    assert decision.probabilities.shape == (3,)
+    assert decision.probabilities.sum() == pytest.approx(1)
+    assert set(decision.shares) == {SPATIAL, MOTION, AUDIO}
+    assert sum(decision.shares.values()) == pytest.approx(1)
+    assert decision.embedding.shape == (5,)
+    assert set(decision.systems) == {
+        *("spatial_cnn", "motion_cnn", "audio_cnn", "spatial_lstm", "motion_lstm"),
+        *("fusion", "hybrid", "refined"),
+    }
+
+
+def test_it_sums_what_the_evaluation_of_the_job_sums(hybrid, embeddings):
+    decision = hybrid.decide(embeddings)
+    systems = {
+        name: SystemScores(scores[None], np.ones(1, bool))
+        for name, scores in decision.systems.items()
+        if name not in ("hybrid", "refined")
+    }
+    joined = hybrid_scores(systems)
+    np.testing.assert_allclose(decision.systems["hybrid"], joined.scores[0], rtol=1e-6)
+    refined = refined_scores(
+        joined, hybrid.refinement, hybrid.refinement_settings, multi_label=False
+    )
+    np.testing.assert_allclose(decision.probabilities, refined.scores[0], rtol=1e-6)
+
+
+def test_fusion_sees_each_streams_mean_feature(hybrid, embeddings):
+    features = {s: e.features.mean(0)[None] for s, e in embeddings.items()}
+    present = {s: torch.ones(1, dtype=torch.bool) for s in embeddings}
+    expected = hybrid.fusion.scores(features, present)[0]
+    np.testing.assert_allclose(hybrid.decide(embeddings).systems["fusion"], expected, rtol=1e-5)
+
+
+def test_a_share_is_what_the_winner_would_lose_without_the_stream(hybrid, embeddings):
+    whole = hybrid.decide(embeddings)
+    winner = whole.probabilities.argmax()
+    falls = {}
+    for stream in embeddings:
+        rest = {s: e for s, e in embeddings.items() if s != stream}
+        fall = whole.probabilities[winner] - hybrid.decide(rest).probabilities[winner]
+        falls[stream] = max(fall, 0.0)
+    assert sum(falls.values()) > 0
+    for stream, fall in falls.items():
+        assert whole.shares[stream] == pytest.approx(fall / sum(falls.values()), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "sound", "left"), [(True, False, {SPATIAL, MOTION}), (False, True, {AUDIO})]
+)
+def test_a_stream_that_a_clip_lacks_is_left_out(hybrid, tmp_path, pictures, sound, left):
+    path = write_clip(tmp_path / "part.mp4", pictures=pictures, sound=sound)
+    prediction = hybrid.predict_clip(str(path))
+    assert set(prediction.decision.shares) == left
+    assert set(prediction.absent) == {SPATIAL, MOTION, AUDIO} - left
+    named = {name.split("_")[0] for name in prediction.decision.systems if "_" in name}
+    assert named == left
+    assert np.isfinite(prediction.decision.probabilities).all()
+
+
+def test_sound_alone_makes_a_model(clip):
+    decision = make_hybrid((AUDIO,)).predict_clip(clip).decision
+    assert decision.shares == {AUDIO: 1.0}
+    np.testing.assert_allclose(decision.systems["hybrid"], decision.systems["fusion"])
+
+
+def test_several_labels_have_a_probability_each(clip):
+    decision = make_hybrid(multi_label=True, refined=False).predict_clip(clip).decision
+    assert decision.probabilities.sum() != pytest.approx(1, abs=1e-3)
+    assert "refined" not in decision.systems
+
+
+def test_files_that_cannot_be_used_are_rows(hybrid, clip, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video at all" * 100)
+    rows = hybrid.predict([str(tmp_path / "missing.mp4"), clip, str(broken)])
+    assert [row.error is None for row in rows] == [False, True, False]
+    assert [row.decision is None for row in rows] == [True, False, True]
+    assert all(row.error[1] for row in rows if row.error)
+
+
+def test_saved_and_loaded_it_says_the_same(hybrid, clip, tmp_path):
+    hybrid.save(tmp_path / "model")
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {FACTS, "fusion.safetensors", "refinement.safetensors"} | {
+        f"{s}_{kind}.safetensors"
+        for s, kind in [
+            *((s, "cnn") for s in (SPATIAL, MOTION, AUDIO)),
+            *((s, "lstm") for s in (SPATIAL, MOTION)),
+        ]
+    }
+    loaded = Hybrid.load(tmp_path / "model")
+    assert loaded.classes == CLASSES
+    assert loaded.extract == hybrid.extract
+    assert loaded.stream_settings == hybrid.stream_settings
+    assert loaded.facts == hybrid.facts
+    one, two = hybrid.predict_clip(clip).decision, loaded.predict_clip(clip).decision
+    np.testing.assert_array_equal(one.probabilities, two.probabilities)
+    np.testing.assert_array_equal(one.embedding, two.embedding)
+    assert one.shares == two.shares
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(UserError, match=r"holds no model: there is no hybrid\.json"):
+        Hybrid.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 99}, "format 99, this version reads 1"),
+        ({"streams": ["spatial"]}, "not of the same streams"),
+        ({"extract": {"fsp": 5}}, r"no 'fsp'; did you mean 'fps'\?; it was saved by another"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(hybrid, tmp_path, change, message):
+    hybrid.save(tmp_path)
+    record = json.loads((tmp_path / FACTS).read_text())
+    (tmp_path / FACTS).write_text(json.dumps({**record, **change}))
+    with pytest.raises(UserError, match=message):
+        Hybrid.load(tmp_path)
+
+
+def test_a_damaged_and_a_missing_file(hybrid, tmp_path):
+    hybrid.save(tmp_path)
+    fusion = tmp_path / "fusion.safetensors"
+    fusion.write_bytes(fusion.read_bytes()[:-100])
+    with pytest.raises(UserError, match="is damaged"):
+        Hybrid.load(tmp_path)
+    (tmp_path / "audio_cnn.safetensors").unlink()
+    with pytest.raises(UserError, match="incomplete: no 'audio_cnn.safetensors'"):
+        Hybrid.load(tmp_path)
+
+
+def test_settings_come_back_from_json():
+    settings = StreamSettings()
+    settings = replace(settings, network=replace(settings.network, feature_dim=7), crop=None)
+    assert from_record(StreamSettings, json.loads(json.dumps(to_record(settings)))) == settings
+
+
+def test_neither_ray_nor_mlflow_is_needed():
+    code = (
+        "import sys, trainers.hybrid;"
+        "print([m for m in ('ray', 'mlflow', 'pipelines') if m in sys.modules])"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
