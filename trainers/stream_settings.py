@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from actors.errors import UserError, nearest
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
-from trainers.loop import OptimiserSettings
 from trainers.networks.backbones import NetworkSettings
+from trainers.optimiser import OptimiserSettings
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,38 @@
+"""A small network of VGG's family (Simonyan and Zisserman, 2015): 3x3 kernels, pools of two.
+
+VGG-19 itself is torchvision's.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from trainers.networks.cnn_m import initialise
+
+
+def vgg_small_body(in_channels: int, *, feature_dim: int = 128) -> nn.Sequential:
+    """Three blocks of 3x3 convolutions and fc6, for pictures of about 64x64.
+
+    Returns:
+        (N, in_channels, h, w) -> (N, feature_dim), not negative.
+    """
+    layers: list[nn.Module] = []
+    width_before = in_channels
+    for width in (24, 48, 64):
+        layers += [
+            nn.Conv2d(width_before, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+        ]
+        width_before = width
+    layers += [
+        *(nn.AdaptiveAvgPool2d(3), nn.Flatten()),
+        *(nn.Linear(64 * 9, feature_dim), nn.ReLU(inplace=True)),
+    ]
+    return initialise(nn.Sequential(*layers))
+
+
+def small_tail(n_classes: int, *, feature_dim: int = 128, dropout: float = 0.5) -> nn.Sequential:
+    """From fc6's output to logits."""
+    return nn.Sequential(nn.Dropout(dropout), nn.Linear(feature_dim, n_classes))
