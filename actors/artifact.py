@@ -35,7 +35,7 @@ from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
 
 VERSION = 1
 _KEY = "multiclue"
-_IN_MEMORY = 16 * 2**20
+_IN_MEMORY = 8 * 2**20
 _PIECE = 2**20
 _SAFETENSORS_TYPES = {"uint8": "U8", "int64": "I64", "float16": "F16"}
 

@@ -27,7 +27,17 @@ SMALLEST_SIDE = 16
 MAX_RATE = 240.0
 """Frames per second. Bounds a file whose timestamps stand still, which `max_seconds` can't."""
 
-_TEXT_FORMATS = ("tty", "ass", "srt", "webvtt", "subviewer", "microdvd", "ffmetadata")
+_NO_MEDIA = {
+    "tty": "a text file",
+    "srt": "subtitles",
+    "ass": "subtitles",
+    "webvtt": "subtitles",
+    "ffmetadata": "a text file",
+    "hls": "a playlist",
+    "concat": "a list of other files",
+    "dash": "a playlist",
+    "sdp": "a description of a network stream",
+}
 
 
 @contextmanager
@@ -48,8 +58,9 @@ def open_media(path: str) -> Iterator[av.container.InputContainer]:
     except DECODE_ERRORS as error:
         raise MediaError("unreadable", f"{path}: {_reason(error)}") from error
     try:
-        if media.format.name in _TEXT_FORMATS:
-            raise MediaError("unreadable", f"{path}: a text file, not a video")
+        # Such files would show what is elsewhere, or their own text, as if it were the clip.
+        if what := _NO_MEDIA.get(media.format.name):
+            raise MediaError("unreadable", f"{path}: {what}, not a video")
         yield media
     finally:
         media.close()
@@ -171,7 +182,7 @@ class PictureDecoder:
         self._fps, self._short_side, self._max_aspect = fps, short_side, max_aspect
         self._max_seconds, self._max_pixels = max_seconds, max_pixels
         self._gap = 1 / float(stream.average_rate or stream.guessed_rate or 25)
-        self._expected = stream.frames
+        self._promised_packets, self._promised_seconds = stream.frames, stream.frames * self._gap
         self.stream = stream
         self._reformatter = VideoReformatter()
         self._start: float | None = None
@@ -201,8 +212,10 @@ class PictureDecoder:
 
     @property
     def truncated(self) -> bool:
-        """The header promises clearly more packets than the file holds."""
-        return not self.cut and self._packets < 0.95 * self._expected - 1
+        """The header promises clearly more pictures and time than the file holds."""
+        # Both: an AVI file counts pictures that are but repeated, and has no bytes for them.
+        fewer = self._packets < 0.95 * self._promised_packets - 1
+        return fewer and not self.cut and self.seconds < 0.95 * self._promised_seconds
 
     def decode(self, packet: av.Packet | None) -> Iterator[np.ndarray]:
         """The frames, uint8 (H, W, 3), that this packet completes (None: the last ones).

@@ -327,7 +327,7 @@ class ClipExtractor:
             row["path"], settings=self.settings, streams=self.streams, flow=self._engine
         )
         blob = pack(clip)
-        self.storage.write_bytes(artifact_name(row["id"]), blob)
+        self.storage.write_bytes(row.get("name") or artifact_name(row["id"]), blob)
         facts = ("n_frames", "n_flow", "duration", "absent", "cut_at", "truncated", "decode_errors")
         return {key: clip.metadata[key] for key in facts} | {
             "pairs": clip.metadata["n_flow"],

@@ -19,13 +19,16 @@ from actors.errors import MediaError, UserError
 FLOOR_DB = -100.0
 """Relative to a full-scale sine; what is quieter (about 16-bit rounding noise) counts as this."""
 
-MEAN_DB = -65.0
+MEAN_DB = -70.0
 SPREAD_DB = 20.0
 """Fixed for all clips, so that loud stays louder than quiet; about the mean and deviation of
 everyday recordings (esc10, fight_surv)."""
 
 _SECONDS_AT_ONCE = 1.0
-_PACKED_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
+_MAX_PLANES = 8
+"""Channels, each in a plane of its own, from which on PyAV 18.1 reads past the last one (7.1!)."""
+_PACKED_FLOAT = "flt"
+_FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
 
 @dataclass(frozen=True)
@@ -127,15 +130,19 @@ def spectrogram(samples: np.ndarray, settings: SoundSettings) -> np.ndarray:
 
 
 def to_mono(frame: av.AudioFrame) -> np.ndarray:
-    """One decoded frame in any sample format as float32 (n,) in -1..1: the mean of its channels."""
+    """One decoded frame in any sample format as float32 (n,), 1 = full: its channels' mean."""
+    if frame.format.is_planar and len(frame.layout.channels) >= _MAX_PLANES:
+        packed = av.AudioResampler(_PACKED_FLOAT, frame.layout, frame.sample_rate)
+        return np.concatenate([to_mono(f) for f in packed.resample(frame) + packed.resample(None)])
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(frame.layout.channels)).T
-    scale = _PACKED_SCALE.get(frame.format.packed.name)
-    mean = samples.mean(axis=0, dtype=np.float64)
-    if scale is not None:
-        mean = (mean - scale) / scale if frame.format.packed.name == "u8" else mean / scale
-    return np.clip(np.nan_to_num(mean), -1, 1).astype(np.float32)
+    name = frame.format.packed.name
+    wide = np.float64 if name in ("s32", "s64", "dbl") else np.float32
+    mean = samples.mean(axis=0, dtype=wide) if len(samples) > 1 else samples[0].astype(wide)
+    if name == "u8":
+        mean -= _FULL_SCALE[name]
+    return (mean / _FULL_SCALE.get(name, 1.0)).astype(np.float32)
 
 
 class SoundDecoder:
@@ -228,9 +235,9 @@ class SoundDecoder:
     def _resample_waiting(self) -> None:
         if not self._waiting:
             return
-        frame = av.AudioFrame.from_ndarray(
-            np.concatenate(self._waiting)[None], format="fltp", layout="mono"
-        )
+        # Float formats may hold anything: no number is silence, what is too loud is clipped.
+        samples = np.clip(np.nan_to_num(np.concatenate(self._waiting)), -1, 1)
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
         frame.sample_rate = self._rate
         self._waiting, self._waiting_samples = [], 0
         self._add([frame] if self._resampler is None else self._resampler.resample(frame))
