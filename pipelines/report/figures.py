@@ -68,7 +68,7 @@ def curve_svg(name: str, records: Sequence[Mapping[str, float]]) -> Markup | Non
             _caption("loss", right - 3, top, "end"),
         ]
     parts.append(_bottom_axis(x, bottom, left, right))
-    return _svg(Markup("").join(parts), 330, 230, f"Training curve of {name}")
+    return _svg(Markup("").join(parts), 340, 230, f"Training curve of {name}")
 
 
 def _best_point(score: Points, x: Axis, y: Axis, color: str, right: float) -> Markup:

@@ -11,8 +11,12 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+COUNTS_PX = 18
+"""Cells larger than this have room for their count."""
 MOST_CLASSES = 150
 """Above this, the classes with most mistakes stand for all."""
+PAGE_PX = 1064
+"""Width of the page's text; more than about a hundred classes scroll."""
 LABEL_LETTERS = 24
 """Longer class names are cut in the drawing; the whole name is its tooltip."""
 
@@ -68,10 +72,12 @@ def confusion_svg(confusion: NDArray[np.number], classes: Sequence[str]) -> Mark
 
 def _draw(counts: NDArray[np.int64], totals: NDArray[np.int64], names: Sequence[str]) -> Markup:
     size = len(names)
-    cell = 34 if size <= 20 else 22 if size <= 45 else 12
-    letters = 12.0 if cell > 12 else 9.5
     labels = [_short(name) for name in names]
-    margin = math.ceil(max((len(label) for label in labels), default=0) * letters * 0.56) + 14
+    longest = max((len(label) for label in labels), default=0)
+    # As large as the page has room for, within what is neither clumsy nor too small to read.
+    cell = max(9, min(34, int((PAGE_PX - 62) / (size + 0.54 * longest))))
+    letters = min(12.0, 0.95 * cell)
+    margin = math.ceil(longest * letters * 0.56) + 14
     width, height = margin + size * cell + 46, margin + size * cell + 6
     parts = [_labels(labels, names, margin, cell, letters), _grid(size, margin, cell)]
     for row, total in enumerate(totals):
@@ -107,7 +113,7 @@ def _labels(
 
 
 def _grid(size: int, margin: int, cell: int) -> Markup:
-    every = 1 if cell > 12 else 5
+    every = 1 if cell > COUNTS_PX else 5
     far = margin + size * cell
     marks = sorted({*range(0, size + 1, every), size})
     path = "".join(
@@ -140,14 +146,14 @@ def _row(
                 tip,
             )
         )
-        if cell > 12:
+        if cell > COUNTS_PX:
             parts.append(
                 Markup(
                     '<text class="middle {}" x="{}" y="{}" pointer-events="none">{}</text>'
                 ).format("on" if share > 0.45 else "ink", x + cell // 2, y + cell // 2 + 4, count)
             )
     recall = Markup('<text class="end" style="font-size:{}px" x="{}" y="{}">{}</text>').format(
-        11 if cell > 12 else 9,
+        min(11, cell),
         margin + len(names) * cell + 44,
         y + cell // 2 + 4,
         f"{counts[row] / total:.0%}",

@@ -20,7 +20,7 @@ from pipelines.report.figures import curve_svg, search_svg, stream_of
 from pipelines.report.matrix import MOST_CLASSES, commonest_mistakes, confusion_svg
 from pipelines.report.terminal import best_method, measure, percent, shown_columns
 
-MOST_FRAMES = 5
+MOST_FRAMES = 4
 """Frames shown of an example clip."""
 MOST_REJECTED = 200
 """Rejected videos listed of each kind; the table of the run has them all."""
@@ -56,9 +56,10 @@ def render_html(data: ReportData) -> str:
         longest=max((stage.seconds for stage in data.stages), default=0) or 1,
         rejected=_by_kind(data.rejected),
         examples=[_Card.of(clip) for clip in data.examples],
+        seen=_seen(data.examples),
         wheel=images.wheel_uri() if any(c.flow is not None for c in data.examples) else None,
         settings=list(_setting_groups(data.settings)),
-        streams=STREAMS,
+        streams=_colors(data),
         most_classes=MOST_CLASSES,
         most_rejected=MOST_REJECTED,
     )
@@ -93,6 +94,7 @@ def _environment() -> Environment:
         "duration": duration,
         "rate": rate,
         "stream": stream_of,
+        "known": lambda value: finite(value) is not None,
         "penalty": penalty,
         "score": score,
         "on_scale": lambda value, low: f"{100 * (value - low) / (1 - low):.2f}",
@@ -178,6 +180,22 @@ def _headline(data: ReportData) -> _Headline:
         None if single is joint else single,
         sum(stage.cached for stage in data.stages),
     )
+
+
+def _colors(data: ReportData) -> list[str]:
+    """Returns the streams whose colours the results use, in their order."""
+    used = {stream_of(method.name) for method in data.methods}
+    return [stream for stream in STREAMS if stream in used]
+
+
+def _seen(examples: Sequence[ExampleClip]) -> set[str]:
+    """Returns the streams that some example shows; a run without sound has no empty box for it."""
+    return {
+        stream
+        for clip in examples
+        for stream, shown in zip(STREAMS, (clip.frames, clip.flow, clip.spectrogram), strict=True)
+        if shown is not None
+    }
 
 
 def _matrices(data: ReportData) -> list[tuple[str, str, Markup]]:
