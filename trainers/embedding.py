@@ -195,7 +195,7 @@ class ClipEmbedder:
         loaded, _ = load_network(network, name)
         if not isinstance(loaded, StreamNetwork):
             raise UserError(f"{network.path(name)} is a sequence model; give a stream's network")
-        self._network = loaded.to(device).eval()
+        self._network = loaded.to(device, memory_format=torch.channels_last).eval()
         self._stream, self._settings, self._embedding = stream, settings, embedding
         self._output, self._multi_label, self._device = output, multi_label, device
 

@@ -170,7 +170,8 @@ class _Fitting:
     def start(
         self, wrap_model: Callable[[nn.Module], nn.Module] | None, checkpoint: bytes | None
     ) -> None:
-        self.model = self.task.model.to(self.device)
+        # Channels last: convolutions take half the time on a CPU, and less on a GPU's tensor cores.
+        self.model = self.task.model.to(self.device, memory_format=torch.channels_last)
         state = None
         if checkpoint is not None:
             buffer = io.BytesIO(checkpoint)

@@ -232,7 +232,7 @@ def normalise(samples: Tensor, stream: str, settings: StreamSettings) -> Tensor:
     return subtract_mean(stacks) if settings.subtract_mean_flow else stacks
 
 
-def test_samples(
+def uniform_samples(
     clip: Media, stream: str, settings: StreamSettings, count: int
 ) -> tuple[Tensor, Tensor]:
     """Uniformly spaced samples, cropped in the middle, each position once.

@@ -25,7 +25,7 @@ from trainers.samples import (
     cut,
     normalise,
     sample_shape,
-    test_samples,
+    uniform_samples,
 )
 from trainers.stream_settings import StreamSettings, default_stream_settings, input_channels
 
@@ -212,7 +212,7 @@ class StreamTask:
 
     def _test_samples(self, example: Example) -> tuple[Tensor, Tensor]:
         count = self.settings.validation_samples
-        return test_samples(self.clips[example.artifact], self.stream, self.settings, count)
+        return uniform_samples(self.clips[example.artifact], self.stream, self.settings, count)
 
     def _check_size(self) -> None:
         if self.stream != AUDIO and self.settings.crop is None:

@@ -1,0 +1,132 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from clips import ArrayClip, array_examples, open_array_clip
+
+import trainers.embedding
+from actors.errors import UserError
+from actors.storage import Storage
+from trainers.embedding import (
+    ClipEmbedder,
+    Embedding,
+    EmbeddingSettings,
+    embed_clip,
+    embedding_positions,
+    read_embedding,
+)
+from trainers.networks.backbones import NetworkSettings, build_network
+from trainers.networks.recurrent import SequenceNetwork
+from trainers.networks.weights import save_network
+from trainers.samples import crop_samples, cut, normalise
+from trainers.stream_settings import StreamSettings, input_channels
+
+SETTINGS = StreamSettings(crop=16, window_seconds=2.0)
+
+
+def network_of(stream):
+    settings = NetworkSettings("vgg_small", weights="none", feature_dim=12)
+    channels = input_channels(stream, SETTINGS)
+    return build_network(settings, in_channels=channels, n_classes=3).eval()
+
+
+@pytest.mark.parametrize("stream", ["spatial", "motion", "audio"])
+def test_features_and_scores_are_those_of_each_position(stream):
+    clip, network = ArrayClip(1), network_of(stream)
+    chosen = EmbeddingSettings(max_steps=5, test_samples=3, batch_size=2)
+    found = embed_clip(network, clip, stream, SETTINGS, embedding=chosen)
+    n = {"spatial": 8, "motion": 6, "audio": 41}[stream]
+    steps, tests = embedding_positions(n, chosen)
+    assert set(tests) <= set(steps)
+    with torch.no_grad():
+        for positions, got in ((steps, found.features), (tests, None)):
+            samples = crop_samples(cut(clip, stream, SETTINGS, positions), stream, SETTINGS)
+            inputs = normalise(samples, stream, SETTINGS)
+            if got is not None:
+                torch.testing.assert_close(got, network.features(inputs))
+        torch.testing.assert_close(found.scores, network(inputs).softmax(1).mean(0))
+    assert found.features.dtype == torch.float32
+    assert float(found.scores.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_nothing_is_seen_twice():
+    seen = []
+    network = network_of("spatial")
+    network.body.register_forward_hook(lambda m, x, y: seen.append(len(y)))
+    chosen = EmbeddingSettings(max_steps=6, test_samples=25)
+    embed_clip(network, ArrayClip(0), "spatial", SETTINGS, embedding=chosen)
+    # 6 of the 8 frames are features, the 25 test samples want all 8: each goes through once.
+    assert sum(seen) == 8
+
+
+def test_positions_are_spread_and_short_clips_used_whole():
+    chosen = EmbeddingSettings(max_steps=50, test_samples=25)
+    steps, tests = embedding_positions(3, chosen)
+    assert steps == [0, 1, 2]
+    assert sorted(set(tests)) == [0, 1, 2]
+    assert len(tests) == 25
+    steps, tests = embedding_positions(1000, chosen)
+    assert steps == list(range(10, 1000, 20))
+    assert set(tests) <= set(steps)
+    assert len(set(tests)) == 25
+    steps, tests = embedding_positions(1000, replace(chosen, max_steps=10))
+    assert len(steps) == 10
+    assert len(set(tests)) == 25
+
+
+def test_times_are_seconds_from_the_start():
+    clip = ArrayClip(0)
+    chosen = EmbeddingSettings(max_steps=100)
+    times = {
+        s: embed_clip(network_of(s), clip, s, SETTINGS, embedding=chosen).times
+        for s in ("spatial", "motion", "audio")
+    }
+    # 10 frames per second, every second one kept; flow between all; 20 columns per second.
+    torch.testing.assert_close(times["spatial"], torch.arange(8) * 0.2)
+    torch.testing.assert_close(times["motion"], torch.arange(6) * 0.1)
+    torch.testing.assert_close(times["audio"], torch.arange(41) * 0.05)
+
+
+def test_sigmoid_scores_of_several_labels():
+    clip, network = ArrayClip(1), network_of("spatial")
+    one = EmbeddingSettings(max_steps=1, test_samples=1)
+    found = embed_clip(network, clip, "spatial", SETTINGS, embedding=one, multi_label=True)
+    single = embed_clip(network, clip, "spatial", SETTINGS, embedding=one)
+    logits = torch.logit(found.scores.double())
+    torch.testing.assert_close(logits.softmax(0).float(), single.scores, atol=1e-5, rtol=1e-4)
+
+
+def test_an_embedding_survives_its_file(tmp_path):
+    given = Embedding(torch.randn(4, 2), torch.rand(3), torch.arange(4.0), {"stream": "audio"})
+    Storage(tmp_path).write_bytes("x.safetensors", given.to_bytes())
+    for place in (str(tmp_path / "x.safetensors"), (tmp_path / "x.safetensors").as_uri()):
+        found = read_embedding(place)
+        assert torch.equal(found.features, given.features)
+        assert found.metadata == {"stream": "audio"}
+    with pytest.raises(UserError, match="noise is no embedding"):
+        Embedding.from_bytes(b"noise" * 10, name="noise")
+
+
+def test_an_embedder_writes_beside_the_clips_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainers.embedding.ArtifactReader, "open", lambda p: open_array_clip("4"))
+    storage = Storage(tmp_path)
+    save_network(storage, "net.safetensors", network_of("motion"))
+    embedder = ClipEmbedder(
+        *(storage, "net.safetensors", "motion", SETTINGS, EmbeddingSettings()),
+        storage.join("embeddings"),
+        device="cpu",
+    )
+    row = embedder({"id": array_examples()[4].id, "artifact": "/somewhere/clip-4.safetensors"})
+    assert row["id"] == "004"
+    assert (row["steps"], row["width"]) == (6, 12)
+    assert read_embedding(row["embedding"]).features.shape == (6, 12)
+    assert row["embedding"].endswith("embeddings/clip-4.safetensors")
+
+
+def test_a_sequence_model_is_no_network_for_clips(tmp_path):
+    storage = Storage(tmp_path)
+    save_network(storage, "lstm.safetensors", SequenceNetwork(4, 2, hidden=(3,)))
+    with pytest.raises(UserError, match="is a sequence model"):
+        ClipEmbedder(
+            *(storage, "lstm.safetensors", "motion", SETTINGS, EmbeddingSettings(), storage)
+        )

@@ -1,0 +1,141 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from trainers.embedding import Embedding
+from trainers.examples import Example
+from trainers.loop import fit
+from trainers.networks.recurrent import PeepholeLSTM, SequenceNetwork, last_step
+from trainers.networks.weights import network_from_bytes, network_to_bytes
+from trainers.optimiser import OptimiserSettings
+from trainers.sequence_task import SequenceSettings, SequenceTask, feature_moments, score_sequence
+
+
+def reference_peephole(layer: PeepholeLSTM, x: np.ndarray) -> np.ndarray:
+    """The paper's equations, one clip and one step at a time, in float64."""
+    w_x, w_h, peep, bias = (
+        p.detach().numpy().astype(np.float64)
+        for p in (layer.weight_input, layer.weight_hidden, layer.weight_cell, layer.bias)
+    )
+    size = w_h.shape[1]
+    parts = [slice(k * size, (k + 1) * size) for k in range(4)]
+
+    def sigmoid(v):
+        return 1 / (1 + np.exp(-v))
+
+    def pre(gate, x_t, h):
+        return w_x[parts[gate]] @ x_t + w_h[parts[gate]] @ h + bias[parts[gate]]
+
+    out = np.zeros((*x.shape[:2], size))
+    for n, clip in enumerate(x):
+        h, c = np.zeros(size), np.zeros(size)
+        for t, x_t in enumerate(clip):
+            i = sigmoid(pre(0, x_t, h) + peep[0] * c)
+            f = sigmoid(pre(1, x_t, h) + peep[1] * c)
+            c = f * c + i * np.tanh(pre(2, x_t, h))
+            o = sigmoid(pre(3, x_t, h) + peep[2] * c)
+            h = o * np.tanh(c)
+            out[n, t] = h
+    return out
+
+
+def test_the_peephole_cell_is_the_papers():
+    torch.manual_seed(0)
+    layer = PeepholeLSTM(5, 7)
+    x = torch.randn(3, 6, 5)
+    np.testing.assert_allclose(
+        layer(x)[0].detach().numpy(), reference_peephole(layer, x.double().numpy()), atol=1e-6
+    )
+
+
+def test_without_peepholes_the_cell_is_pytorchs():
+    torch.manual_seed(0)
+    layer, known = PeepholeLSTM(5, 7), torch.nn.LSTM(5, 7, batch_first=True)
+    with torch.no_grad():
+        layer.weight_cell.zero_()
+        known.weight_ih_l0.copy_(layer.weight_input)
+        known.weight_hh_l0.copy_(layer.weight_hidden)
+        known.bias_ih_l0.copy_(layer.bias)
+        known.bias_hh_l0.zero_()
+    x = torch.randn(2, 9, 5)
+    torch.testing.assert_close(layer(x)[0], known(x)[0])
+
+
+@pytest.mark.parametrize("cell", ["lstm", "peephole"])
+def test_padding_changes_nothing(cell):
+    torch.manual_seed(0)
+    network = SequenceNetwork(4, 3, hidden=(6, 5), cell=cell).eval()
+    short = torch.randn(3, 4)
+    padded = torch.cat([short, torch.full((5, 4), 1e3)])
+    together = network(torch.stack([padded, torch.randn(8, 4)]))
+    torch.testing.assert_close(together[0, :3], network(short[None])[0])
+    torch.testing.assert_close(last_step(together, torch.tensor([3, 8]))[0], together[0, 2])
+
+
+def write_sequences(folder, *, n=30, seed=0, width=6):
+    """Two events in one order or the other: each step alone tells nothing of the class."""
+    rng = np.random.default_rng(seed)
+    examples = []
+    for i in range(n):
+        label, length = i % 2, int(rng.integers(5, 10))
+        x = rng.normal(50, 0.1, (length, width))
+        early, late = sorted(rng.choice(length - 1, 2, replace=False))
+        x[early, label] += 1
+        x[late, 1 - label] += 1
+        x = torch.from_numpy(x.astype(np.float32))
+        place = folder / f"{i}.safetensors"
+        times = torch.arange(length, dtype=torch.float32)
+        place.write_bytes(Embedding(x, torch.zeros(2), times).to_bytes())
+        split = "val" if i % 3 == 2 else "train"
+        examples.append(Example(f"{i:02d}", str(place), (label,), split))
+    return examples
+
+
+def settings(**options):
+    optimiser = OptimiserSettings(
+        name="adam", lr=1e-2, batch_size=10, weight_decay=0.0, clip_norm=5.0, loader_threads=1
+    )
+    return SequenceSettings(hidden=(24, 16), optimiser=replace(optimiser, **options))
+
+
+def test_an_lstm_learns_the_order_of_events(tmp_path):
+    chosen = settings(max_steps=150, evaluate_every=50)
+    examples = write_sequences(tmp_path, n=150)
+    task = SequenceTask("spatial", chosen, examples, 2, False, seed=0)
+    result = fit(task, chosen.optimiser, seed=0)
+    assert result.history[-1]["score"] >= 0.9
+    features = Embedding.from_bytes((tmp_path / "3.safetensors").read_bytes()).features
+    scores = score_sequence(task.model.eval(), features)
+    assert scores.argmax() == 1
+    again, _ = network_from_bytes(network_to_bytes(task.model))
+    assert torch.equal(score_sequence(again, features), scores)
+
+
+def test_the_loss_is_the_mean_over_valid_steps(tmp_path):
+    chosen = settings(max_steps=1)
+    task = SequenceTask("motion", chosen, write_sequences(tmp_path), 2, False, seed=0)
+    batch = task.batch(0, 0, 1)
+    expected = []
+    columns = (batch[name] for name in ("features", "lengths", "targets"))
+    for features, n, target in zip(*columns, strict=True):
+        logits = task.model(features[None, :n])[0]
+        expected.append(torch.nn.functional.cross_entropy(logits, target.expand(n)))
+    torch.testing.assert_close(task.loss(task.model, batch), torch.stack(expected).mean())
+
+
+def test_features_are_standardised_by_the_training_clips(tmp_path):
+    examples = write_sequences(tmp_path)
+    task = SequenceTask("motion", settings(max_steps=1), examples, 2, False, seed=0)
+    train = torch.cat([task._features[e.artifact] for e in examples if e.split == "train"])
+    torch.testing.assert_close(task.model.mean, train.mean(0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        1 / task.model.scale, train.std(0, unbiased=False), rtol=1e-3, atol=0
+    )
+
+
+def test_a_feature_that_never_changes_is_left_alone():
+    mean, spread = feature_moments([torch.ones(3, 2), torch.ones(4, 2)])
+    assert torch.equal(mean, torch.ones(2))
+    assert torch.equal(spread, torch.ones(2))

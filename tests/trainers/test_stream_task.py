@@ -1,0 +1,137 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from clips import array_examples, open_array_clip
+
+from actors.errors import UserError
+from trainers.examples import Example
+from trainers.loop import fit
+from trainers.networks.backbones import NetworkSettings
+from trainers.optimiser import OptimiserSettings
+from trainers.stream_task import (
+    StreamSettings,
+    StreamTask,
+    Targets,
+    default_stream_settings,
+    draw_examples,
+)
+
+SETTINGS = StreamSettings(
+    network=NetworkSettings("cnn_m_small", weights="none", feature_dim=32, dropout=0.2),
+    crop=16,
+    flip=False,
+    window_seconds=2.0,
+    optimiser=OptimiserSettings(
+        name="adam", lr=3e-3, batch_size=12, max_steps=40, evaluate_every=20, loader_threads=1
+    ),
+)
+
+
+def make(stream="spatial", settings=SETTINGS, examples=None, **options):
+    arguments = {"n_classes": 3, "multi_label": False, "seed": 0, **options}
+    examples = array_examples() if examples is None else examples
+    return StreamTask(stream, settings, examples, opener=open_array_clip, **arguments)
+
+
+@pytest.mark.parametrize("stream", ["spatial", "motion", "audio"])
+@pytest.mark.parametrize("backbone", ["vgg_small", "cnn_m_small"])
+def test_the_small_networks_learn_each_streams_clue(stream, backbone):
+    chosen = replace(SETTINGS, network=replace(SETTINGS.network, backbone=backbone))
+    task = make(stream, chosen)
+    result = fit(task, chosen.optimiser, seed=0)
+    assert result.history[-1]["score"] == 1.0
+    assert result.history[-1]["loss"] < 0.3
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    chosen = replace(SETTINGS, flip=True)
+    first, second = make(settings=chosen), make(settings=chosen)
+    first.batch(3)
+    for step in (0, 7):
+        a, b = first.batch(step), second.batch(step)
+        assert torch.equal(a["inputs"], b["inputs"])
+        assert torch.equal(a["targets"], b["targets"])
+    assert not torch.equal(first.batch(1)["inputs"], first.batch(2)["inputs"])
+    assert not torch.equal(
+        first.batch(1)["inputs"], make(settings=chosen, seed=1).batch(1)["inputs"]
+    )
+
+
+def test_workers_share_a_batch():
+    task = make(settings=replace(SETTINGS, samples_per_clip=2))
+    whole = task.batch(4)["inputs"].unflatten(0, (-1, 2))
+    shares = [task.batch(4, rank, 4)["inputs"].unflatten(0, (-1, 2)) for rank in range(4)]
+    assert [len(share) for share in shares] == [2, 2, 1, 1]
+    for rank, share in enumerate(shares):
+        assert torch.equal(share, whole[rank::4])
+
+
+def test_every_clip_comes_once_an_epoch():
+    drawn = [i for step in range(10) for i in draw_examples(15, 6, step=step, seed=0)]
+    for epoch in range(4):
+        assert sorted(drawn[15 * epoch : 15 * epoch + 15]) == list(range(15))
+    assert drawn[:15] != drawn[15:30]
+
+
+def test_scores_of_a_clip_are_the_mean_of_its_samples():
+    task = make(settings=replace(SETTINGS, validation_samples=4))
+    task.model.eval()
+    inputs = [task._test_samples(e) for e in task.validation]
+    assert all(len(samples) == 4 for samples, _ in inputs)
+    with torch.no_grad():
+        found = task._scores(task.model, inputs, torch.device("cpu"))
+        alone = task._scores(task.model, inputs[:1], torch.device("cpu"))
+    torch.testing.assert_close(found[0], alone[0])
+    assert float(found[0].sum()) == pytest.approx(1, abs=1e-5)
+    measures = task.evaluate(task.model)
+    assert {"score", "loss", "accuracy"} <= set(measures)
+    assert task.model.training
+
+
+def test_several_labels_make_independent_scores():
+    examples = [
+        replace(e, targets=() if i % 3 == 2 else (0, i % 3)) for i, e in enumerate(array_examples())
+    ]
+    task = make("spatial", examples=examples, n_classes=2, multi_label=True)
+    assert task.batch(0)["targets"].shape == (12, 2)
+    result = fit(task, task.settings.optimiser, seed=0)
+    assert result.history[-1]["score"] == result.history[-1]["map"] == pytest.approx(1.0)
+
+
+def test_class_weights_are_inverse_frequencies():
+    examples = [Example(str(i), str(i), (int(i == 0),), "train") for i in range(4)]
+    targets = Targets(examples, 2, multi_label=False, class_weights=True)
+    logits = torch.zeros(2, 2)
+    losses = targets.losses(logits, torch.tensor([0, 1])) / torch.log(torch.tensor(2.0))
+    torch.testing.assert_close(losses, torch.tensor([4 / 6, 4 / 2]))
+    weighted = [float(targets.losses(torch.zeros(1, 2), targets.tensor([e]))) for e in examples]
+    assert sum(weighted) / 4 == pytest.approx(0.6931, abs=1e-4)
+    several = Targets(examples, 2, multi_label=True, class_weights=True)
+    assert several._weights.tolist() == pytest.approx([1 / 3, 3])
+
+
+def test_the_defaults_are_the_published_ones():
+    spatial, motion, audio = (default_stream_settings(s) for s in ("spatial", "motion", "audio"))
+    assert (spatial.network.backbone, spatial.network.weights) == ("vgg19", "imagenet")
+    for chosen in (spatial, audio):
+        assert (chosen.optimiser.lr, chosen.optimiser.lr_drop_every) == (1e-3, 14_000)
+    assert (motion.network.backbone, motion.network.weights, motion.stack) == ("cnn_m", "none", 10)
+    assert (motion.optimiser.lr, motion.optimiser.lr_drop_every) == (1e-2, 100_000)
+    for chosen in (spatial, motion, audio):
+        assert (chosen.optimiser.batch_size, chosen.optimiser.momentum) == (256, 0.9)
+        assert chosen.optimiser.lr_drop_factor == 0.1
+    with pytest.raises(UserError, match="did you mean 'motion'"):
+        default_stream_settings("motoin")
+
+
+def test_mistakes_are_found_before_fitting():
+    with pytest.raises(UserError, match="no training clip has what the motion stream needs"):
+        make("motion", examples=[Example("a", "0", (0,), "val")])
+    with pytest.raises(UserError, match="crop is null"):
+        make("spatial", replace(SETTINGS, crop=None))
+    tiny = replace(SETTINGS, crop=8, network=NetworkSettings("alexnet", weights="none"))
+    with pytest.raises(UserError, match="alexnet takes no pictures of 8x8"):
+        make("spatial", tiny)
+    with pytest.raises(UserError, match="samples_per_clip 5 must divide"):
+        replace(SETTINGS, samples_per_clip=5)
