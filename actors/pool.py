@@ -8,6 +8,7 @@ actor that made it.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 import uuid
@@ -15,31 +16,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from actors.errors import MediaError
+from actors.ledger import Ledger, Notes
 from actors.storage import Storage
+
+logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 CRASHES_ALLOWED = 2
 """A video that took its process down this often in one run is rejected, not tried for ever."""
 
-LEDGER_EVERY_S = 2.0
 ROWS_PER_BLOCK = 8
 MIN_BLOCKS = 64
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("artifact", pa.string()),
-        ("ok", pa.bool_()),
-        ("kind", pa.string()),
-        ("message", pa.string()),
-        ("seconds", pa.float64()),
-        ("facts", pa.string()),
-    ]
-)
 
 Row = dict[str, Any]
 
@@ -83,18 +73,11 @@ class PoolResources:
         return PoolResources(actors=actors, cpus=share, gpus=gpus_per_actor)
 
 
-def crash_marker(row: Row) -> str:
-    return f"{row['name']}.attempts"
-
-
 class _Guarded:
     """One actor: runs the worker on a batch of rows, turning what goes wrong into rows."""
 
-    def __init__(
-        self, make_worker: Callable[[], ClipWorker], attempts: Storage, session: str
-    ) -> None:
-        self._worker = make_worker()
-        self._attempts, self._session = attempts, session
+    def __init__(self, make_worker: Callable[[], ClipWorker], notes: Notes) -> None:
+        self._worker, self._notes = make_worker(), notes
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
         for text in batch["row"]:
@@ -102,64 +85,22 @@ class _Guarded:
 
     def _one(self, row: Row) -> Row:
         begun = time.perf_counter()
-        out = {"id": row["id"], "artifact": row["name"], "ok": True, "kind": "", "message": ""}
+        out: Row = {"id": row["id"], "artifact": row["name"], "ok": True, "kind": "", "message": ""}
         facts: Row = {}
         try:
-            self._count_attempt(row)
+            self._count_attempt(row["name"])
             facts = self._worker(row)
         except MediaError as error:
             out |= {"ok": False, "kind": error.kind, "message": error.message}
-        self._attempts.remove(crash_marker(row))
         out["seconds"] = time.perf_counter() - begun
         out["facts"] = json.dumps(facts)
+        self._notes.finish(row["name"], out)
         return out
 
-    def _count_attempt(self, row: Row) -> None:
-        """Only crashes of this very run count: a killed job says nothing against the video."""
-        marker, past = crash_marker(row), 0
-        if self._attempts.exists(marker):
-            seen = self._attempts.read_json(marker)
-            past = seen["count"] if seen["session"] == self._session else 0
+    def _count_attempt(self, name: str) -> None:
+        past = self._notes.begin(name)
         if past >= CRASHES_ALLOWED:
             raise MediaError("crash", f"the process died {past} times while working on this file")
-        self._attempts.write_json(marker, {"session": self._session, "count": past + 1})
-
-
-class Ledger:
-    """The rows of a stage so far, kept as small Parquet parts beside the artifacts."""
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage.join("ledger")
-        self._pending: list[Row] = []
-        self._saved = time.monotonic()
-
-    def rows(self) -> dict[str, Row]:
-        """All rows by artifact name; the facts parsed."""
-        tables = [self._storage.read_table(name) for name in self._storage.names(".parquet")]
-        listed = pa.concat_tables(tables).to_pylist() if tables else []
-        return {row["artifact"]: row | {"facts": json.loads(row["facts"])} for row in listed}
-
-    def add(self, row: Row) -> None:
-        self._pending.append(row)
-        if time.monotonic() - self._saved > LEDGER_EVERY_S:
-            self.save()
-
-    def save(self) -> None:
-        if self._pending:
-            table = pa.Table.from_pylist(self._pending, schema=SCHEMA)
-            self._storage.write_table(f"{uuid.uuid4().hex}.parquet", table)
-            self._pending = []
-        self._saved = time.monotonic()
-
-    def compact(self) -> None:
-        """Joins the parts into one file, so that a later run reads one."""
-        parts = self._storage.names(".parquet")
-        if len(parts) < 2:
-            return
-        table = pa.concat_tables([self._storage.read_table(name) for name in parts])
-        self._storage.write_table(f"{uuid.uuid4().hex}.parquet", table)
-        for name in parts:
-            self._storage.remove(name)
 
 
 def run_pool(
@@ -181,17 +122,18 @@ def run_pool(
     Returns:
         One ledger row per input row, in the order of `rows`.
     """
-    ledger = Ledger(storage)
+    ledger, notes = Ledger(storage), Notes(storage, uuid.uuid4().hex)
+    ledger.adopt(notes)
     known = ledger.rows()
     todo = [row for row in rows if row["name"] not in known]
     done = len(rows) - len(todo)
     try:
-        for out in _stream(todo, make_worker, storage.join("attempts"), resources):
-            ledger.add(out)
+        for out in _stream(todo, make_worker, notes, resources):
+            ledger.add(out, notes)
             done += 1
-            on_row(done, len(rows), out)
+            on_row(done, len(rows), out | {"facts": json.loads(out["facts"])})
     finally:
-        ledger.save()
+        ledger.save(notes)
     ledger.compact()
     known = ledger.rows()
     return [known[row["name"]] | {"id": row["id"]} for row in rows]
@@ -200,7 +142,7 @@ def run_pool(
 def _stream(
     todo: Sequence[Row],
     make_worker: Callable[[], ClipWorker],
-    attempts: Storage,
+    notes: Notes,
     resources: PoolResources,
 ) -> Iterator[Row]:
     if not todo:
@@ -213,7 +155,7 @@ def _stream(
     items = [{"row": json.dumps(row)} for row in todo]
     dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
         _Guarded,
-        fn_constructor_args=(make_worker, attempts, uuid.uuid4().hex),
+        fn_constructor_args=(make_worker, notes),
         batch_size=None,
         compute=ActorPoolStrategy(size=min(resources.actors, len(todo))),
         num_cpus=resources.cpus,

@@ -88,10 +88,14 @@ class Storage:
         with self._fs.open_input_stream(self._at(name)) as stream:
             return stream.read()
 
-    def write_bytes(self, name: str, data: bytes) -> None:
+    def write_bytes(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Writes a whole file atomically: beside its place, then moved over it.
 
         Object stores show a file only when its upload is complete, so there it is written at once.
+
+        Args:
+            durable: wait until the disk has it, so that it outlives a loss of power; without, it
+                outlives the death of any process.
         """
         target = self._at(name)
         folder = target.rsplit("/", 1)[0]
@@ -105,7 +109,8 @@ class Storage:
             with open(temporary, "wb") as stream:
                 stream.write(data)
                 stream.flush()
-                os.fsync(stream.fileno())
+                if durable:
+                    os.fsync(stream.fileno())
             os.replace(temporary, target)
         except OSError:
             Path(temporary).unlink(missing_ok=True)
@@ -114,8 +119,8 @@ class Storage:
     def read_json(self, name: str) -> Any:
         return json.loads(self.read_bytes(name))
 
-    def write_json(self, name: str, value: Any) -> None:
-        self.write_bytes(name, json.dumps(value, indent=1, allow_nan=True).encode())
+    def write_json(self, name: str, value: Any, *, durable: bool = True) -> None:
+        self.write_bytes(name, json.dumps(value, indent=1).encode(), durable=durable)
 
     def read_table(self, name: str) -> pa.Table:
         return pq.read_table(pa.BufferReader(self.read_bytes(name)))

@@ -1,4 +1,4 @@
-"""Starts a job: finds the right Python, turns errors and signals into exit codes and plain words."""
+"""Starts a job: finds the right Python, turns errors and signals into exit codes and words."""
 
 from __future__ import annotations
 
@@ -15,6 +15,27 @@ from types import FrameType
 from actors.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
+
+RAY_ENVIRONMENT = {
+    # A worker group is looked at five times a second instead of every two: starts are faster.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Use this environment instead of building one per job when started by `uv run`.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "PYTHONWARNINGS": "ignore",
+    # A remark on fractional CPUs that the reader can do nothing about.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started",
+}
+"""How Ray is used, unless the user's environment says otherwise; read when Ray is imported."""
+
+for _name, _value in RAY_ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2

@@ -46,9 +46,7 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def run_stage(
-    root: Storage, name: str, key: Any, work: Callable[[Storage], Facts]
-) -> StageResult:
+def run_stage(root: Storage, name: str, key: Any, work: Callable[[Storage], Facts]) -> StageResult:
     """Runs `work` unless a stage of this name and key has been finished before.
 
     The work is handed its folder and may find there what an earlier, killed run left; the marker

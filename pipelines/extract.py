@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Job: one pass over each file gives its frames, flow fields and spectrogram.
+
+    pipelines/extract.py --data PATH --format FORMAT [any setting]
+
+Every video ends as an artifact or as a row of the `rejected` table. Artifacts are kept by file and
+extraction settings, so other splits, folds and networks use them again.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import pyarrow as pa
+
+from actors.artifact import artifact_name
+from actors.errors import UserError
+from actors.extraction import ClipExtractor, ExtractSettings
+from actors.storage import Storage
+from pipelines.datasets import Video
+from pipelines.job import Job, open_job
+from pipelines.launch import TooManyRejected, main_guard
+from pipelines.settings import parse_settings
+from pipelines.stages import StageResult, fingerprint
+
+REJECTED_SCHEMA = pa.schema([(n, pa.string()) for n in ("id", "path", "stage", "kind", "message")])
+
+
+@dataclass(frozen=True)
+class ExtractedClip:
+    """A usable video: its artifact, and what is known of it without opening it."""
+
+    video: Video
+    artifact: str
+    streams: tuple[str, ...]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What became of every video of the manifest."""
+
+    clips: tuple[ExtractedClip, ...]
+    rejected: tuple[dict[str, str], ...]
+    storage: Storage
+    fingerprint: str
+
+
+def extract(job: Job) -> Extraction:
+    """Extracts what has not been extracted yet, and checks that enough is left to train on.
+
+    Raises:
+        TooManyRejected: more than `max_rejected_share` of the videos can't be used.
+        UserError: a class has no usable training clip, or a chosen stream is nowhere to be found.
+    """
+    settings, streams = job.settings.extract, job.settings.chosen_streams
+    storage = job.storage.join("artifacts", fingerprint(settings, streams))
+    rows = [_row(video) for video in job.manifest.videos]
+    begun = time.monotonic()
+    outcomes = _run(job, rows, settings, storage)
+    _tell(job, outcomes, storage, time.monotonic() - begun)
+    extraction = _collect(job, outcomes, storage)
+    _save_tables(job, extraction)
+    _check_enough(job, extraction)
+    return extraction
+
+
+def _row(video: Video) -> dict[str, str]:
+    name = artifact_name(f"{video.id}@{video.stamp()}")
+    return {"id": video.id, "path": video.path, "name": name}
+
+
+def _run(
+    job: Job, rows: list[dict[str, str]], settings: ExtractSettings, storage: Storage
+) -> list[dict[str, Any]]:
+    """All outcomes, in the order of the rows; Ray starts only if something is left to do."""
+    from actors.ledger import Ledger
+
+    known = Ledger(storage).rows()
+    if all(row["name"] in known for row in rows):
+        return [known[row["name"]] | {"cached": True} for row in rows]
+    from actors.pool import PoolResources, run_pool
+
+    job.board()
+    resources = job.settings.resources
+    pairs = 0
+
+    def tell(done: int, total: int, outcome: dict[str, Any]) -> None:
+        nonlocal pairs
+        pairs += int(outcome["facts"].get("pairs", 0)) if outcome["ok"] else 0
+        seconds = time.monotonic() - progress.started
+        progress.update(done, total, f"{pairs / max(seconds, 1e-6):.0f} flow pairs/s")
+
+    with job.console.stage("extract", total=len(rows), unit="clips") as progress:
+        return run_pool(
+            rows,
+            partial(ClipExtractor, settings, job.settings.chosen_streams, storage),
+            storage=storage,
+            resources=PoolResources.for_cluster(
+                max_actors=resources.extract_actors, gpus_per_actor=resources.extract_gpus
+            ),
+            on_row=tell,
+        )
+
+
+def _tell(job: Job, outcomes: list[dict[str, Any]], storage: Storage, seconds: float) -> None:
+    cached = all(outcome.get("cached") for outcome in outcomes)
+    if not cached:
+        storage.join("seconds").write_json(f"{job.fingerprint}.json", seconds)
+    elif storage.join("seconds").exists(f"{job.fingerprint}.json"):
+        seconds = storage.join("seconds").read_json(f"{job.fingerprint}.json")
+    bad = Counter(o["kind"] for o in outcomes if not o["ok"])
+    text = f"{len(outcomes) - bad.total()} clips"
+    if bad:
+        text += f", {bad.total()} rejected ({', '.join(f'{n} {k}' for k, n in bad.most_common())})"
+    result = StageResult("extract", storage.uri[-12:], storage, {}, seconds, cached)
+    job.note(result, items=len(outcomes), text=text)
+
+
+def _collect(job: Job, outcomes: list[dict[str, Any]], storage: Storage) -> Extraction:
+    clips, rejected = [], []
+    for video, outcome in zip(job.manifest.videos, outcomes, strict=True):
+        if outcome["ok"]:
+            absent = outcome["facts"]["absent"]
+            streams = tuple(s for s in job.settings.chosen_streams if s not in absent)
+            clips.append(ExtractedClip(video, outcome["artifact"], streams, outcome["facts"]))
+        else:
+            rejected.append(
+                {
+                    "id": video.id,
+                    "path": video.path,
+                    "stage": "extract",
+                    "kind": outcome["kind"],
+                    "message": outcome["message"],
+                }
+            )
+    mark = fingerprint([(clip.artifact, clip.streams) for clip in clips], storage.uri[-12:])
+    return Extraction(tuple(clips), tuple(rejected), storage, mark)
+
+
+def _save_tables(job: Job, extraction: Extraction) -> None:
+    """The index of artifacts and the table of rejected videos, beside the report."""
+    index = [
+        {
+            "id": clip.video.id,
+            "path": clip.video.path,
+            "labels": list(clip.video.labels),
+            "split": clip.video.split,
+            "group": clip.video.group,
+            "artifact": extraction.storage.path(clip.artifact),
+            "streams": list(clip.streams),
+            "absent": "; ".join(f"{s}: {why}" for s, why in clip.facts["absent"].items()),
+        }
+        for clip in extraction.clips
+    ]
+    if index:
+        job.files.write_table("index.parquet", pa.Table.from_pylist(index))
+    rejected = pa.Table.from_pylist(list(extraction.rejected), schema=REJECTED_SCHEMA)
+    job.files.write_table("rejected.parquet", rejected)
+
+
+def _check_enough(job: Job, extraction: Extraction) -> None:
+    bad, total = len(extraction.rejected), len(job.manifest.videos)
+    if bad > job.settings.max_rejected_share * total:
+        raise TooManyRejected(_too_many(job, extraction.rejected, total))
+    trained = Counter(
+        label for c in extraction.clips if c.video.split == "train" for label in c.video.labels
+    )
+    empty = [name for name in job.manifest.classes if not trained[name]]
+    if empty:
+        raise UserError(
+            f"no usable training clip is left of {', '.join(map(repr, empty[:5]))}"
+            f"{' and more' if len(empty) > 5 else ''}; the reasons are in "
+            f"{job.files.path('rejected.parquet')}"
+        )
+    for stream in job.settings.chosen_streams:
+        if not any(stream in c.streams for c in extraction.clips if c.video.split == "train"):
+            reasons = Counter(c.facts["absent"].get(stream, "") for c in extraction.clips)
+            raise UserError(
+                f"no training clip has the {stream} stream "
+                f"({reasons.most_common(1)[0][0] or 'none extracted'}); "
+                f"leave it out of --streams ({job.settings.streams})"
+            )
+
+
+def _too_many(job: Job, rejected: Sequence[dict[str, str]], total: int) -> str:
+    kinds = Counter(row["kind"] for row in rejected).most_common(3)
+    first = rejected[0]
+    return (
+        f"{len(rejected)} of {total} videos can't be used, more than the allowed share of "
+        f"{job.settings.max_rejected_share:.0%}: "
+        + ", ".join(f"{n} {kind}" for kind, n in kinds)
+        + f" (such as {first['id']}: {first['message']}). All are listed in "
+        f"{job.files.path('rejected.parquet')}; mend them, or raise --max_rejected_share"
+    )
+
+
+def main() -> None:
+    """Runs this step alone."""
+    with open_job(parse_settings(__doc__ or "")) as job:
+        extract(job)
+
+
+if __name__ == "__main__":
+    main_guard(main)

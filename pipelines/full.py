@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""Job: from labelled videos to a registered, promoted ensemble.
+
+    pipelines/full.py                                        the demo, on videos it makes
+    pipelines/full.py --data PATH --format FORMAT [any setting]
+
+Formats: folders (one per class), csv, ucf101, hmdb51, ccv. The same command after a stop goes on
+where it was; after a change of settings it redoes what depends on them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pipelines.evaluate import evaluate
+from pipelines.extract import extract
+from pipelines.job import open_job
+from pipelines.launch import main_guard
+from pipelines.promote import promote
+from pipelines.settings import parse_settings
+from pipelines.train import train
+from pipelines.tune import tune
+
+
+def main() -> None:
+    """Runs all steps in their order."""
+    with open_job(parse_settings(__doc__ or "")) as job:
+        extraction = extract(job)
+        trained = train(job, extraction)
+        tuned = tune(job, extraction, trained)
+        evaluation = evaluate(job, extraction, trained, tuned)
+        promote(job, evaluation)
+
+
+if __name__ == "__main__":
+    main_guard(main)

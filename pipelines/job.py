@@ -1,0 +1,253 @@
+"""A job: its settings, storage, data, MLflow run and Ray, opened in the order that finds mistakes
+first and costs last."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actors.errors import UserError
+from actors.storage import Storage
+from pipelines.console import Console
+from pipelines.datasets import FORMATS, Manifest, read_dataset
+from pipelines.launch import ROOT
+from pipelines.report.data import StageTiming
+from pipelines.settings import Settings, to_json
+from pipelines.stages import Facts, StageResult, fingerprint, plain, run_stage
+from pipelines.tracking import Run, Tracker
+
+if TYPE_CHECKING:
+    from actors.board import Board
+
+
+@dataclass
+class Job:
+    """What the steps of a job share.
+
+    Args:
+        name: of the data set.
+        fingerprint: of settings and data together; names the run folder and the MLflow run.
+        files: the run folder: settings, tables, report.
+    """
+
+    settings: Settings
+    storage: Storage
+    console: Console
+    manifest: Manifest
+    fingerprint: str
+    files: Storage
+    tracker: Tracker
+    run: Run
+    command: str
+    started: datetime
+    timings: list[StageTiming] = field(default_factory=list)
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _ray_lock: Any = field(default_factory=threading.RLock)
+    _board: Board | None = None
+
+    def stage(
+        self,
+        name: str,
+        key: Any,
+        work: Callable[[Storage], Facts],
+        *,
+        items: int | None = None,
+        unit: str = "clips",
+        describe: Callable[[Facts], str] = lambda facts: "",
+    ) -> StageResult:
+        """Runs a stage unless it is finished, and says so in one line."""
+        result = run_stage(self.storage, name, key, work)
+        self.note(result, items=items, unit=unit, text=describe(result.facts))
+        return result
+
+    def note(
+        self, result: StageResult, *, items: int | None = None, unit: str = "clips", text: str = ""
+    ) -> None:
+        timing = StageTiming(
+            name=result.name, seconds=result.seconds, cached=result.cached, items=items, unit=unit
+        )
+        self.timings.append(timing)
+        self.console.finished(result.name, result.seconds, cached=result.cached, text=text)
+
+    def board(self) -> Board:
+        """The board that workers report to; the first call starts or joins Ray."""
+        with self._ray_lock:
+            if self._board is None:
+                begun = time.monotonic()
+                self._stack.enter_context(ray_session(self.storage))
+                from actors.board import Board
+
+                self._board = self._stack.enter_context(Board())
+                self.console.say(f"  [dim]Ray is ready after {time.monotonic() - begun:.1f} s[/]")
+            return self._board
+
+
+def load_data(settings: Settings, console: Console, storage: Storage) -> Manifest:
+    """The manifest of the user's data, or of the demo set when none is named."""
+    if settings.data is not None:
+        return read_dataset(
+            settings.data, settings.format, splits=settings.splits, seed=settings.seed
+        )
+    from pipelines.demo_videos import make_demo_set
+
+    place = storage.local("demo_videos")
+    if place is None:
+        place = Path.home() / "multiclue" / "demo_videos"
+    begun = time.monotonic()
+    table = make_demo_set(place, seed=0)
+    console.finished("demo videos", time.monotonic() - begun, cached=False, text=str(place))
+    return read_dataset(str(table), "csv", splits=settings.splits, seed=settings.seed)
+
+
+@contextmanager
+def open_job(settings: Settings) -> Iterator[Job]:
+    """Checks everything that can be wrong before work starts, then opens the job.
+
+    Raises:
+        UserError: storage, MLflow, data or settings can't be used; nothing has been started.
+    """
+    quiet_libraries()
+    started = datetime.now(UTC)
+    console = Console()
+    if settings.format not in FORMATS:
+        read_dataset(settings.data or ".", settings.format, splits=settings.splits, seed=0)
+    check_settings(settings)
+    storage = Storage(settings.storage)
+    storage.check_writable()
+    tracker = Tracker(settings.tracking, storage)
+    tracker.check()
+    manifest = load_data(settings, console, storage)
+    result_settings = {
+        k: v for k, v in vars(settings).items() if k not in ("report", "storage", "resources")
+    }
+    mark = fingerprint(result_settings, manifest.fingerprint)
+    files = storage.join("runs", f"{manifest.name}-{mark}")
+    files.write_json("settings.json", plain(settings))
+    files.write_table("manifest.parquet", manifest.to_table())
+    counts = {split: len(manifest.split(split)) for split in ("train", "val", "test")}
+    console.say(
+        f"[bold]{manifest.name}[/]: {len(manifest.classes)} classes, "
+        + ", ".join(f"{n} {split}" for split, n in counts.items())
+        + f" · streams {', '.join(settings.chosen_streams)} · storage {settings.storage}"
+    )
+    with ExitStack() as stack:
+        run = stack.enter_context(tracker.parent(manifest.name, mark))
+        job = Job(
+            settings=settings,
+            storage=storage,
+            console=console,
+            manifest=manifest,
+            fingerprint=mark,
+            files=files,
+            tracker=tracker,
+            run=run,
+            command=shlex.join(["pipelines/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+            started=started,
+        )
+        job._stack = stack
+        record_inputs(job, counts)
+        yield job
+
+
+def record_inputs(job: Job, counts: dict[str, int]) -> None:
+    """Settings, versions and data fingerprint, so that the run can be repeated."""
+    if job.run.finished:
+        return
+    job.run.log_params(vars(job.settings))
+    job.run.log_text("settings.json", to_json(job.settings))
+    job.run.log_dataset(
+        name=job.manifest.name,
+        fingerprint=job.manifest.fingerprint,
+        source=str(job.settings.data or "demo"),
+        profile={"classes": list(job.manifest.classes), **counts},
+    )
+
+
+def check_settings(settings: Settings) -> None:
+    """Builds what can be misnamed or misshapen, before anything is started.
+
+    Raises:
+        UserError: a backbone that does not exist, weights that do not fit.
+    """
+    from trainers.networks.backbones import build_network, check_backbone
+    from trainers.stream_settings import input_channels
+
+    for stream in settings.chosen_streams:
+        chosen = settings.stream(stream)
+        try:
+            check_backbone(chosen.network.backbone)
+            if chosen.network.weights not in (None, "none"):
+                channels = input_channels(stream, chosen)
+                build_network(chosen.network, in_channels=channels, n_classes=2)
+        except UserError as error:
+            raise UserError(f"{stream}.network: {error}") from error
+
+
+def quiet_libraries() -> None:
+    """Nothing on the terminal that the reader can do nothing about."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def ray_session(storage: Storage) -> Iterator[None]:
+    """Joins the Ray of RAY_ADDRESS or of `ray start`; starts one on this machine if there is none.
+
+    Raises:
+        UserError: the cluster does not answer, or has several machines and a local storage.
+    """
+    import ray
+
+    try:
+        with _muted_stderr():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"Ray at {os.environ.get('RAY_ADDRESS', 'this machine')} can't be joined: {error}; "
+            "see `ray status`, or unset RAY_ADDRESS to start one here"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Keeps the lines that Ray's C++ core prints while it starts; failures come as exceptions."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def project_versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": sys.version.split()[0]}
+    for package in ("multiclue", "ray", "torch", "torchvision", "torchaudio", "av", "mlflow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = f"from {ROOT.name}"
+    return found

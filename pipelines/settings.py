@@ -1,0 +1,252 @@
+"""All settings of a job in one tree, and the command line that fills it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
+
+from actors.errors import UserError, nearest
+from actors.extraction import ExtractSettings
+from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
+from pipelines.datasets.splits import SplitSettings
+from pipelines.launch import ROOT
+from pipelines.registry import RegistrySettings
+from pipelines.tracking import TrackingSettings
+from trainers.embedding import EmbeddingSettings
+from trainers.fusion_network import FusionSettings
+from trainers.refinement import RefinementSettings
+from trainers.sequence_task import SequenceSettings
+from trainers.stream_settings import StreamSettings, default_stream_settings
+from tuning.fusion_search import SearchSettings
+
+PRESETS_FOLDER = Path(__file__).parent / "presets"
+
+SEQUENCE_STREAMS = (SPATIAL, MOTION)
+"""Streams that have an LSTM (Jiang et al., figure 1)."""
+
+
+def default_storage() -> str:
+    """`storage` in the checkout; in the home folder when Ray runs an uploaded, passing copy."""
+    uploaded = "runtime_resources" in ROOT.parts
+    return str(Path.home() / "multiclue" if uploaded else ROOT / "storage")
+
+
+@dataclass(frozen=True)
+class ResourceSettings:
+    """What the stages ask Ray for; with less at hand, fewer run side by side."""
+
+    extract_actors: int | None = None
+    """Processes that decode and compute flow; null: one per CPU of the cluster."""
+    extract_gpus: float = 0.0
+    """Share of a GPU per extracting process, where the cluster has GPUs."""
+    embed_actors: int | None = None
+    """Processes that embed clips; null: one per CPU, or per share of a GPU."""
+    embed_gpus: float = 0.5
+    """Share of a GPU per embedding process, where the cluster has GPUs."""
+    fit_workers: int = 1
+    """Processes per fit, which share its batches (DDP); 0 fits in the driver, without Ray Train."""
+    fit_cpus: float | None = None
+    """CPUs per fitting process; null: the cluster's CPUs shared by three fits, at most 4."""
+    fit_gpus: float = 0.33
+    """Share of a GPU per fitting process, where the cluster has GPUs; 0.33 lets three share one."""
+
+    def __post_init__(self) -> None:
+        for name in ("extract_actors", "embed_actors"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"resources.{name} must be at least 1, not {value}")
+        for name in ("extract_gpus", "embed_gpus", "fit_gpus", "fit_workers"):
+            if getattr(self, name) < 0:
+                raise UserError(f"resources.{name} must be 0 or more, not {getattr(self, name)}")
+        if self.fit_cpus is not None and self.fit_cpus <= 0:
+            raise UserError(f"resources.fit_cpus must be above 0, not {self.fit_cpus}")
+
+
+def _stream(name: str) -> Any:
+    return field(default_factory=lambda: default_stream_settings(name))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole job. The defaults below `splits` are the published ones; presets change them."""
+
+    data: str | None = None
+    """Folder or file with the labelled videos; without it the demo set is made and used."""
+    format: str = "folders"
+    """How `data` is laid out: folders, csv, ucf101, hmdb51 or ccv."""
+    storage: str = field(default_factory=default_storage)
+    """Where artifacts, networks, runs and reports are kept: a folder or a URI that pyarrow
+    opens."""
+    streams: str = ",".join(STREAMS)
+    """Clues to use, separated by commas."""
+    report: str | None = None
+    """File for the figures of the report as JSON; the HTML page is always in the storage."""
+    seed: int = 0
+    """Fixes splits, initial weights, batches and the search."""
+    max_rejected_share: float = 0.05
+    """The job stops when more than this share of the videos can't be used."""
+    splits: SplitSettings = SplitSettings()
+    """Training, validation and test."""
+    extract: ExtractSettings = ExtractSettings()
+    """What is kept of a video."""
+    spatial: StreamSettings = _stream(SPATIAL)
+    """CNN on single frames."""
+    motion: StreamSettings = _stream(MOTION)
+    """CNN on stacks of optical flow."""
+    audio: StreamSettings = _stream(AUDIO)
+    """CNN on spectrograms."""
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    """What is taken of a clip for LSTMs and fusion, and for a CNN's own scores."""
+    spatial_lstm: SequenceSettings = SequenceSettings()
+    """LSTM over the frames' features."""
+    motion_lstm: SequenceSettings = SequenceSettings()
+    """LSTM over the stacks' features."""
+    fusion: FusionSettings = FusionSettings()
+    """Regularised fusion network."""
+    search: SearchSettings = SearchSettings()
+    """Search for the fusion network's lambda2 and lambda3."""
+    refinement: RefinementSettings = RefinementSettings()
+    """Contextual refinement."""
+    resources: ResourceSettings = ResourceSettings()
+    """CPUs and GPUs."""
+    tracking: TrackingSettings = TrackingSettings()
+    """MLflow runs."""
+    registry: RegistrySettings = RegistrySettings()
+    """MLflow model registry and promotion."""
+
+    def __post_init__(self) -> None:
+        for name in self.chosen_streams:
+            if name not in STREAMS:
+                raise UserError(
+                    f"there is no stream {name!r}{nearest(name, STREAMS)}; "
+                    f"--streams takes some of {','.join(STREAMS)}"
+                )
+        if not self.chosen_streams:
+            raise UserError(f"--streams is empty; give some of {','.join(STREAMS)}")
+        if not 0 <= self.max_rejected_share <= 1:
+            raise UserError(
+                f"max_rejected_share must be between 0 and 1, not {self.max_rejected_share}"
+            )
+
+    @property
+    def chosen_streams(self) -> tuple[str, ...]:
+        """The streams in their fixed order, whatever order they were given in."""
+        names = [name.strip() for name in self.streams.split(",") if name.strip()]
+        unknown = [name for name in names if name not in STREAMS]
+        return tuple([s for s in STREAMS if s in names] + unknown)
+
+    def stream(self, name: str) -> StreamSettings:
+        return {SPATIAL: self.spatial, MOTION: self.motion, AUDIO: self.audio}[name]
+
+    def sequence(self, name: str) -> SequenceSettings:
+        return {SPATIAL: self.spatial_lstm, MOTION: self.motion_lstm}[name]
+
+
+class _Parser(ArgumentParser):
+    """An argument parser whose mistakes are the user's, told in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        if isinstance(ex, UserError):
+            raise ex
+        raise UserError(" ".join(message.split()))
+
+
+def presets() -> list[str]:
+    return sorted(path.stem for path in PRESETS_FOLDER.glob("*.yaml"))
+
+
+def preset_file(name: str) -> Path:
+    """The file of a preset.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    if name not in presets():
+        raise UserError(
+            f"there is no preset {name!r}{nearest(name, presets())}; "
+            f"presets: {', '.join(presets())}"
+        )
+    return PRESETS_FOLDER / f"{name}.yaml"
+
+
+def make_parser(description: str, *, preset: str = "demo") -> _Parser:
+    parser = _Parser(
+        description=description,
+        default_config_files=[str(preset_file(preset))],
+        exit_on_error=False,
+    )
+    parser.add_argument("--preset", default=preset, help="demo (two cores, minutes) or paper")
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with settings")
+    parser.add_class_arguments(Settings)
+    return parser
+
+
+def parse_settings(description: str, arguments: Sequence[str] | None = None) -> Settings:
+    """Reads the command line: preset, then YAML files, then single settings.
+
+    Raises:
+        UserError: a setting that does not exist, of the wrong type or out of range.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = make_parser(description, preset=_named_preset(arguments))
+    try:
+        parsed = parser.parse_args(arguments)
+        parsed.pop("preset"), parsed.pop("config"), parsed.pop("__default_config__", None)
+        settings = parser.instantiate_classes(parsed)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise _first_user_error(error) from error
+    return Settings(**vars(settings)) if isinstance(settings, Namespace) else settings
+
+
+def _named_preset(arguments: Sequence[str]) -> str:
+    """The preset is known before the rest is parsed, because it sets the rest's defaults."""
+    name, config = "demo", None
+    for i, text in enumerate(arguments):
+        for option in ("--preset", "--config"):
+            value = None
+            if text == option and i + 1 < len(arguments):
+                value = arguments[i + 1]
+            elif text.startswith(option + "="):
+                value = text.split("=", 1)[1]
+            if value is not None and option == "--preset":
+                return value
+            if value is not None:
+                config = value
+    if config is not None:
+        name = _preset_in_file(config) or name
+    return name
+
+
+def _preset_in_file(config: str) -> str | None:
+    path = Path(config)
+    if not path.is_file():
+        raise UserError(f"--config {config}: there is no such file")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {config} is not YAML: {error}") from error
+    return content.get("preset") if isinstance(content, dict) else None
+
+
+def _first_user_error(error: BaseException) -> UserError:
+    """The user's mistake at the bottom of a chain of wrapped exceptions, else the top's text."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return UserError(" ".join(str(error).split()))
+
+
+def to_json(settings: Any) -> str:
+    """The resolved settings as text that is the same for the same settings."""
+    from pipelines.stages import plain
+
+    return json.dumps(plain(settings), indent=1, sort_keys=True)
