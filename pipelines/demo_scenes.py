@@ -48,8 +48,10 @@ def make_scene(clues: Mapping[str, str], rng: np.random.Generator) -> Scene:
     shifts = _drift(clues["motion"], n_frames, rng)
     tints = _tints(clues["order"], n_frames, rng)
     moving = _shifted(chroma, shifts / 2) + tints[:, :, None, None]
+    # A tiny random change of brightness hides what RGB's rounding makes of the tints.
+    flicker = rng.uniform(-1, 1, n_frames)[:, None, None]
     return Scene(
-        luma=np.clip(np.rint(_shifted(luma, shifts)), 16, 235).astype(np.uint8),
+        luma=np.clip(np.rint(_shifted(luma, shifts) + flicker), 16, 235).astype(np.uint8),
         chroma=np.clip(np.rint(moving + 128), 16, 240).astype(np.uint8),
         sound=_sound(clues["sound"], n_frames * SAMPLE_RATE // FPS, rng),
     )
@@ -57,14 +59,15 @@ def make_scene(clues: Mapping[str, str], rng: np.random.Generator) -> Scene:
 
 def _sheet(shape: str, rng: np.random.Generator) -> tuple[Plane, Plane]:
     """Luma (64, 64) and chroma offsets (2, 32, 32) of a sheet that repeats in both directions."""
-    luma = rng.uniform(105, 135) + rng.uniform(8, 13) * _texture(rng)
-    chroma = np.zeros((2, SIDE, SIDE))
+    luma = rng.uniform(105, 135) + rng.uniform(10, 14) * _texture(rng)
+    # Varied chroma averages out the rounding of each colour on its way to RGB and on to gray.
+    chroma = 4 * np.stack([_texture(rng), _texture(rng)])
     for _ in range(int(rng.integers(4, 7))):
         cover = _cover(shape, rng)
-        contrast = rng.choice((-1, 1)) * rng.uniform(30, 50)
+        contrast = rng.choice((-1, 1)) * rng.uniform(12, 28)
         luma += cover * (rng.uniform(110, 130) + contrast - luma)
         hue = rng.uniform(0, 2 * np.pi)
-        colour = 14 * np.array([np.cos(hue), np.sin(hue)])[:, None, None]
+        colour = 24 * np.array([np.cos(hue), np.sin(hue)])[:, None, None]
         chroma += cover * (colour - chroma)
     halves = chroma.reshape(2, SIDE // 2, 2, SIDE // 2, 2).mean(axis=(2, 4))
     return luma, halves
@@ -79,21 +82,28 @@ def _texture(rng: np.random.Generator) -> Plane:
 
 
 def _cover(shape: str, rng: np.random.Generator) -> Plane:
-    """Share 0..1 of each pixel that one shape covers; a disc and a cross cover equal areas."""
-    radius = rng.uniform(5, 8)
+    """Share 0..1 of each pixel that one shape covers.
+
+    A ring and a cross of one size have equal areas, outlines and, nearly, thickness. So they put
+    equally much contrast into a picture, and flow is equally hard to find.
+    """
+    size = rng.uniform(5, 7.5)
     place = rng.uniform(0, SIDE, 2)
     turn = rng.uniform(0, np.pi / 2)
+    # Two bars of width w and length l: area 2 l w - w^2 = pi size^2, outline 4 l.
+    width = 0.6 * size
+    length = (np.pi * size**2 + width**2) / (2 * width)
     # Nearest copy of the centre on the repeating sheet.
     offset = (np.arange(SIDE)[None] - place[:, None] + SIDE / 2) % SIDE - SIDE / 2
     y, x = offset[0][:, None], offset[1][None]
-    if shape == "disc":
-        outside = np.hypot(x, y) - radius
+    if shape == "ring":
+        # Radii R and r: outline 2 pi (R + r), area pi (R + r) (R - r).
+        middle = length / np.pi
+        thickness = size**2 / (2 * middle)
+        outside = np.abs(np.hypot(x, y) - middle) - thickness / 2
     else:
         along = np.abs(np.cos(turn) * x + np.sin(turn) * y)
         across = np.abs(np.cos(turn) * y - np.sin(turn) * x)
-        # Bars of width w and length l cover 2 l w - w^2 = pi r^2.
-        width = 0.6 * radius
-        length = (np.pi * radius**2 + width**2) / (2 * width)
         bars = (
             np.maximum(along - length / 2, across - width / 2),
             np.maximum(across - length / 2, along - width / 2),
