@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import hashlib
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -164,3 +165,35 @@ def _with_best(on_epoch: OnEpoch | None) -> OnEpoch | None:
         on_epoch(epoch, {**metrics, **best})
 
     return report
+
+
+def search_plan(
+    clips: FusionClips,
+    groups: NDArray[np.generic],
+    settings: SearchSettings,
+    fusion: FusionSettings,
+    *,
+    seed: int,
+    multi_label: bool,
+) -> dict[str, Any]:
+    """All that decides a search's result, as JSON can hold it; the clips by a digest.
+
+    How many points run at once and on what is not part of it: a search may go on elsewhere.
+    """
+    digest = hashlib.blake2b("\n".join(map(str, groups)).encode(), digest_size=16)
+    for name, values in clips.features.items():
+        there = clips.present[name]
+        digest.update(f"{name} {tuple(values.shape)}".encode())
+        digest.update(there.cpu().numpy().tobytes())
+        digest.update(values[there].cpu().contiguous().numpy().tobytes())
+    digest.update(clips.targets.cpu().contiguous().numpy().tobytes())
+    search = asdict(settings)
+    for name in ("concurrent", "cpus_per_trial", "gpus_per_trial"):
+        del search[name]
+    return {
+        **{f"search.{name}": value for name, value in search.items()},
+        **{f"fusion.{name}": value for name, value in asdict(fusion).items()},
+        "seed": seed,
+        "multi_label": multi_label,
+        "clips": digest.hexdigest(),
+    }

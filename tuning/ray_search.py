@@ -24,7 +24,7 @@ from torch import Tensor
 from actors.errors import UserError
 from actors.storage import Storage
 from trainers.fusion import FusionClips, FusionSettings
-from tuning.fusion_search import SearchSettings, cross_validate, group_folds
+from tuning.fusion_search import SearchSettings, cross_validate, group_folds, search_plan
 
 RESULT = "search.json"
 PLAN = "plan.json"
@@ -111,7 +111,8 @@ def search(
     clips = FusionClips(features, present, targets)
     group_folds(clips.targets.cpu().numpy(), np.asarray(groups), settings.folds, seed=seed)
     folder = storage.join(name)
-    _claim(folder, _plan(clips, settings, fusion, seed, multi_label), resume=resume)
+    plan = search_plan(clips, groups, settings, fusion, seed=seed, multi_label=multi_label)
+    _claim(folder, plan, resume=resume)
     if folder.exists(RESULT):
         return SearchResult(**folder.read_json(RESULT))
     trainable = tune.with_resources(
@@ -171,14 +172,14 @@ def try_point(
     tune.report({**last, "finished": 1})
 
 
-def _space(trial: Any, least: float, most: float) -> None:
+def _space(trial: Any, least: float, most: float) -> dict[str, Any]:
     """Draws a point for Optuna's `trial`: first (0, 0), then one lambda or both, log-uniform."""
-    if trial.number == 0:
-        return
-    norms = trial.suggest_categorical("norms", ["rows", "entries", "both"])
-    for name, covers in (("lambda2", "rows"), ("lambda3", "entries")):
-        if norms in (covers, "both"):
-            trial.suggest_float(name, least, most, log=True)
+    if trial.number > 0:
+        norms = trial.suggest_categorical("norms", ["rows", "entries", "both"])
+        for name, covers in (("lambda2", "rows"), ("lambda3", "entries")):
+            if norms in (covers, "both"):
+                trial.suggest_float(name, least, most, log=True)
+    return {"point": trial.number}
 
 
 def _new_tuner(
@@ -225,7 +226,11 @@ def _new_tuner(
 
 def _trial_folder(trial: Any) -> str:
     lambdas = [f"{trial.config.get(name, 0.0):.1e}" for name in ("lambda2", "lambda3")]
-    return f"lambda2={lambdas[0]}_lambda3={lambdas[1]}_{trial.trial_id}"
+    return f"{_name(trial.config)}_lambda2={lambdas[0]}_lambda3={lambdas[1]}"
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    return f"point_{config['point']:03d}"
 
 
 def _concurrent(settings: SearchSettings) -> int:
@@ -264,27 +269,6 @@ def _clips(data: Mapping[str, Any], device: torch.device) -> FusionClips:
         )
 
 
-def _plan(
-    clips: FusionClips,
-    settings: SearchSettings,
-    fusion: FusionSettings,
-    seed: int,
-    multi_label: bool,
-) -> dict[str, Any]:
-    """What decides the result; how much runs at once does not belong to it."""
-    search = asdict(settings)
-    for name in ("concurrent", "cpus_per_trial", "gpus_per_trial", "report_every"):
-        del search[name]
-    return {
-        **{f"search.{name}": value for name, value in search.items()},
-        **{f"fusion.{name}": value for name, value in asdict(fusion).items()},
-        "seed": seed,
-        "multi_label": multi_label,
-        "clips": len(clips),
-        "widths": clips.widths,
-    }
-
-
 def _claim(folder: Storage, plan: dict[str, Any], *, resume: bool) -> None:
     """Takes the folder for this search, unless another one has it."""
     if not folder.exists(PLAN):
@@ -301,8 +285,9 @@ def _claim(folder: Storage, plan: dict[str, Any], *, resume: bool) -> None:
 
 
 def _result(grid: tune.ResultGrid) -> SearchResult:
-    results = [grid[index] for index in range(len(grid))]
-    rows = [_row(f"point_{index:03d}", result) for index, result in enumerate(results)]
+    found: list[Any] = [grid[index] for index in range(len(grid))]
+    results = sorted(found, key=lambda result: result.config["point"])
+    rows = [_row(result) for result in results]
     scored = [row for row in rows if row["score"] is not None]
     if not scored:
         raise UserError(f"no point of the search could be finished: {grid.errors[:1]}")
@@ -311,11 +296,11 @@ def _result(grid: tune.ResultGrid) -> SearchResult:
     return SearchResult(best["lambda2"], best["lambda3"], best["score"], rows, curves)
 
 
-def _row(trial: str, result: Any) -> dict[str, Any]:
+def _row(result: Any) -> dict[str, Any]:
     metrics = result.metrics or {}
     state = "failed" if result.error else "finished" if metrics.get("finished") else "stopped"
     return {
-        "trial": trial,
+        "trial": _name(result.config),
         "lambda2": float(result.config.get("lambda2", 0.0)),
         "lambda3": float(result.config.get("lambda3", 0.0)),
         "score": metrics.get("best_score"),
@@ -385,7 +370,10 @@ def _tune_environment() -> Iterator[None]:
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            # A point that starts again after a crash reports its first epochs once more.
+            warnings.filterwarnings("ignore", message="The reported value is ignored")
+            yield
     finally:
         optuna.logging.set_verbosity(verbosity)
         for name in added:

@@ -1,0 +1,308 @@
+"""The fusion network: its equations, Algorithm 1, absent streams, folds in lockstep, its file."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from actors.errors import UserError
+from trainers.fusion import FusionClips, FusionNetwork, FusionSettings, fit_folds, fit_fusion
+from trainers.proximal import penalty, proximal_step
+
+WIDTHS = {"spatial": 24, "motion": 16, "audio": 12}
+SMALL = FusionSettings(hidden=20, batch_size=32, max_epochs=40)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def drawn(n=120, classes=5, seed=0, widths=WIDTHS, noise=0.5):
+    """Clips whose class shows in every stream; a third of them has no sound."""
+    centres = np.random.default_rng(99)
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=n)
+    features, present = {}, {}
+    for name, width in widths.items():
+        centre = 3 * centres.normal(size=(classes, width)) + 10
+        values = centre[labels] + noise * rng.normal(size=(n, width)) * 4
+        features[name] = torch.tensor(values, dtype=torch.float32)
+        present[name] = torch.ones(n, dtype=torch.bool)
+    if "audio" in present:
+        present["audio"] = torch.tensor(rng.random(n) > 1 / 3)
+        features["audio"][~present["audio"]] = float("nan")
+    return features, present, torch.eye(classes)[torch.tensor(labels)]
+
+
+def share_right(network, clips):
+    return (network.scores(*clips[:2]).argmax(1) == clips[2].numpy().argmax(1)).mean()
+
+
+def test_learns_and_gives_probabilities():
+    training, test = drawn(), drawn(seed=1)
+    network = fit_fusion(*training, SMALL, seed=0)
+    scores = network.scores(*test[:2])
+    assert scores.shape == (120, 5) and scores.dtype == np.float32
+    np.testing.assert_allclose(scores.sum(1), 1, atol=1e-5)
+    assert share_right(network, test) > 0.9
+
+
+def test_forward_is_the_equations():
+    features, present, _ = drawn(n=7)
+    network = FusionNetwork(WIDTHS, 5, SMALL, seed=3)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    network.standardise_by(features, [{n: present[n].nonzero()[:, 0] for n in WIDTHS}])
+    hidden = []
+    for name, width in WIDTHS.items():
+        values, there = features[name].double().numpy(), present[name].numpy()
+        mean, spread = values[there].mean(0), values[there].std(0)
+        inputs = np.where(
+            there[:, None],
+            (values - mean) / spread / width**0.5,
+            network.absent[name][0].detach().numpy(),
+        )
+        weight = network.transform[name][0].detach().double().numpy()
+        hidden.append(np.tanh(inputs @ weight.T + network.transform_bias[name][0].detach().numpy()))
+    joined = np.concatenate(hidden, 1)
+    fused = np.tanh(
+        joined @ network.fusion[0].detach().numpy().T + network.fusion_bias[0].detach().numpy()
+    )
+    logits = fused @ network.classes[0].detach().numpy().T
+    logits = logits + network.classes_bias[0].detach().numpy()
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    scores, embeddings = network.scores_and_embeddings(features, present)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    np.testing.assert_allclose(embeddings, fused, atol=1e-5)
+
+
+def test_one_step_is_algorithm_1():
+    """One batch of all clips: gradient on the smooth part, then the operator on W^E only."""
+    features, present, targets = drawn(n=30)
+    settings = FusionSettings(
+        hidden=6, batch_size=30, max_epochs=1, lambda1=1e-2, lambda2=0.05, lambda3=0.05
+    )
+    start = FusionNetwork(WIDTHS, 5, settings, seed=4)
+    start.standardise_by(features, [{n: present[n].nonzero()[:, 0] for n in WIDTHS}])
+    output = start(
+        {n: v[None] for n, v in features.items()}, {n: v[None] for n, v in present.items()}
+    )
+    smooth = ((output[0] - targets) ** 2).sum(1).mean()
+    phi = sum((weight**2).sum() for weight in start.weights()) / 2
+    (smooth + settings.lambda1 * phi).backward()
+    fitted = fit_fusion(features, present, targets, settings, seed=4)
+    after = dict(fitted.named_parameters())
+    for name, parameter in start.named_parameters():
+        expected = parameter.detach() - 0.7 * parameter.grad
+        if name == "fusion":
+            expected = proximal_step(expected, step=0.7, lambda2=0.05, lambda3=0.05)
+        torch.testing.assert_close(after[name].detach(), expected, atol=1e-6, rtol=1e-5)
+    assert 0 < fitted.sparsity()["zero_entries"] < 1
+
+
+def test_regularisers_give_exact_zeros_and_lower_their_penalty():
+    training = drawn()
+    plain = fit_fusion(*training, SMALL, seed=0)
+    assert plain.sparsity() == {"zero_rows": 0.0, "zero_entries": 0.0}
+    rows = fit_fusion(*training, dataclasses.replace(SMALL, lambda2=0.1), seed=0)
+    entries = fit_fusion(*training, dataclasses.replace(SMALL, lambda3=1e-3), seed=0)
+    assert rows.sparsity()["zero_rows"] > 0.1
+    assert rows.sparsity()["zero_rows"] == pytest.approx(rows.sparsity()["zero_entries"])
+    assert entries.sparsity()["zero_entries"] > 0.3
+    for network in (rows, entries):
+        assert share_right(network, drawn(seed=1)) > 0.85
+        assert penalty(network.fusion, lambda2=1.0, lambda3=1.0) < penalty(
+            plain.fusion, lambda2=1.0, lambda3=1.0
+        )
+
+
+def test_every_row_zero_leaves_class_shares():
+    network = fit_fusion(*drawn(), dataclasses.replace(SMALL, lambda2=100.0), seed=0)
+    assert network.sparsity() == {"zero_rows": 1.0, "zero_entries": 1.0}
+    scores = network.scores(*drawn(seed=1)[:2])
+    assert np.ptp(scores, axis=0).max() == 0
+
+
+@pytest.mark.parametrize("absent", ["learned", "zero"])
+def test_absent_streams(absent):
+    settings = dataclasses.replace(SMALL, absent=absent)
+    features, present, targets = drawn()
+    network = fit_fusion(features, present, targets, settings, seed=0)
+    learned = network.absent["audio"].abs().sum().item()
+    assert (learned > 0) == (absent == "learned")
+    # What stands in an absent row is never looked at.
+    other = {**features, "audio": features["audio"].clone()}
+    other["audio"][~present["audio"]] = 1e6
+    np.testing.assert_array_equal(network.scores(features, present), network.scores(other, present))
+    silent = {**present, "audio": torch.zeros_like(present["audio"])}
+    assert share_right(network, (features, silent, targets)) > 0.9
+
+
+def test_stream_dropout_trains_the_absent_vector_where_no_clip_lacks_the_stream():
+    features, present, targets = drawn(widths={"spatial": 24, "motion": 16})
+    for chance, moved in ((0.0, False), (0.3, True)):
+        settings = dataclasses.replace(SMALL, stream_dropout=chance)
+        network = fit_fusion(features, present, targets, settings, seed=0)
+        assert (network.absent["motion"].abs().sum() > 0) == moved
+        gone = {**present, "spatial": torch.zeros(len(targets), dtype=torch.bool)}
+        assert np.isfinite(network.scores(features, gone)).all()
+
+
+def test_a_feature_that_never_varies_and_one_far_from_zero_do_no_harm():
+    features, present, targets = drawn()
+    features["spatial"][:, 0] = 7.0
+    features["motion"][:, 0] += 1e4
+    network = fit_fusion(features, present, targets, SMALL, seed=0)
+    assert share_right(network, (features, present, targets)) > 0.9
+
+
+def test_several_labels():
+    features, present, targets = drawn(n=200)
+    both = torch.clamp(targets + targets.roll(1, dims=1) * (torch.arange(200) % 2)[:, None], max=1)
+    both[:5] = 0
+    history = []
+    network = fit_fusion(
+        features,
+        present,
+        both,
+        dataclasses.replace(SMALL, max_epochs=80),
+        seed=0,
+        validation=(features, present, both),
+        multi_label=True,
+        on_epoch=lambda epoch, metrics: history.append(metrics["score"]),
+    )
+    scores = network.scores(features, present)
+    assert scores.min() >= 0 and scores.max() <= 1 and scores.sum(1).max() > 1.2
+    assert max(history) > 0.97 > history[0]
+
+
+def test_same_seed_same_network_other_seed_another():
+    training = drawn()
+    first, again, other = (fit_fusion(*training, SMALL, seed=seed) for seed in (5, 5, 6))
+    assert torch.equal(first.fusion, again.fusion)
+    assert not torch.equal(first.fusion, other.fusion)
+
+
+def test_the_best_epoch_is_kept_and_training_stops():
+    history = []
+    validation = drawn(n=60, seed=1, noise=3.0)
+    settings = dataclasses.replace(SMALL, max_epochs=300, patience=5)
+    network = fit_fusion(
+        *drawn(noise=1.0),
+        settings,
+        seed=0,
+        validation=validation,
+        on_epoch=lambda epoch, metrics: history.append((epoch, metrics)),
+    )
+    assert [epoch for epoch, _ in history] == list(range(1, len(history) + 1))
+    assert len(history) < 300
+    best = max(history, key=lambda one: (one[1]["score"], -one[1]["held_out_loss"]))
+    assert len(history) - best[0] == 5
+    assert share_right(network, validation) == pytest.approx(best[1]["score"])
+    scores = network.scores(*validation[:2])
+    loss = ((scores - validation[2].numpy()) ** 2).sum(1).mean()
+    assert loss == pytest.approx(best[1]["held_out_loss"], rel=1e-4)
+
+
+def test_folds_in_lockstep_equal_each_by_itself():
+    clips = FusionClips(*drawn())
+    settings = dataclasses.replace(
+        SMALL, max_epochs=4, lambda2=0.01, lambda3=1e-4, stream_dropout=0.2
+    )
+    rows = torch.arange(120)
+    training = [rows[rows % 3 != fold] for fold in range(3)]
+    held = [rows[rows % 3 == fold] for fold in range(3)]
+    together = fit_folds(clips, training, settings, seed=2, held_out=(clips, held))
+    part = together.held_out_scores.reshape(3, 40, -1)
+    assert together.best["epoch"] == 4  # the last: the state that fits alone end in
+    for fold in range(3):
+        alone = fit_folds(clips, [training[fold]], settings, seed=2).network
+        scores = alone.scores(
+            {n: v[held[fold]] for n, v in clips.features.items()},
+            {n: v[held[fold]] for n, v in clips.present.items()},
+        )
+        np.testing.assert_allclose(part[fold], scores, atol=1e-4)
+        torch.testing.assert_close(
+            together.network.member(fold).fusion, alone.fusion, atol=1e-4, rtol=1e-3
+        )
+
+
+def test_held_out_clips_do_not_train():
+    features, present, targets = drawn()
+    training = [torch.arange(0, 80), torch.arange(40, 120)]
+    first = fit_folds(FusionClips(features, present, targets), training, SMALL, seed=0).network
+    spoilt = {name: values.clone() for name, values in features.items()}
+    spoilt["spatial"][80:] = 1e3
+    second = fit_folds(FusionClips(spoilt, present, targets), training, SMALL, seed=0).network
+    assert torch.equal(first.fusion[0], second.fusion[0])
+    assert not torch.equal(first.fusion[1], second.fusion[1])
+
+
+def test_saved_and_loaded():
+    training = drawn()
+    network = fit_fusion(*training, dataclasses.replace(SMALL, lambda3=1e-3), seed=0)
+    loaded = FusionNetwork.from_bytes(network.to_bytes())
+    assert loaded.settings == network.settings and loaded.streams == tuple(WIDTHS)
+    np.testing.assert_array_equal(loaded.scores(*training[:2]), network.scores(*training[:2]))
+    with pytest.raises(ValueError, match="not a fusion network"):
+        FusionNetwork.from_bytes(save({"x": torch.zeros(1)}))
+
+
+def test_thousands_of_inputs_stay_stable_at_the_published_rate():
+    widths = {"spatial": 4096, "motion": 2048}
+    features, present, targets = drawn(n=100, classes=4, widths=widths)
+    settings = FusionSettings(max_epochs=8, batch_size=50)
+    network = fit_fusion(features, present, targets, settings, seed=0)
+    assert share_right(network, drawn(n=60, classes=4, widths=widths, seed=1)) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f, p, t: [there.zero_() for there in p.values()], "no stream at all"),
+        (lambda f, p, t: f["motion"].__setitem__((3, 0), float("inf")), r"'motion', rows \[3\]"),
+        (lambda f, p, t: p["audio"].zero_(), "no training clip has the stream 'audio'"),
+        (lambda f, p, t: t.__setitem__((2, slice(None)), 0), r"rows \[2\] .*multi_label"),
+        (lambda f, p, t: t.__setitem__((2, 0), 0.5), "0 or 1"),
+        (lambda f, p, t: f.__setitem__("audio", torch.zeros(3, 12)), r"must be \(120, 12\)"),
+        (lambda f, p, t: p.pop("audio"), r"no features of \['audio'\]"),
+    ],
+)
+def test_refuses_clips(spoil, message):
+    clips = drawn()
+    spoil(*clips)
+    with pytest.raises(ValueError, match=message):
+        fit_fusion(*clips, SMALL, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden": 0}, "fusion.hidden must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "fusion.learning_rate"),
+        ({"lambda3": -1.0}, "fusion.lambda3"),
+        ({"stream_dropout": 1.0}, "fusion.stream_dropout"),
+        ({"activation": "swish"}, "fusion.activation"),
+    ],
+)
+def test_refuses_settings(changes, message):
+    with pytest.raises(UserError, match=message):
+        FusionSettings(**changes)
+
+
+def test_divergence_is_named():
+    with pytest.raises(UserError, match=r"lower fusion.learning_rate"):
+        fit_fusion(*drawn(), dataclasses.replace(SMALL, learning_rate=1e38), seed=0)
+
+
+def test_published_parameters_are_the_defaults():
+    settings = FusionSettings()
+    assert (settings.hidden, settings.learning_rate, settings.lambda1) == (200, 0.7, 3e-5)

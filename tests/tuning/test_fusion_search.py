@@ -1,0 +1,142 @@
+"""Folds that split no group, and cross-validation at one point."""
+
+import numpy as np
+import pytest
+import torch
+
+from actors.errors import UserError
+from trainers.fusion import FusionClips, FusionSettings
+from tuning.fusion_search import SearchSettings, cross_validate, group_folds, search_plan
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def drawn(n=90, classes=3, groups=15, noise=4.0):
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % classes
+    features, present = {}, {}
+    for name, width in (("spatial", 16), ("audio", 8)):
+        centres = 3 * rng.normal(size=(classes, width))
+        values = centres[labels] + noise * rng.normal(size=(n, width))
+        features[name] = torch.tensor(values, dtype=torch.float32)
+        present[name] = torch.ones(n, dtype=torch.bool)
+    present["audio"][::4] = False
+    names = np.array([f"g{i // (n // groups)}" for i in range(n)])
+    return FusionClips(features, present, torch.eye(classes)[torch.tensor(labels)]), names
+
+
+def test_no_group_is_split_and_every_clip_is_held_out_once():
+    clips, groups = drawn()
+    parts = group_folds(clips.targets.numpy(), groups, 5, seed=0)
+    assert len(parts) == 5
+    assert sorted(np.concatenate([held for _, held in parts])) == list(range(90))
+    for train, held in parts:
+        assert not set(groups[train]) & set(groups[held])
+        assert set(train) | set(held) == set(range(90))
+        # Stratified: each class has its third of the fold.
+        assert (clips.targets[held].sum(0) == 6).all()
+
+
+def test_folds_repeat_by_seed():
+    clips, groups = drawn()
+    first, again = (group_folds(clips.targets.numpy(), groups, 3, seed=4) for _ in range(2))
+    for (_, one), (_, other) in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_fewer_groups_than_folds():
+    targets = np.eye(2)[[0, 1, 0, 1, 0, 1]]
+    parts = group_folds(targets, np.array(["a", "a", "b", "b", "c", "c"]), 5, seed=0)
+    assert [len(held) for _, held in parts] == [2, 2, 2]
+    with pytest.raises(UserError, match="at least 2 groups.*'a'"):
+        group_folds(targets, np.array(["a"] * 6), 5, seed=0)
+
+
+def test_rare_classes_and_several_labels():
+    targets = np.zeros((20, 4))
+    targets[:, 0] = 1
+    targets[3, 1] = targets[7, 2] = targets[8, 2] = 1  # class 3 has none
+    targets[0] = 0
+    parts = group_folds(targets, np.arange(20), 5, seed=0)
+    assert sorted(np.concatenate([held for _, held in parts])) == list(range(20))
+
+
+def test_cross_validation_scores_clips_that_did_not_train():
+    clips, groups = drawn()
+    seen = []
+    result = cross_validate(
+        clips,
+        groups,
+        FusionSettings(hidden=16, batch_size=16, max_epochs=25),
+        lambda2=1e-3,
+        lambda3=1e-4,
+        folds=3,
+        seed=0,
+        on_epoch=lambda epoch, metrics: seen.append(metrics),
+    )
+    assert result["epochs"] == len(seen)
+    assert result["score"] == seen[-1]["best_score"] == max(one["score"] for one in seen) > 0.8
+    assert seen[int(result["epoch"]) - 1]["held_out_loss"] == result["held_out_loss"]
+    assert result["zero_entries"] == seen[-1]["best_zero_entries"] > 0
+
+
+def test_cross_validation_of_noise_is_at_chance():
+    clips, groups = drawn(n=300, groups=300)
+    noise = {name: torch.randn(values.shape) for name, values in clips.features.items()}
+    result = cross_validate(
+        FusionClips(noise, clips.present, clips.targets),
+        groups,
+        FusionSettings(hidden=16, max_epochs=10),
+        lambda2=0.0,
+        lambda3=0.0,
+        folds=3,
+        seed=0,
+    )
+    assert result["score"] < 0.45
+
+
+def test_the_plan_sees_every_change_that_matters():
+    clips, groups = drawn()
+    search, fusion = SearchSettings(), FusionSettings()
+
+    def plan(clips=clips, groups=groups, search=search, fusion=fusion, seed=0):
+        return search_plan(clips, groups, search, fusion, seed=seed, multi_label=False)
+
+    same = plan()
+    assert plan(search=SearchSettings(concurrent=3)) == same
+    hidden = {**clips.features, "audio": clips.features["audio"].clone()}
+    hidden["audio"][~clips.present["audio"]] = 5.0
+    assert plan(clips=FusionClips(hidden, clips.present, clips.targets)) == same
+    moved = {**clips.features, "spatial": clips.features["spatial"] + 1e-3}
+    others = [
+        plan(clips=FusionClips(moved, clips.present, clips.targets)),
+        plan(clips=FusionClips(clips.features, clips.present, clips.targets.flip(0))),
+        plan(groups=groups[::-1]),
+        plan(search=SearchSettings(trials=2)),
+        plan(fusion=FusionSettings(hidden=3)),
+        plan(seed=1),
+    ]
+    assert all(other != same for other in others)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trials": 0}, "search.trials must be at least 1, got 0"),
+        ({"folds": 1}, "search.folds"),
+        ({"lambda_min": 0.0}, "search.lambda_min"),
+        ({"lambda_min": 1.0}, "search.lambda_min"),
+        ({"reduction_factor": 1.0}, "search.reduction_factor"),
+        ({"concurrent": 0}, "search.concurrent"),
+        ({"cpus_per_trial": 0.0}, "search.cpus_per_trial"),
+    ],
+)
+def test_refuses_settings(changes, message):
+    with pytest.raises(UserError, match=message):
+        SearchSettings(**changes)

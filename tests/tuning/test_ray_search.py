@@ -1,0 +1,128 @@
+"""The search on a real local Ray: its result, its folder, and going on after a kill."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from actors.errors import UserError
+from actors.storage import Storage
+from trainers.fusion import FusionSettings
+from tuning.fusion_search import SearchSettings
+from tuning.ray_search import search
+
+pytestmark = pytest.mark.ray
+
+FUSION = FusionSettings(hidden=16, batch_size=32, max_epochs=30, patience=30)
+SETTINGS = SearchSettings(trials=4, folds=2, grace_epochs=10, concurrent=1)
+
+
+@pytest.fixture(scope="module")
+def session():
+    ray.init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+def drawn(n=60, classes=3):
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % classes
+    centres = 3 * rng.normal(size=(classes, 12))
+    features = torch.tensor(centres[labels] + 3 * rng.normal(size=(n, 12)), dtype=torch.float32)
+    return (
+        {"spatial": features},
+        {"spatial": torch.ones(n, dtype=torch.bool)},
+        torch.eye(classes)[torch.tensor(labels)],
+        np.array([f"g{i // 4}" for i in range(n)]),
+    )
+
+
+def run(storage, settings=SETTINGS, **changes):
+    return search(*drawn(), settings, fusion=FUSION, storage=storage, seed=0, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(session, tmp_path_factory):
+    """(storage, result, progress) of one undisturbed search."""
+    storage = Storage(tmp_path_factory.mktemp("search"))
+    told = []
+    result = run(storage, progress=lambda *args: told.append(args))
+    return storage, result, told
+
+
+def test_finds_the_best_point(finished):
+    _, result, told = finished
+    assert [row["trial"] for row in result.trials] == [f"point_{i:03d}" for i in range(4)]
+    assert (result.trials[0]["lambda2"], result.trials[0]["lambda3"]) == (0, 0)
+    assert all(row["lambda2"] or row["lambda3"] for row in result.trials[1:])
+    assert {row["state"] for row in result.trials} <= {"finished", "stopped"}
+    assert result.trials[0]["state"] == "finished"
+    best = max(result.trials, key=lambda row: (row["score"], -row["held_out_loss"]))
+    assert (best["lambda2"], best["lambda3"]) == (result.lambda2, result.lambda3)
+    assert result.score == best["score"] > 0.8
+    assert [done for done, _, _ in told] == [1, 2, 3, 4]
+    assert told[-1][1] == 4 and told[-1][2]["score"] == result.score
+    curve = result.curves["point_000"]
+    assert [row["epoch"] for row in curve][:2] == [5, 10]
+    assert curve[-1]["best_score"] == result.trials[0]["score"]
+
+
+def test_leaves_curves_for_tensorboard(finished):
+    storage, _, _ = finished
+    folders = [path.parent for path in Path(storage.path()).rglob("events.out.tfevents.*")]
+    assert len(folders) == 4
+    assert any(path.name == "point_000_lambda2=0.0e+00_lambda3=0.0e+00" for path in folders)
+
+
+def test_a_finished_search_is_returned_at_once(finished):
+    storage, result, _ = finished
+    told = []
+    assert run(storage, progress=lambda *args: told.append(args)) == result
+    assert not told  # nothing was run
+    with pytest.raises(UserError, match="holds a search already"):
+        run(storage, resume=False)
+    with pytest.raises(UserError, match="another search.trials;"):
+        run(storage, SearchSettings(trials=5, folds=2, grace_epochs=10))
+
+
+def test_more_cpus_than_there_are(session, tmp_path):
+    settings = SearchSettings(trials=1, folds=2, cpus_per_trial=64)
+    with pytest.raises(UserError, match="64 CPUs and the cluster has 2"):
+        run(Storage(tmp_path), settings)
+
+
+def test_goes_on_after_kill_9_and_ends_as_if_undisturbed(session, finished, tmp_path):
+    _, undisturbed, _ = finished
+    driver = f"""
+import os, ray, signal, sys, time
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
+from test_ray_search import run, Storage
+
+def progress(done, *rest):
+    if done == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(1.1)  # then the snapshot after this point is not put off to a later one
+
+ray.init(address={session!r}, log_to_driver=False)
+run(Storage({str(tmp_path)!r}), progress=progress)
+"""
+    process = subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    folder = tmp_path / "fusion-search"
+    before = {path: path.read_text() for path in folder.glob("point_00[01]*/result.json")}
+    assert len(before) == 2
+
+    result = run(Storage(tmp_path))
+    for path, text in before.items():
+        assert path.read_text() == text, "a finished point ran again"
+    for ours, theirs in zip(result.trials, undisturbed.trials, strict=True):
+        for name in ("trial", "lambda2", "lambda3", "score", "held_out_loss", "state"):
+            assert ours[name] == theirs[name]
+    assert (result.lambda2, result.lambda3) == (undisturbed.lambda2, undisturbed.lambda3)
+    assert json.loads((folder / "search.json").read_text())["score"] == result.score
