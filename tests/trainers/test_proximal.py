@@ -35,6 +35,8 @@ def minimised(weight, step, lambda2, lambda3):
                 bounds=[(0, None)] * len(start),
                 options={"maxiter": 5000, "ftol": 0, "gtol": 1e-13},
             )
+            if np.array_equal(start, found.x):
+                break
             start = found.x
         value = found.x[: len(row)] - found.x[len(row) :]
         rows.append(value if found.fun < 0.5 * row @ row else np.zeros_like(row))
