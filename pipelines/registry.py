@@ -71,13 +71,18 @@ class Evaluation:
 
     Args:
         metrics: what `trainers.metrics.summary` gives; ``score`` is the main measure.
-        videos: the test videos, those that were rejected included.
+        videos: the test videos that it was measured on.
         multi_label: whether the main measure is mAP instead of accuracy.
     """
 
     metrics: Mapping[str, float]
     videos: Sequence[Video]
     multi_label: bool
+
+    @property
+    def measure(self) -> str:
+        """Name of the main measure."""
+        return "map" if self.multi_label else "accuracy"
 
     @property
     def fingerprint(self) -> str:
@@ -120,7 +125,7 @@ def register(
         UserError: the folder holds no ensemble.
     """
     files = read_files(folder)
-    weights = _digest(files)
+    weights = digest(files)
     client = tracker.client
     version = _registered(client, settings.name, run.id, weights)
     if version is None:
@@ -131,6 +136,7 @@ def register(
             TEST_TAG: evaluation.fingerprint,
             "n_test": str(len(evaluation.videos)),
             "chance": repr(evaluation.chance),
+            "measure": evaluation.measure,
             **{f"{METRIC_TAG}{name}": repr(float(v)) for name, v in evaluation.metrics.items()},
             **(tags or {}),
         }
@@ -159,6 +165,7 @@ def signature(streams: Sequence[str]) -> ModelSignature:
                 ColSpec(Array(text), "labels"),
                 ColSpec(Array(number), "probabilities"),
                 *(ColSpec(number, f"share_{stream}") for stream in streams),
+                ColSpec(text, "streams"),
                 ColSpec(Array(number), "embedding"),
                 ColSpec(text, "error"),
             ]
@@ -167,7 +174,7 @@ def signature(streams: Sequence[str]) -> ModelSignature:
             [
                 ParamSpec("top_k", DataType.integer, 3),
                 ParamSpec("embeddings", DataType.boolean, False),
-                ParamSpec("device", text, "cpu"),
+                ParamSpec("device", text, "auto"),
             ]
         ),
     )
@@ -257,12 +264,12 @@ def _registered(client: MlflowClient, name: str, run_id: str, weights: str) -> s
 
 
 def _log_test_manifest(run: Run, evaluation: Evaluation) -> None:
-    rows = [{"id": v.id, "path": v.path, "labels": list(v.labels)} for v in evaluation.videos]
-    content = {"multi_label": evaluation.multi_label, "videos": rows}
-    run.log_text(TEST_MANIFEST, json.dumps(content))
+    rows = [{"path": v.path, "labels": list(v.labels)} for v in evaluation.videos]
+    run.log_text(TEST_MANIFEST, json.dumps(rows))
 
 
-def _digest(files: Mapping[str, bytes]) -> str:
+def digest(files: Mapping[str, bytes]) -> str:
+    """Names an ensemble by the contents of its files."""
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())

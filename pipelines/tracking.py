@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,10 @@ from actors.errors import UserError
 from actors.storage import Storage
 from pipelines.provenance import flatten, source_tags
 
-# Read by MLflow at import. Neither phoning home nor links printed between a job's own lines.
+# Read by MLflow: no phoning home, nothing of its own printed between a job's lines.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import sqlalchemy.exc
@@ -47,8 +49,8 @@ TABLES_TAG = "mlflow.loggedArtifacts"
 PARAM_LENGTH, TAG_LENGTH, KEY_LENGTH, DIGEST_LENGTH = 6000, 8000, 250, 36
 PARAMS_PER_CALL, METRICS_PER_CALL = 100, 1000
 
-for _name in ("mlflow.store.db.utils", "mlflow.system_metrics", "alembic"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 _uri_lock = threading.RLock()
 
@@ -190,10 +192,14 @@ class Tracker:
         artifacts = storage.local("mlflow/artifacts") if self._local else None
         self._artifacts = artifacts.as_uri() if artifacts else None
         self._experiment: str | None = None
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's client; the first use makes the database."""
         with self._refusals():
             if self._local:
                 Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-            self.client = MlflowClient(tracking_uri=self.uri)
+            return MlflowClient(tracking_uri=self.uri)
 
     def check(self) -> None:
         """Makes the database and the experiment, or finds out at once that it can't.
@@ -204,6 +210,20 @@ class Tracker:
         """
         with self._refusals(), _impatient(self.settings.timeout_s):
             self._experiment = self._make_experiment()
+
+    def reach(self) -> None:
+        """Finds out at once whether there is something to read; makes nothing.
+
+        Raises:
+            UserError: no database yet, or a server that does not answer.
+        """
+        if self._local and not Path(self.uri.removeprefix("sqlite:///")).exists():
+            raise UserError(
+                f"there is no MLflow database at {self.uri}: nothing was trained there yet; "
+                "give the --storage of the training job, or set MLFLOW_TRACKING_URI"
+            )
+        with self._refusals(), _impatient(self.settings.timeout_s):
+            self.client.search_experiments(max_results=1)
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:

@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""Job: names the classes of videos by a trained model.
+
+    pipelines/predict.py VIDEO... | FOLDER | MANIFEST [--model models:/multiclue@champion]
+
+A manifest is a CSV or Parquet table with a column `path`. Of each video the best classes are
+shown, and each stream's share: by how much the best class would fall without it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from actors.artifact import artifact_name
+from actors.errors import MediaError, UserError, nearest
+from actors.storage import Storage
+from pipelines.arguments import parse_arguments
+from pipelines.console import Console
+from pipelines.datasets.media import media_below
+from pipelines.launch import main_guard
+from pipelines.predictions import check_output, predictions_table, write_predictions
+from pipelines.registry import digest, download
+from pipelines.settings import default_storage
+from pipelines.stages import fingerprint
+from pipelines.tracking import Tracker, TrackingSettings
+from trainers.hybrid import Hybrid, read_files
+from trainers.prediction import ClipPredictor, Row, empty_row
+
+TABLES = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """What to predict with, and where the result goes."""
+
+    model: str = "models:/multiclue@champion"
+    """Registered model (models:/NAME@ALIAS or models:/NAME/VERSION), or the folder of one."""
+    output: str | None = None
+    """File for the predictions: .csv, .json or .parquet."""
+    top: int = 3
+    """Classes to name per video, best first."""
+    embeddings: bool = False
+    """Put each video's embedding into the output (.json or .parquet)."""
+    storage: str = field(default_factory=default_storage)
+    """Storage of the training job, whose models are looked up; also used for sharing out work."""
+    share_out_from: int = 32
+    """From this many videos on, Ray shares them out among the CPUs or GPUs of the cluster."""
+    gpus: float = 0.5
+    """Share of a GPU per predicting process, where the cluster has GPUs."""
+    device: str = "auto"
+    """Where networks run: auto (a GPU if there is one), cpu, or cuda."""
+    tracking: TrackingSettings = TrackingSettings()
+    """Where models are registered."""
+
+    def __post_init__(self) -> None:
+        for name in ("top", "share_out_from"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        if self.gpus < 0:
+            raise UserError(f"--gpus must be 0 or more, not {self.gpus}")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"--device must be auto, cpu or cuda, not {self.device!r}")
+
+
+def predict(inputs: Sequence[str], settings: PredictSettings, console: Console) -> list[Row]:
+    """Predicts, shows and writes; one row per video, in the order of the inputs.
+
+    Raises:
+        UserError: an input that does not exist, no such model, an output that can't be written.
+    """
+    check_output(settings.output, embeddings=settings.embeddings)
+    paths = find_videos(inputs)
+    model = find_model(settings)
+    with console.stage("predict", total=len(paths), unit="videos") as progress:
+        predicted = predict_paths(
+            model, paths, settings, on_row=lambda done: progress.update(done, len(paths))
+        )
+    rows = [row if settings.embeddings else {**row, "embedding": []} for row in predicted]
+    console.rich.print(predictions_table(rows))
+    if settings.output:
+        write_predictions(rows, Path(settings.output), embeddings=settings.embeddings)
+        console.say(f"{len(rows)} rows written to {settings.output}")
+    return rows
+
+
+def find_videos(inputs: Sequence[str]) -> list[str]:
+    """The videos that files, folders and manifests name, each path once, in order.
+
+    Raises:
+        UserError: an input that does not exist; a folder without media; a manifest that can't be
+            read or has no column ``path``.
+    """
+    if not inputs:
+        raise UserError("no videos; give files, a folder, or a .csv or .parquet table with a path")
+    paths: list[str] = []
+    for text in inputs:
+        place = Path(text).expanduser()
+        if not place.exists():
+            raise UserError(f"{text} does not exist; give videos, a folder or a table of paths")
+        if place.is_dir():
+            found = [str(place / name) for name in media_below(place)]
+            if not found:
+                raise UserError(f"{text} has no video or sound files; give another folder")
+            paths += found
+        elif place.suffix.lower() in TABLES:
+            paths += _listed(place)
+        else:
+            paths.append(str(place))
+    return list(dict.fromkeys(paths))
+
+
+def _listed(table: Path) -> list[str]:
+    """The column ``path`` of a table; relative paths are relative to the table's folder."""
+    try:
+        if table.suffix.lower() == ".parquet":
+            content = pq.read_table(table)
+        else:
+            content = pyarrow.csv.read_csv(table)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{table} can't be read as a table: {error}") from error
+    if "path" not in content.column_names:
+        columns = content.column_names
+        raise UserError(
+            f"{table} has no column 'path'{nearest('path', columns)}; it has {', '.join(columns)}"
+        )
+    return [str(table.parent / str(path)) for path in content["path"].to_pylist() if path]
+
+
+def find_model(settings: PredictSettings) -> Storage:
+    """The folder of the model, fetched from the registry if it is there.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if settings.model.startswith(("models:", "runs:")):
+        tracker = Tracker(settings.tracking, Storage(settings.storage))
+        tracker.reach()
+        return download(tracker, settings.model)
+    return Storage(settings.model)
+
+
+def predict_paths(
+    model: Storage,
+    paths: Sequence[str],
+    settings: PredictSettings,
+    *,
+    on_row: Any = lambda done: None,
+) -> list[Row]:
+    """A row per path, in order; many are shared out by Ray, a few are done in this process."""
+    if len(paths) >= settings.share_out_from:
+        return _predict_shared(model, paths, settings, on_row)
+    predictor = ClipPredictor(model, top=settings.top, device=settings.device)
+    rows = []
+    for done, path in enumerate(paths, start=1):
+        try:
+            rows.append(predictor({"path": path}))
+        except MediaError as error:
+            rows.append(empty_row(predictor.hybrid, path, str(error)))
+        on_row(done)
+    return rows
+
+
+def _predict_shared(
+    model: Storage, paths: Sequence[str], settings: PredictSettings, on_row: Any
+) -> list[Row]:
+    """Through a pool of actors; what an interrupted job had done is not done again."""
+    from actors.pool import PoolResources, run_pool
+    from pipelines.job import quiet_libraries, ray_session
+
+    files = read_files(model)
+    folder = Storage(settings.storage).join("predict", f"{digest(files)}-{settings.top}")
+    copy = folder.join("model")
+    for name, content in reversed(files.items()):
+        if not copy.exists(name):
+            copy.write_bytes(name, content)
+    tasks = [{"id": p, "name": artifact_name(_stamp(p)), "path": p} for p in absolute(paths)]
+    quiet_libraries()
+    with ray_session(folder):
+        ledger = run_pool(
+            tasks,
+            partial(ClipPredictor, copy, top=settings.top, device=settings.device),
+            storage=folder,
+            resources=PoolResources.for_cluster(gpus_per_actor=settings.gpus),
+            on_row=lambda done, total, row: on_row(done),
+        )
+    hybrid = Hybrid.from_files(files)
+    return [
+        {**entry["facts"], "path": path}
+        if entry["ok"]
+        else empty_row(hybrid, path, f"{entry['kind']}: {entry['message']}")
+        for path, entry in zip(paths, ledger, strict=True)
+    ]
+
+
+def absolute(paths: Iterable[str]) -> list[str]:
+    """Paths as another process finds them."""
+    return [str(Path(path).absolute()) for path in paths]
+
+
+def _stamp(path: str) -> str:
+    """Names this very content of this file: what was predicted of an older one does not count."""
+    file = Path(path)
+    state = file.stat() if file.exists() else None
+    seen = [state.st_size, state.st_mtime_ns] if state else None
+    return f"{file.stem}-{fingerprint(str(file), seen)}"
+
+
+def main() -> None:
+    """Reads the command line and predicts."""
+    what = "videos, folders of videos, or tables of paths"
+    settings, inputs = parse_arguments(PredictSettings, __doc__ or "", inputs=what)
+    predict(inputs, settings, Console())
+
+
+if __name__ == "__main__":
+    main_guard(main)

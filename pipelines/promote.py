@@ -1,0 +1,275 @@
+#!/usr/bin/env python3
+"""Job: makes the challenger the champion, if it is better on the same test videos.
+
+    pipelines/promote.py [--version challenger] [--registry.margin 0.01] [--force] [--dry-run]
+
+Compares what was measured when the versions were registered. A champion that was tested on other
+videos is first scored on the challenger's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from numpy.typing import NDArray
+
+from actors.errors import UserError
+from actors.storage import Storage
+from pipelines.arguments import parse_arguments
+from pipelines.console import Console
+from pipelines.launch import main_guard
+from pipelines.predict import PredictSettings, predict_paths
+from pipelines.registry import (
+    CHALLENGER,
+    CHAMPION,
+    METRIC_TAG,
+    TEST_MANIFEST,
+    TEST_TAG,
+    RegistrySettings,
+    download,
+    find_version,
+)
+from pipelines.settings import default_storage
+from pipelines.tracking import Tracker, TrackingSettings
+from trainers.metrics import mean_average_precision
+from trainers.prediction import Row
+
+if TYPE_CHECKING:
+    from pipelines.job import Job
+
+ALL = 1_000_000
+"""More classes than any model has."""
+
+
+@dataclass(frozen=True)
+class PromoteSettings:
+    """Which version to compare with the champion, and what to do with the answer."""
+
+    version: str = CHALLENGER
+    """The version's number, or an alias."""
+    force: bool = False
+    """Promote whatever the comparison says."""
+    dry_run: bool = False
+    """Say what would be done, and change nothing."""
+    storage: str = field(default_factory=default_storage)
+    """Storage of the training job."""
+    registry: RegistrySettings = RegistrySettings()
+    """The registered model, and the margin."""
+    tracking: TrackingSettings = TrackingSettings()
+    """Where models are registered."""
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What was decided."""
+
+    promoted: bool
+    """Whether the alias was moved."""
+    reason: str
+    """Why, or why not."""
+    challenger: str
+    """Number of the version that was looked at."""
+    champion: str | None
+    """Number of the champion before; None: there was none."""
+    metrics: dict[str, float]
+    """``challenger``, ``champion`` and ``chance``, each the main measure, as far as known."""
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    better: bool
+    reason: str
+    metrics: dict[str, float]
+
+
+def promote(settings: PromoteSettings, console: Console | None = None) -> dict[str, Any]:
+    """Compares, decides, moves the alias; the fields of `Promotion` as a dict.
+
+    Raises:
+        UserError: no such version, or one that another program registered.
+    """
+    storage = Storage(settings.storage)
+    tracker = Tracker(settings.tracking, storage)
+    tracker.reach()
+    decided = decide(tracker, storage, settings)
+    if console is not None:
+        mark = "[green]✓[/]" if decided.promoted else "[yellow]–[/]"
+        console.say(f"{mark} {settings.registry.name} {decided.reason}")
+    return asdict(decided)
+
+
+def promote_version(job: Job, version: str) -> dict[str, Any]:
+    """The last step of a whole job; ``promoted`` tells whether `version` is the champion now."""
+    settings = PromoteSettings(
+        version=version,
+        storage=job.settings.storage,
+        registry=job.settings.registry,
+        tracking=job.settings.tracking,
+    )
+    decided = decide(job.tracker, job.storage, settings)
+    now = decided.promoted or decided.champion == version
+    mark = "[green]✓[/]" if now else "[yellow]–[/]"
+    job.console.say(f"{mark} promote                  {job.settings.registry.name} {decided.reason}")
+    return {**asdict(decided), "promoted": now}
+
+
+def decide(tracker: Tracker, storage: Storage, settings: PromoteSettings) -> Promotion:
+    """As `promote`, with a tracker that is open already."""
+    client, name = tracker.client, settings.registry.name
+    challenger = find_version(client, name, settings.version)
+    if challenger is None:
+        raise UserError(
+            f"the model {name!r} at {tracker.uri} has no version {settings.version!r}; "
+            "train one with pipelines/full.py, or give --version or --registry.name"
+        )
+    champion = find_version(client, name, CHAMPION)
+    before = None if champion is None else str(champion.version)
+    number = str(challenger.version)
+    if before == number:
+        metrics = {"challenger": _score(challenger)}
+        return Promotion(
+            False, f"version {number} is the champion already", number, before, metrics
+        )
+    verdict = _compare(tracker, storage, settings, challenger, champion)
+    wanted, reason = verdict.better, verdict.reason
+    if settings.force and not wanted:
+        wanted, reason = True, f"{reason}; promoted all the same, by force"
+    if settings.dry_run:
+        done = "would be" if wanted else "would not be"
+        return Promotion(
+            False, f"version {number} {done} promoted: {reason}", number, before, verdict.metrics
+        )
+    done = "is the champion now" if wanted else "was not promoted"
+    reason = f"version {number} {done}: {reason}"
+    if wanted:
+        client.set_registered_model_alias(name, CHAMPION, number)
+    client.set_model_version_tag(name, number, "decision", reason)
+    return Promotion(wanted, reason, number, before, verdict.metrics)
+
+
+def _compare(
+    tracker: Tracker,
+    storage: Storage,
+    settings: PromoteSettings,
+    challenger: ModelVersion,
+    champion: ModelVersion | None,
+) -> _Verdict:
+    measure, score = challenger.tags.get("measure", "score"), _score(challenger)
+    if champion is None:
+        chance = float(challenger.tags["chance"])
+        word = "above" if score > chance else "not above"
+        reason = f"there is no champion, and its {measure} of {score:.4f} is {word} chance"
+        metrics = {"challenger": score, "chance": chance}
+        return _Verdict(score > chance, f"{reason} ({chance:.4f})", metrics)
+    how = "on the same test videos"
+    if challenger.tags[TEST_TAG] == champion.tags.get(TEST_TAG):
+        other = _score(champion)
+    else:
+        found = _rescore(tracker, storage, settings, challenger, champion)
+        if isinstance(found, str):
+            reason = f"version {champion.version} was tested on other videos, and {found}"
+            return _Verdict(False, reason, {"challenger": score})
+        other, how = found, "which was scored on its test videos just now"
+    return _weigh(score, other, settings.registry.margin, measure, str(champion.version), how)
+
+
+def _weigh(
+    score: float, other: float, margin: float, measure: str, champion: str, how: str
+) -> _Verdict:
+    # Scores are shares of clips: a difference of less than a rounding error is none.
+    gain = round(score - other, 9)
+    better = gain > 0 and gain >= margin
+    asked = f", {margin:.4f} is asked for" if margin > 0 else ""
+    reason = (
+        f"its {measure} is {score:.4f}, {other:.4f} for version {champion}, {how} "
+        f"({gain:+.4f}{asked})"
+    )
+    return _Verdict(better, reason, {"challenger": score, "champion": other})
+
+
+def _score(version: ModelVersion) -> float:
+    """The main measure on the version's own test videos."""
+    text = version.tags.get(f"{METRIC_TAG}score")
+    if text is None or TEST_TAG not in version.tags:
+        raise UserError(
+            f"version {version.version} of {version.name!r} carries no test score: it was not "
+            "registered by Multiclue; train one with pipelines/full.py"
+        )
+    return float(text)
+
+
+def _rescore(
+    tracker: Tracker,
+    storage: Storage,
+    settings: PromoteSettings,
+    challenger: ModelVersion,
+    champion: ModelVersion,
+) -> float | str:
+    """The champion's main measure on the challenger's test videos, or why it can't be had."""
+    try:
+        text = _read_test_manifest(tracker, challenger)
+    except (MlflowException, OSError) as error:
+        return f"the list of the new ones can't be read ({str(error).splitlines()[0]})"
+    videos = json.loads(text)
+    missing = [video["path"] for video in videos if not Path(video["path"]).is_file()]
+    if missing:
+        return (
+            f"{len(missing)} of the {len(videos)} new ones are not there any more, such as "
+            f"{missing[0]}: the two can't be compared (--force promotes without)"
+        )
+    rows = predict_paths(
+        download(tracker, f"models:/{champion.name}/{champion.version}"),
+        [video["path"] for video in videos],
+        PredictSettings(storage=storage.path(), top=ALL, tracking=settings.tracking),
+    )
+    labels = [video["labels"] for video in videos]
+    if challenger.tags.get("measure") == "map":
+        return rows_map(rows, labels)
+    return rows_accuracy(rows, labels)
+
+
+def _read_test_manifest(tracker: Tracker, version: ModelVersion) -> str:
+    import mlflow
+
+    with tracker.using():
+        return mlflow.artifacts.load_text(f"runs:/{version.run_id}/{TEST_MANIFEST}")
+
+
+def rows_accuracy(rows: Sequence[Row], labels: Sequence[Sequence[str]]) -> float:
+    """Share of videos whose best class is right; one that can't be used counts as wrong."""
+    return float(np.mean([row["label"] in right for row, right in zip(rows, labels, strict=True)]))
+
+
+def rows_map(rows: Sequence[Row], labels: Sequence[Sequence[str]]) -> float:
+    """mAP over the classes that the labels name; a class or video without a score has 0."""
+    classes = sorted({label for right in labels for label in right})
+    index = {name: column for column, name in enumerate(classes)}
+    scores: NDArray[np.float64] = np.zeros((len(rows), len(classes)))
+    targets = np.zeros((len(rows), len(classes)), bool)
+    for number, (row, right) in enumerate(zip(rows, labels, strict=True)):
+        targets[number, [index[label] for label in right]] = True
+        for name, score in zip(row["labels"], row["probabilities"], strict=True):
+            if name in index:
+                scores[number, index[name]] = score
+    return mean_average_precision(scores, targets).value
+
+
+def main() -> None:
+    """Reads the command line and decides. Not promoting is an answer, not an error."""
+    settings, _ = parse_arguments(PromoteSettings, __doc__ or "")
+    promote(settings, Console())
+
+
+if __name__ == "__main__":
+    main_guard(main)

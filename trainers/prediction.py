@@ -1,0 +1,96 @@
+"""From an ensemble's decisions to rows that people and programs read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.errors import MediaError
+from actors.storage import Storage
+from trainers.hybrid import ClipPrediction, Hybrid
+
+Row = dict[str, Any]
+
+
+def prediction_row(
+    hybrid: Hybrid, prediction: ClipPrediction, *, top: int = 3, embeddings: bool = False
+) -> Row:
+    """One video as plain values.
+
+    Args:
+        top: how many classes to name, best first.
+        embeddings: whether to give the embedding; else it is empty.
+
+    Returns:
+        ``path``; ``label`` and ``probability`` of the best class; ``labels`` and ``probabilities``
+        of the ``top`` best; ``share_STREAM`` for every stream of the model (0 where absent);
+        ``streams`` that the clip has, joined by commas; ``embedding``; ``error``, empty for a
+        video that could be used. For one that could not, all but ``path`` and ``error`` is empty
+        or 0.
+    """
+    decision = prediction.decision
+    if decision is None:
+        return empty_row(hybrid, prediction.path, ": ".join(prediction.error or ()))
+    scores = decision.probabilities
+    best = np.argsort(-scores, kind="stable")[: max(1, top)].tolist()
+    return {
+        "path": prediction.path,
+        "label": hybrid.classes[best[0]],
+        "probability": float(scores[best[0]]),
+        "labels": [hybrid.classes[index] for index in best],
+        "probabilities": [float(scores[index]) for index in best],
+        **{f"share_{stream}": decision.shares.get(stream, 0.0) for stream in hybrid.streams},
+        "streams": ",".join(decision.shares),
+        "embedding": decision.embedding.tolist() if embeddings else [],
+        "error": "",
+    }
+
+
+def empty_row(hybrid: Hybrid, path: str, error: str) -> Row:
+    """The row of a video that can't be used."""
+    return {
+        "path": path,
+        "label": "",
+        "probability": 0.0,
+        "labels": [],
+        "probabilities": [],
+        **{f"share_{stream}": 0.0 for stream in hybrid.streams},
+        "streams": "",
+        "embedding": [],
+        "error": error,
+    }
+
+
+class ClipPredictor:
+    """What an actor runs on each video; made once per actor, the networks are loaded once.
+
+    Args:
+        model: folder that `Hybrid.save` wrote.
+        top: how many classes to name.
+        device: ``auto`` takes a GPU that this process sees.
+    """
+
+    def __init__(self, model: Storage, *, top: int, device: str = "auto") -> None:
+        self.hybrid = Hybrid.load(model)
+        self._top, self._device = top, pick_device(device)
+
+    def __call__(self, row: Mapping[str, Any]) -> Row:
+        """The prediction row of ``row["path"]``, with its embedding.
+
+        Raises:
+            MediaError: the video can't be used.
+        """
+        prediction = self.hybrid.predict_clip(row["path"], device=self._device)
+        if prediction.error is not None:
+            raise MediaError(*prediction.error)
+        return prediction_row(self.hybrid, prediction, top=self._top, embeddings=True)
+
+
+def pick_device(name: str) -> str:
+    """``auto`` becomes ``cuda`` where there is one, else ``cpu``."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
