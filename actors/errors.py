@@ -1,4 +1,4 @@
-"""The two kinds of things that go wrong: a mistake of the user's, and a video that can't be used."""
+"""The two kinds of failure: a mistake of the user's, and a video that can't be used."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.artifact import VERSION, Clip, ImageSpool, Spool, artifact_name, pack, spool
+from actors.artifact import VERSION, Clip, ImageSpool, Spool, artifact_name, pieces, spool
 from actors.codecs import Codec, check_codec
 from actors.decode import PictureDecoder, best_pictures, open_media, packets
 from actors.errors import MediaError, UserError, nearest
@@ -326,10 +326,18 @@ class ClipExtractor:
         clip = extract_clip(
             row["path"], settings=self.settings, streams=self.streams, flow=self._engine
         )
-        blob = pack(clip)
-        self.storage.write_bytes(row.get("name") or artifact_name(row["id"]), blob)
+        name = row.get("name") or artifact_name(row["id"])
+        written = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal written
+            for piece in pieces(clip):
+                written += len(piece)
+                yield piece
+
+        self.storage.write_pieces(name, counted())
         facts = ("n_frames", "n_flow", "duration", "absent", "cut_at", "truncated", "decode_errors")
         return {key: clip.metadata[key] for key in facts} | {
             "pairs": clip.metadata["n_flow"],
-            "bytes": len(blob),
+            "bytes": written,
         }

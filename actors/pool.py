@@ -55,17 +55,24 @@ class PoolResources:
     gpus: float = 0.0
 
     @staticmethod
-    def for_cluster(*, max_actors: int | None = None, gpus_per_actor: float = 0.0) -> PoolResources:
+    def for_cluster(
+        *, max_actors: int | None = None, gpus_per_actor: float = 0.0, side_by_side: int = 1
+    ) -> PoolResources:
         """One actor per CPU (or per share of a GPU), together leaving one CPU to Ray Data.
 
         Actors that hold every CPU would leave none for Ray Data's own tasks, and the job would
         wait for ever (ray#44687); so each of n actors asks for (n − 1)/n of a CPU.
+
+        Args:
+            max_actors: at most so many, whatever the cluster has.
+            gpus_per_actor: share of a GPU; ignored where the cluster has none.
+            side_by_side: pools that run at the same time and divide the CPUs between them.
         """
         have = ray.cluster_resources()
         cpus = max(int(have.get("CPU", 1)), 1)
-        actors = cpus
+        actors = max(cpus // side_by_side, 1)
         if gpus_per_actor and have.get("GPU"):
-            actors = min(cpus, max(int(have["GPU"] / gpus_per_actor), 1))
+            actors = min(actors, max(int(have["GPU"] / gpus_per_actor), 1))
         else:
             gpus_per_actor = 0.0
         actors = min(actors, max_actors or actors)

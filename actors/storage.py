@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,11 @@ class Storage:
             return stream.read()
 
     def write_bytes(self, name: str, data: bytes, *, durable: bool = True) -> None:
-        """Writes a whole file atomically: beside its place, then moved over it.
+        """Writes a whole file atomically; see `write_pieces`."""
+        self.write_pieces(name, [data], durable=durable)
+
+    def write_pieces(self, name: str, pieces: Iterable[bytes], *, durable: bool = True) -> None:
+        """Writes a file atomically, piece by piece: beside its place, then moved over it.
 
         Object stores show a file only when its upload is complete, so there it is written at once.
 
@@ -98,16 +103,17 @@ class Storage:
                 outlives the death of any process.
         """
         target = self._at(name)
-        folder = target.rsplit("/", 1)[0]
         if not self.is_local:
             with self._fs.open_output_stream(target) as stream:
-                stream.write(data)
+                for piece in pieces:
+                    stream.write(piece)
             return
+        folder = target.rsplit("/", 1)[0]
         os.makedirs(folder, exist_ok=True)
         temporary = f"{folder}/.tmp-{uuid.uuid4().hex}"
         try:
             with open(temporary, "wb") as stream:
-                stream.write(data)
+                stream.writelines(pieces)
                 stream.flush()
                 if durable:
                     os.fsync(stream.fileno())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 VALUES: dict[str, tuple[str, str]] = {
-    "appearance": ("ring", "cross"),
+    "appearance": ("disc", "cross"),
     "motion": ("up", "down"),
     "sound": ("hum", "chirp"),
     "order": ("redfirst", "bluefirst"),
@@ -16,7 +16,7 @@ VALUES: dict[str, tuple[str, str]] = {
 CLUES: dict[str, dict[str, str]] = {
     "-".join(values): dict(zip(VALUES, values, strict=True)) for values in product(*VALUES.values())
 }
-"""Class label, such as "ring-up-hum-redfirst" -> clue -> value."""
+"""Class label, such as "disc-up-hum-redfirst" -> clue -> value."""
 
 VISIBLE: dict[str, tuple[str, ...]] = {
     "spatial_cnn": ("appearance",),

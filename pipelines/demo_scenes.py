@@ -1,9 +1,9 @@
 """What the demo videos show and sound like; pure arithmetic from a label and a random generator.
 
-Each clue reaches one stream only. Everything in the picture drifts as one rigid sheet, so the flow
-is uniform and shows no shapes. Position, phase and speed are random, so a still frame shows no
-direction. The tints change chroma alone, so gray frames, from which flow is found, show none; and
-each tint fills half of a clip on average, so that only the order of frames tells who came first.
+Each clue reaches one stream only. Shapes and tints change chroma alone, so gray frames, from which
+flow is found, show neither. Everything in the picture drifts as one sheet; position, phase and speed
+are random, so a still frame shows no direction. Each tint fills half of a clip on average, so that
+only the order of frames tells which came first.
 """
 
 from __future__ import annotations
@@ -63,12 +63,10 @@ def _sheet(shape: str, rng: np.random.Generator) -> tuple[Plane, Plane]:
     # Varied chroma averages out the rounding of each colour on its way to RGB and on to gray.
     chroma = 4 * np.stack([_texture(rng), _texture(rng)])
     for _ in range(int(rng.integers(4, 7))):
-        cover = _cover(shape, rng)
-        contrast = rng.choice((-1, 1)) * rng.uniform(12, 28)
-        luma += cover * (rng.uniform(110, 130) + contrast - luma)
-        hue = rng.uniform(0, 2 * np.pi)
-        colour = 24 * np.array([np.cos(hue), np.sin(hue)])[:, None, None]
-        chroma += cover * (colour - chroma)
+        # Greenish, unlike both tints. Chroma alone, so that flow sees nothing of the shapes.
+        hue = np.pi + rng.uniform(0.1, 0.4) * np.pi
+        colour = rng.uniform(20, 28) * np.array([np.cos(hue), np.sin(hue)])[:, None, None]
+        chroma += _cover(shape, rng) * (colour - chroma)
     halves = chroma.reshape(2, SIDE // 2, 2, SIDE // 2, 2).mean(axis=(2, 4))
     return luma, halves
 
@@ -82,28 +80,21 @@ def _texture(rng: np.random.Generator) -> Plane:
 
 
 def _cover(shape: str, rng: np.random.Generator) -> Plane:
-    """Share 0..1 of each pixel that one shape covers.
-
-    A ring and a cross of one size have equal areas, outlines and, nearly, thickness. So they put
-    equally much contrast into a picture, and flow is equally hard to find.
-    """
-    size = rng.uniform(5, 7.5)
+    """Share 0..1 of each pixel that one shape covers; a disc and a cross cover equal areas."""
+    radius = rng.uniform(5.5, 8)
     place = rng.uniform(0, SIDE, 2)
     turn = rng.uniform(0, np.pi / 2)
-    # Two bars of width w and length l: area 2 l w - w^2 = pi size^2, outline 4 l.
-    width = 0.6 * size
-    length = (np.pi * size**2 + width**2) / (2 * width)
     # Nearest copy of the centre on the repeating sheet.
     offset = (np.arange(SIDE)[None] - place[:, None] + SIDE / 2) % SIDE - SIDE / 2
     y, x = offset[0][:, None], offset[1][None]
-    if shape == "ring":
-        # Radii R and r: outline 2 pi (R + r), area pi (R + r) (R - r).
-        middle = length / np.pi
-        thickness = size**2 / (2 * middle)
-        outside = np.abs(np.hypot(x, y) - middle) - thickness / 2
+    if shape == "disc":
+        outside = np.hypot(x, y) - radius
     else:
         along = np.abs(np.cos(turn) * x + np.sin(turn) * y)
         across = np.abs(np.cos(turn) * y - np.sin(turn) * x)
+        # Two bars of width w and length l cover 2 l w - w^2 = pi r^2.
+        width = 0.6 * radius
+        length = (np.pi * radius**2 + width**2) / (2 * width)
         bars = (
             np.maximum(along - length / 2, across - width / 2),
             np.maximum(across - length / 2, along - width / 2),

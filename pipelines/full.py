@@ -20,7 +20,8 @@ from pipelines.evaluate import evaluate
 from pipelines.extract import extract
 from pipelines.job import open_job
 from pipelines.launch import main_guard
-from pipelines.promote import promote
+from pipelines.promote import promote_version
+from pipelines.reporting import report
 from pipelines.settings import parse_settings
 from pipelines.train import train
 from pipelines.tune import tune
@@ -32,8 +33,9 @@ def main() -> None:
         extraction = extract(job)
         trained = train(job, extraction)
         tuned = tune(job, extraction, trained)
-        evaluation = evaluate(job, extraction, trained, tuned)
-        promote(job, evaluation)
+        evaluated = evaluate(job, extraction, trained, tuned)
+        promotion = promote_version(job, evaluated.version)
+        report(job, extraction, trained, tuned, evaluated, promotion)
 
 
 if __name__ == "__main__":

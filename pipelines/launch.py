@@ -20,6 +20,9 @@ RAY_ENVIRONMENT = {
     # A worker group is looked at five times a second instead of every two: starts are faster.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Fits resume from their own checkpoints; a process per fit that watches for notices is not
+    # worth its start.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Use this environment instead of building one per job when started by `uv run`.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -120,7 +120,9 @@ def promote_version(job: Job, version: str) -> dict[str, Any]:
     decided = decide(job.tracker, job.storage, settings)
     now = decided.promoted or decided.champion == version
     mark = "[green]✓[/]" if now else "[yellow]–[/]"
-    job.console.say(f"{mark} promote                  {job.settings.registry.name} {decided.reason}")
+    job.console.say(
+        f"{mark} promote                  {job.settings.registry.name} {decided.reason}"
+    )
     return {**asdict(decided), "promoted": now}
 
 

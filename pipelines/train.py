@@ -167,6 +167,8 @@ def _watch(job: Job, name: str, run: Any, optimiser: OptimiserSettings) -> Itera
         def listen(done: int, total: int, metrics: dict[str, float]) -> None:
             detail = " ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k in ("loss", "score"))
             progress.update(done, total, detail)
+            if "score" in metrics:
+                run.log_curve([{"step": done, **metrics}])
 
         if job.settings.resources.fit_workers == 0:
             yield listen
@@ -233,7 +235,9 @@ def _embed(
                 embedder,
                 storage=storage,
                 resources=PoolResources.for_cluster(
-                    max_actors=resources.embed_actors, gpus_per_actor=resources.embed_gpus
+                    max_actors=resources.embed_actors,
+                    gpus_per_actor=resources.embed_gpus,
+                    side_by_side=len(job.settings.chosen_streams),
                 ),
                 on_row=lambda done, total, outcome: progress.update(done, total),
             )

@@ -74,7 +74,7 @@ def _search(job: Job, inputs: FusionInputs, embedded: dict[str, str]) -> StageRe
                 name=SEARCH_FOLDER,
                 seed=job.settings.seed,
                 multi_label=job.manifest.multi_label,
-                progress=lambda done, total: progress.update(done, total),
+                progress=lambda done, total, trial: progress.update(done, total),
             )
         _record_trials(job, result.trials, result.curves)
         return asdict(result)
