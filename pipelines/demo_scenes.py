@@ -1,9 +1,9 @@
 """What the demo videos show and sound like; pure arithmetic from a label and a random generator.
 
 Each clue reaches one stream only. Shapes and tints change chroma alone, so gray frames, from which
-flow is found, show neither. Everything in the picture drifts as one sheet; position, phase and speed
-are random, so a still frame shows no direction. Each tint fills half of a clip on average, so that
-only the order of frames tells which came first.
+flow is found, show neither. Everything in the picture drifts as one sheet; position, phase and
+speed are random, so a still frame shows no direction. Each tint fills half of a clip on average, so
+that only the order of frames tells which came first.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import pytest
 
 from actors.flow import TVL1, flow
 from pipelines.demo_clues import CLUES, VALUES, VISIBLE, ceilings, clue_agreement
-from pipelines.demo_scenes import FPS, SAMPLE_RATE, SIDE, make_scene
+from pipelines.demo_scenes import FPS, SAMPLE_RATE, SIDE, _cover, make_scene
 from pipelines.demo_videos import DemoSettings, encode, make_demo_set
 
 FEW = DemoSettings(train=1, val=1, test=1, broken=3, silent=1, soundless=1)
@@ -166,7 +166,7 @@ def test_sound_clue_is_heard(few):
 def test_tints_share_a_clip_evenly_in_both_orders():
     shares = {}
     for order in VALUES["order"]:
-        clues = {"appearance": "ring", "motion": "up", "sound": "hum", "order": order}
+        clues = {"appearance": "disc", "motion": "up", "sound": "hum", "order": order}
         counted = []
         for n in range(40):
             chroma = make_scene(clues, np.random.default_rng([3, n])).chroma.astype(float)
@@ -181,18 +181,26 @@ def test_tints_share_a_clip_evenly_in_both_orders():
     assert shares["redfirst"] == shares["bluefirst"]
 
 
-def test_rings_and_crosses_put_equal_contrast_into_gray():
-    detail = {}
-    for shape in VALUES["appearance"]:
-        clues = {"appearance": shape, "motion": "up", "sound": "hum", "order": "redfirst"}
-        frames = [make_scene(clues, np.random.default_rng([5, n])).luma[0] for n in range(80)]
-        gray = np.stack(frames).astype(float)
-        detail[shape] = (gray.mean(), gray.std(axis=(1, 2)).mean(), np.abs(np.diff(gray)).mean())
-    assert np.allclose(detail["ring"], detail["cross"], rtol=0.03)
+def test_shapes_and_tints_leave_luma_alone():
+    def luma(appearance, order):
+        clues = {"appearance": appearance, "motion": "up", "sound": "hum", "order": order}
+        return make_scene(clues, np.random.default_rng(5))
+
+    scenes = [luma(a, o) for a in VALUES["appearance"] for o in VALUES["order"]]
+    assert all(np.array_equal(scene.luma, scenes[0].luma) for scene in scenes)
+    assert not any(np.array_equal(s.chroma, scenes[0].chroma) for s in scenes[1:])
+
+
+def test_discs_and_crosses_cover_equal_areas():
+    areas = {
+        shape: [_cover(shape, np.random.default_rng(n)).sum() for n in range(20)]
+        for shape in VALUES["appearance"]
+    }
+    assert np.allclose(areas["disc"], areas["cross"], rtol=0.03)
 
 
 def test_encoding_leaves_out_the_sound_when_told():
-    scene = make_scene(CLUES["ring-up-hum-redfirst"], np.random.default_rng(0))
+    scene = make_scene(CLUES["disc-up-hum-redfirst"], np.random.default_rng(0))
     assert len(encode(scene, None)) < len(encode(scene, scene.sound))
 
 
@@ -210,8 +218,8 @@ def test_ceilings_follow_from_what_is_visible():
 
 
 def test_agreement_counts_visible_clues_only():
-    true = ["ring-up-hum-redfirst", "cross-up-hum-redfirst"]
-    predicted = ["ring-down-hum-bluefirst", "ring-up-hum-redfirst"]
+    true = ["disc-up-hum-redfirst", "cross-up-hum-redfirst"]
+    predicted = ["disc-down-hum-bluefirst", "disc-up-hum-redfirst"]
     assert clue_agreement(predicted, true, VISIBLE["spatial_cnn"]) == 0.5
     assert clue_agreement(predicted, true, VISIBLE["audio_cnn"]) == 1.0
     assert clue_agreement(predicted, true, VISIBLE["hybrid"]) == 0.0
