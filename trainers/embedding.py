@@ -20,6 +20,7 @@ from actors.storage import Storage
 from actors.streams import AUDIO, SPATIAL
 from trainers.networks.backbones import StreamNetwork
 from trainers.networks.weights import load_network
+from trainers.optimiser import place
 from trainers.samples import Media, count_positions, crop_samples, cut, normalise
 from trainers.stream_settings import StreamSettings
 
@@ -195,7 +196,7 @@ class ClipEmbedder:
         loaded, _ = load_network(network, name)
         if not isinstance(loaded, StreamNetwork):
             raise UserError(f"{network.path(name)} is a sequence model; give a stream's network")
-        self._network = loaded.to(device, memory_format=torch.channels_last).eval()
+        self._network = place(loaded, torch.device(device)).eval()
         self._stream, self._settings, self._embedding = stream, settings, embedding
         self._output, self._multi_label, self._device = output, multi_label, device
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.errors import UserError
-from trainers.optimiser import OptimiserSettings, build_optimiser, half_precision
+from trainers.optimiser import OptimiserSettings, build_optimiser, half_precision, place
 from trainers.prefetch import prefetch
 
 __all__ = ["FitResult", "FitTask", "OptimiserSettings", "fit"]
@@ -170,8 +170,7 @@ class _Fitting:
     def start(
         self, wrap_model: Callable[[nn.Module], nn.Module] | None, checkpoint: bytes | None
     ) -> None:
-        # Channels last: convolutions take half the time on a CPU, and less on a GPU's tensor cores.
-        self.model = self.task.model.to(self.device, memory_format=torch.channels_last)
+        self.model = place(self.task.model, self.device)
         state = None
         if checkpoint is not None:
             buffer = io.BytesIO(checkpoint)

@@ -32,6 +32,9 @@ class StreamSettings:
     flip: bool = True
     """Mirror every second sample in training, negating the x displacements of flow. Turn it off
     where left and right tell classes apart. Sound is never mirrored."""
+    colour_jitter: float = 0.0
+    """Frames only: in training each colour of a sample is made stronger or weaker by up to this
+    share (Simonyan and Zisserman, 2014, jitter colours as well; the paper crops and flips)."""
     subtract_mean_flow: bool = False
     """Subtract its mean from every flow field, against a moving camera."""
     samples_per_clip: int = 1
@@ -53,6 +56,8 @@ class StreamSettings:
             raise UserError(f"crop must be at least 8 pixels, not {self.crop}")
         if not self.window_seconds > 0:
             raise UserError(f"window_seconds must be above 0, not {self.window_seconds}")
+        if not 0 <= self.colour_jitter < 1:
+            raise UserError(f"colour_jitter must be in [0, 1), not {self.colour_jitter}")
         if self.cache_mb < 0:
             raise UserError(f"cache_mb must be 0 or more, not {self.cache_mb}")
         if self.optimiser.batch_size % self.samples_per_clip:

@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from actors.artifact import ArtifactReader
 from actors.errors import UserError
-from actors.streams import AUDIO
+from actors.streams import AUDIO, SPATIAL
 from trainers.examples import Example
 from trainers.metrics import summary
 from trainers.networks.backbones import StreamNetwork, build_network
@@ -148,7 +148,7 @@ class StreamTask:
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, Tensor]:
         """This rank's share of a step's samples: ``inputs`` as cut (uint8, or float32 for sound),
-        ``targets``."""
+        ``targets``, and with colour jitter ``gains`` (n, 3, 1, 1) of the colours."""
         per_clip = self.settings.samples_per_clip
         n_clips = self.settings.optimiser.batch_size // per_clip
         rng = np.random.default_rng([self.seed, step])
@@ -158,11 +158,18 @@ class StreamTask:
         examples = [self.train[i] for i in chosen[shares]]
         inputs = [self._cut(e, d) for e, d in zip(examples, draws[shares], strict=True)]
         targets = self.targets.tensor(examples).repeat_interleave(per_clip, 0)
-        return {"inputs": torch.cat(inputs), "targets": targets}
+        batch = {"inputs": torch.cat(inputs), "targets": targets}
+        if self.stream == SPATIAL and self.settings.colour_jitter:
+            gains = 1 + self.settings.colour_jitter * (2 * rng.random((n_clips, per_clip, 3)) - 1)
+            batch["gains"] = torch.from_numpy(gains[shares].reshape(-1, 3, 1, 1)).float()
+        return batch
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Mean cross entropy of a batch that is on the model's device."""
-        logits = model(normalise(batch["inputs"], self.stream, self.settings))
+        inputs = batch["inputs"]
+        if "gains" in batch:
+            inputs = (inputs * batch["gains"]).clamp_(max=255)
+        logits = model(normalise(inputs, self.stream, self.settings))
         return self.targets.losses(logits, batch["targets"]).mean()
 
     @torch.no_grad()

@@ -162,14 +162,7 @@ def test_the_learning_rate_drops_on_schedule():
 
 
 def test_accumulation_changes_nothing_but_memory():
-    class Squares(Scripted):
-        def batch(self, step, rank, world_size):
-            return {"x": torch.arange(1.0, 8)[:, None] + step}
-
-        def loss(self, model, batch):
-            return ((model(batch["x"]) - 1) ** 2).mean()
-
-    chosen = replace(PLAIN, lr=1e-3, batch_size=7, momentum=0.9)
+    chosen = replace(SHARED, max_steps=10, patience=None)
     whole = fit(Squares([None] * 10), chosen, seed=0)
     parts = fit(Squares([None] * 10), replace(chosen, accumulate=3), seed=0)
     torch.testing.assert_close(whole.best_state, parts.best_state)
@@ -262,3 +255,47 @@ def test_optimisers_take_the_settings(name):
 def test_settings_out_of_range_are_refused_with_their_value(wrong):
     with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
         OptimiserSettings(**wrong)
+
+
+class Squares(Scripted):
+    """Fits a weight to samples that differ, so that sharing them out wrongly would show."""
+
+    def batch(self, step, rank, world_size):
+        return {"x": (torch.arange(1.0, 6)[:, None] + step)[rank::world_size]}
+
+    def loss(self, model, batch):
+        return ((model(batch["x"]) - 1) ** 2).mean()
+
+
+SHARED = replace(PLAIN, lr=1e-3, batch_size=5, max_steps=30, momentum=0.9)
+SCORES = [0.1, 0.2, 0.9, 0.3, 0.4]
+
+
+def fit_as_worker(rank, folder):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    saved = []
+    result = fit(
+        Squares(SCORES if rank == 0 else []),
+        SHARED,
+        seed=0,
+        rank=rank,
+        world_size=2,
+        wrap_model=nn.parallel.DistributedDataParallel,
+        save=lambda data, _: saved.append(data),
+    )
+    torch.save([len(result.history), result.best_state, len(saved)], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_workers_fit_as_one_and_stop_together(tmp_path):
+    torch.multiprocessing.spawn(fit_as_worker, (str(tmp_path),), nprocs=2)
+    alone = fit(Squares(SCORES), SHARED, seed=0)
+    looks, state, saves = torch.load(tmp_path / "0.pt", weights_only=True)
+    assert looks == len(alone.history) == 5
+    # Three and two samples, each weighed as if all five were in one process.
+    torch.testing.assert_close(state, alone.best_state)
+    assert saves == 1
+    assert torch.load(tmp_path / "1.pt", weights_only=True) == [0, {}, 0]

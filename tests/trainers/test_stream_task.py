@@ -67,6 +67,25 @@ def test_workers_share_a_batch():
         assert torch.equal(share, whole[rank::4])
 
 
+def test_colours_are_jittered_within_bounds_and_only_in_training():
+    jittered = make(settings=replace(SETTINGS, colour_jitter=0.3))
+    plain, batch = make().batch(2), jittered.batch(2)
+    assert torch.equal(batch["inputs"], plain["inputs"])
+    gains = batch["gains"].flatten()
+    assert gains.shape == (36,)
+    assert 0.7 <= gains.min() < 0.8 < 1.2 < gains.max() <= 1.3
+    assert torch.equal(gains, jittered.batch(2)["gains"].flatten())
+    jittered.model.eval()
+    seen = []
+    jittered.model.register_forward_hook(lambda model, inputs, _: seen.append(inputs[0]))
+    jittered.loss(jittered.model, {**batch, "gains": torch.full((12, 3, 1, 1), 0.5)})
+    halved = {**batch, "inputs": batch["inputs"] * 0.5}
+    halved.pop("gains")
+    jittered.loss(jittered.model, halved)
+    torch.testing.assert_close(seen[0], seen[1])
+    assert "gains" not in make("motion", replace(SETTINGS, colour_jitter=0.3)).batch(0)
+
+
 def test_every_clip_comes_once_an_epoch():
     drawn = [i for step in range(10) for i in draw_examples(15, 6, step=step, seed=0)]
     for epoch in range(4):
