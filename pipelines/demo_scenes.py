@@ -59,13 +59,13 @@ def make_scene(clues: Mapping[str, str], rng: np.random.Generator) -> Scene:
 
 def _sheet(shape: str, rng: np.random.Generator) -> tuple[Plane, Plane]:
     """Luma (64, 64) and chroma offsets (2, 32, 32) of a sheet that repeats in both directions."""
-    luma = rng.uniform(105, 135) + rng.uniform(10, 14) * _texture(rng)
+    luma = rng.uniform(105, 135) + rng.uniform(7, 10) * _texture(rng)
     # Varied chroma averages out the rounding of each colour on its way to RGB and on to gray.
-    chroma = 4 * np.stack([_texture(rng), _texture(rng)])
+    chroma = 3 * np.stack([_texture(rng), _texture(rng)])
     for _ in range(int(rng.integers(4, 7))):
         # Greenish, unlike both tints. Chroma alone, so that flow sees nothing of the shapes.
         hue = np.pi + rng.uniform(0.1, 0.4) * np.pi
-        colour = rng.uniform(20, 28) * np.array([np.cos(hue), np.sin(hue)])[:, None, None]
+        colour = rng.uniform(26, 32) * np.array([np.cos(hue), np.sin(hue)])[:, None, None]
         chroma += _cover(shape, rng) * (colour - chroma)
     halves = chroma.reshape(2, SIDE // 2, 2, SIDE // 2, 2).mean(axis=(2, 4))
     return luma, halves

@@ -37,7 +37,7 @@ from pipelines.demo_scenes import FPS, SAMPLE_RATE, SIDE, Scene, make_scene
 
 __all__ = ["CLUES", "VISIBLE", "DemoSettings", "ceilings", "clue_agreement", "make_demo_set"]
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same settings give other videos, so that sets made before are made anew."""
 MANIFEST = "demo.csv"
 MARKER = "demo.json"
