@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from actors.errors import UserError
+from actors.errors import UserError, nearest
 
 T = TypeVar("T")
 
@@ -26,6 +26,10 @@ class _Parser(ArgumentParser):
         cause: BaseException | None = ex
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__cause__ or cause.__context__
+        if cause is None and message.startswith("unrecognized arguments: --"):
+            option = message.split()[2].partition("=")[0]
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            raise UserError(f"there is no option {option}{nearest(option, known)}")
         raise cause or UserError(" ".join(message.split()))
 
 
@@ -53,21 +57,34 @@ def parse_arguments(
     if inputs is not None:
         parser.add_argument("inputs", nargs="*", help=inputs)
     parser.add_class_arguments(kind)
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = parser.instantiate(parser.parse_args(_plain_options(kind, words)))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options, words = _split(kind, given)
+    parsed = parser.instantiate(parser.parse_args([*words, *options]))
     others = parsed.pop("inputs", None) or []
     return kind(**vars(parsed)), others
 
 
-def _plain_options(kind: Any, words: Sequence[str]) -> list[str]:
-    """Options as the parser knows them: underscores, and a value for every switch."""
+def _split(kind: Any, given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options as the parser knows them, ``--name=value``, and the other words.
+
+    They may stand in any order: argparse does not take words on both sides of an option.
+    """
     switches = {f"--{field.name}" for field in fields(kind) if field.type in (bool, "bool")}
-    plain = []
-    for word, following in zip(words, [*words, ""][1:], strict=True):
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            word = "--" + name[2:].replace("-", "_") + equals + value
-            if word in switches and following.lower() not in ("true", "false"):
-                word += "=true"
-        plain.append(word)
-    return plain
+    options, words = [], []
+    waiting = list(given)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("-"):
+            words.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        name = name[:2] + name[2:].replace("-", "_")
+        if name in ("-h", "--help") or equals:
+            options.append(name + equals + value)
+        elif name in switches and (not waiting or waiting[0].lower() not in ("true", "false")):
+            options.append(f"{name}=true")
+        elif waiting and not waiting[0].startswith("--"):
+            options.append(f"{name}={waiting.pop(0)}")
+        else:
+            options.append(name)
+    return options, words
