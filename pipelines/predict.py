@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -176,6 +177,8 @@ def _predict_shared(
     model: Storage, paths: Sequence[str], settings: PredictSettings, on_row: Any
 ) -> list[Row]:
     """Through a pool of actors; what an interrupted job had done is not done again."""
+    import ray
+
     from actors.pool import PoolResources, run_pool
     from pipelines.job import quiet_libraries, ray_session
 
@@ -187,7 +190,7 @@ def _predict_shared(
             copy.write_bytes(name, content)
     tasks = [{"id": p, "name": artifact_name(_stamp(p)), "path": p} for p in absolute(paths)]
     quiet_libraries()
-    with ray_session(folder):
+    with nullcontext() if ray.is_initialized() else ray_session(folder):
         ledger = run_pool(
             tasks,
             partial(ClipPredictor, copy, top=settings.top, device=settings.device),

@@ -48,6 +48,9 @@ from trainers.prediction import Row
 if TYPE_CHECKING:
     from pipelines.job import Job
 
+if TYPE_CHECKING:
+    from pipelines.job import Job
+
 ALL = 1_000_000
 """More classes than any model has."""
 
@@ -104,8 +107,7 @@ def promote(settings: PromoteSettings, console: Console | None = None) -> dict[s
     tracker.reach()
     decided = decide(tracker, storage, settings)
     if console is not None:
-        mark = "[green]✓[/]" if decided.promoted else "[yellow]–[/]"
-        console.say(f"{mark} {settings.registry.name} {decided.reason}")
+        _say(console, settings, decided)
     return asdict(decided)
 
 
@@ -124,6 +126,24 @@ def promote_version(job: Job, version: str) -> dict[str, Any]:
         f"{mark} promote                  {job.settings.registry.name} {decided.reason}"
     )
     return {**asdict(decided), "promoted": now}
+
+
+def promote_version(job: Job, version: str) -> dict[str, Any]:
+    """The last step of a training job: as `promote`, within the job's own run and Ray."""
+    settings = PromoteSettings(
+        version=version,
+        storage=job.settings.storage,
+        registry=job.settings.registry,
+        tracking=job.settings.tracking,
+    )
+    decided = decide(job.tracker, job.storage, settings)
+    _say(job.console, settings, decided)
+    return asdict(decided)
+
+
+def _say(console: Console, settings: PromoteSettings, decided: Promotion) -> None:
+    mark = "[green]✓[/]" if decided.promoted else "[yellow]–[/]"
+    console.say(f"{mark} {settings.registry.name} {decided.reason}")
 
 
 def decide(tracker: Tracker, storage: Storage, settings: PromoteSettings) -> Promotion:

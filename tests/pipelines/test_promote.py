@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 from small_hybrid import CLASSES, make_hybrid, write_clip
@@ -10,9 +11,17 @@ from small_hybrid import CLASSES, make_hybrid, write_clip
 from actors.errors import UserError
 from actors.storage import Storage
 from pipelines.arguments import parse_arguments
+from pipelines.console import Console
 from pipelines.datasets import Video
 from pipelines.launch import main_guard
-from pipelines.promote import PromoteSettings, main, promote, rows_accuracy, rows_map
+from pipelines.promote import (
+    PromoteSettings,
+    main,
+    promote,
+    promote_version,
+    rows_accuracy,
+    rows_map,
+)
 from pipelines.registry import Evaluation, RegistrySettings, find_version, register
 from pipelines.tracking import Tracker, TrackingSettings
 
@@ -206,6 +215,23 @@ def test_the_command_line():
     ):
         with pytest.raises(UserError, match=message):
             parse_arguments(PromoteSettings, "", words)
+
+
+def test_a_training_job_ends_with_it(gate, capsys):
+    number = gate.add(0.8)
+    job = SimpleNamespace(
+        settings=SimpleNamespace(
+            storage=gate.storage.path(),
+            registry=RegistrySettings(name=gate.name),
+            tracking=gate.tracker.settings,
+        ),
+        tracker=gate.tracker,
+        storage=gate.storage,
+        console=Console(),
+    )
+    decided = promote_version(job, number)
+    assert decided["promoted"] and gate.champion() == number
+    assert "version 1 is the champion now" in " ".join(capsys.readouterr().out.split())
 
 
 def test_exit_codes(gate, monkeypatch, capsys):
