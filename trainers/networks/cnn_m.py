@@ -48,7 +48,8 @@ def cnn_m_tail(
 def cnn_m_small_body(in_channels: int, *, feature_dim: int = 128) -> nn.Sequential:
     """CNN-M's shape (large strided kernels first) for pictures of about 64x64.
 
-    Batch norm stands in for local response norm: it trains in a tenth of the steps.
+    Batch norm stands in for local response norm: it trains in a tenth of the steps. The last maps
+    are kept as 3x3 means: where something moves tells one waving arm from two.
     """
     layers: list[nn.Module] = [
         nn.Conv2d(in_channels, 24, 5, stride=2, padding=2, bias=False),

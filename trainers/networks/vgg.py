@@ -5,7 +5,8 @@ VGG-19 itself is torchvision's.
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from trainers.networks.cnn_m import initialise
 
@@ -27,10 +28,20 @@ def vgg_small_body(in_channels: int, *, feature_dim: int = 128) -> nn.Sequential
         ]
         width_before = width
     layers += [
-        *(nn.AdaptiveAvgPool2d(3), nn.Flatten()),
-        *(nn.Linear(64 * 9, feature_dim), nn.ReLU(inplace=True)),
+        *(MeanAndLargest(), nn.Linear(2 * 64, feature_dim), nn.ReLU(inplace=True)),
     ]
     return initialise(nn.Sequential(*layers))
+
+
+class MeanAndLargest(nn.Module):
+    """(N, C, h, w) -> (N, 2C): each map's mean and largest value.
+
+    What a small frame shows may stand anywhere. With few clips a network that keeps the places
+    (VGG's flattened maps) learns them instead: it needs several times the steps.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
 
 
 def small_tail(n_classes: int, *, feature_dim: int = 128, dropout: float = 0.5) -> nn.Sequential:
