@@ -128,19 +128,6 @@ def promote_version(job: Job, version: str) -> dict[str, Any]:
     return {**asdict(decided), "promoted": now}
 
 
-def promote_version(job: Job, version: str) -> dict[str, Any]:
-    """The last step of a training job: as `promote`, within the job's own run and Ray."""
-    settings = PromoteSettings(
-        version=version,
-        storage=job.settings.storage,
-        registry=job.settings.registry,
-        tracking=job.settings.tracking,
-    )
-    decided = decide(job.tracker, job.storage, settings)
-    _say(job.console, settings, decided)
-    return asdict(decided)
-
-
 def _say(console: Console, settings: PromoteSettings, decided: Promotion) -> None:
     mark = "[green]✓[/]" if decided.promoted else "[yellow]–[/]"
     console.say(f"{mark} {settings.registry.name} {decided.reason}")

@@ -232,6 +232,8 @@ def test_a_training_job_ends_with_it(gate, capsys):
     decided = promote_version(job, number)
     assert decided["promoted"] and gate.champion() == number
     assert "version 1 is the champion now" in " ".join(capsys.readouterr().out.split())
+    again = promote_version(job, number)
+    assert again["promoted"] and "is the champion already" in again["reason"]
 
 
 def test_exit_codes(gate, monkeypatch, capsys):
