@@ -48,9 +48,6 @@ from trainers.prediction import Row
 if TYPE_CHECKING:
     from pipelines.job import Job
 
-if TYPE_CHECKING:
-    from pipelines.job import Job
-
 ALL = 1_000_000
 """More classes than any model has."""
 
