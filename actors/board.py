@@ -17,7 +17,6 @@ READ_EVERY_S = 0.5
 Listener = Callable[[int, int, dict[str, float]], None]
 
 
-@ray.remote(num_cpus=0)
 class _Board:
     """Keeps what was said until the driver fetches it."""
 
@@ -50,7 +49,7 @@ class Board:
     """The driver's end: a thread that hands what is said to whoever listens to that topic."""
 
     def __init__(self) -> None:
-        self._actor: ActorHandle = _Board.remote()
+        self._actor: ActorHandle = ray.remote(num_cpus=0)(_Board).remote()
         self._listeners: dict[str, Listener] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="board", daemon=True)
@@ -78,7 +77,8 @@ class Board:
 
     def flush(self) -> None:
         """Hands on everything that has been said so far."""
-        for topic, done, total, metrics in ray.get(self._actor.drain.remote()):
+        said: list[tuple[str, int, int, dict[str, float]]] = ray.get(self._actor.drain.remote())
+        for topic, done, total, metrics in said:
             self._listeners[topic](done, total, metrics)
 
     def _read(self) -> None:

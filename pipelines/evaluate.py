@@ -29,7 +29,7 @@ from pipelines.scores import collect_scores
 from pipelines.settings import parse_settings
 from pipelines.stages import Facts, StageResult
 from pipelines.train import NETWORK, TrainedStream, train
-from pipelines.tune import Tuned, tune
+from pipelines.tune import Tuned, few_threads, tune
 from trainers.evaluation import (
     MethodFigures,
     SystemScores,
@@ -82,6 +82,7 @@ def _score(job: Job, trained: Mapping[str, TrainedStream], tuned: Tuned) -> Stag
     inputs = tuned.inputs
 
     def work(storage: Storage) -> Facts:
+        few_threads(inputs.features)
         with job.console.stage("evaluate", unit="clips"):
             systems = collect_scores(trained, tuned, multi_label=multi_label)
             systems["hybrid"] = hybrid_scores(systems)

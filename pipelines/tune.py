@@ -8,6 +8,7 @@ Does what is missing before it (extraction, CNNs, LSTMs) and nothing after it.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,9 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from torch import Tensor
 
 from actors.storage import Storage
 from pipelines.extract import Extraction, extract
@@ -30,6 +34,8 @@ from trainers.fusion_network import FusionNetwork, FusionSettings
 
 FUSION = "fusion.safetensors"
 SEARCH_FOLDER = "tune"
+SMALL = 10_000_000
+"""Numbers in all features together; beyond, several threads pay."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,12 @@ def _search(job: Job, inputs: FusionInputs, embedded: dict[str, str]) -> StageRe
     return job.stage("search", key, work, items=settings.trials, unit="trials", describe=describe)
 
 
+def few_threads(features: Mapping[str, Tensor]) -> None:
+    """Small products are slower on many threads, above all beside Ray's own processes."""
+    numbers = sum(value.numel() for value in features.values())
+    torch.set_num_threads(1 if numbers < SMALL else min(os.cpu_count() or 1, 8))
+
+
 def _rows_key(job: Job, inputs: FusionInputs) -> list[Any]:
     return [
         job.manifest.classes,
@@ -123,6 +135,7 @@ def _refit(
                 progress.update(epoch)
 
             validation = inputs.rows("val")
+            few_threads(inputs.features)
             network = fit_fusion(
                 *inputs.part(inputs.rows("train")),
                 settings,

@@ -278,14 +278,20 @@ class _Fitting:
         else:  # nothing to validate on: the newest weights are the best
             score = entry["score"] = -entry["train_loss"]
             loss = 0.0
-        before = self.best["score"]
-        better = before is None or (score, -loss) > (before, -self.best["loss"])
-        if better or "score" not in measures:
+        if self._is_better(score, loss) or "score" not in measures:
             state = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
             self.best = {"score": score, "loss": loss, "step": self.step, "state": state}
             self.stale = 0
         else:
             self.stale += 1
+
+    def _is_better(self, score: float, loss: float) -> bool:
+        before, least = self.best["score"], self.best["loss"]
+        if before is None or self.settings.keep == "last":
+            return True
+        if self.settings.keep == "loss":
+            return (-loss, score) > (-least, before)
+        return (score, -loss) > (before, -least)
 
     def recent(self) -> dict[str, float]:
         """Means since the last look."""

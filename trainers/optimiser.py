@@ -41,6 +41,9 @@ class OptimiserSettings:
     """Steps between two looks at the validation clips."""
     patience: int | None = 10
     """Looks in a row without improvement after which fitting ends early; null never."""
+    keep: Literal["score", "loss", "last"] = "score"
+    """Whose weights are kept: of the look with the best score (of equal ones the least loss), of
+    that with the least loss (steadier on few validation clips), or of the last step."""
     checkpoint_every: int = 1_000
     """Steps between two checkpoints."""
     mixed_precision: Literal["auto", "bf16", "fp16", "off"] = "auto"
@@ -64,6 +67,8 @@ class OptimiserSettings:
             raise UserError(f"momentum must be in [0, 1), not {self.momentum}")
         if self.weight_decay < 0:
             raise UserError(f"weight_decay must be 0 or more, not {self.weight_decay}")
+        if self.keep not in ("score", "loss", "last"):
+            raise UserError(f"keep must be score, loss or last, not {self.keep!r}")
         if self.name not in ("sgd", "adam", "adamw"):
             raise UserError(f"optimiser must be sgd, adam or adamw, not {self.name!r}")
         if self.mixed_precision not in ("auto", "bf16", "fp16", "off"):

@@ -1,0 +1,190 @@
+"""What a user gets wrong is told before any work starts: what, where, and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from actors.errors import UserError
+from actors.storage import Storage
+from pipelines import extract as extract_step
+from pipelines.datasets import Manifest, Video
+from pipelines.extract import ExtractedClip, Extraction
+from pipelines.job import open_job
+from pipelines.launch import ROOT, TooManyRejected, main_guard
+from pipelines.settings import parse_settings
+
+
+def refuse(*arguments: str) -> str:
+    """The message that these arguments are refused with, before a job opens."""
+    with pytest.raises(UserError) as refused, open_job(parse_settings("", arguments)):
+        pytest.fail("the job opened")
+    return str(refused.value)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> list[str]:
+    return ["--storage", str(tmp_path / "storage")]
+
+
+def test_a_path_that_does_not_exist(place: list[str], tmp_path: Path) -> None:
+    message = refuse(*place, "--data", str(tmp_path / "nowhere"))
+    assert "nowhere does not exist" in message and "--data" in message
+
+
+def test_a_preset_that_does_not_exist(place: list[str]) -> None:
+    message = refuse(*place, "--preset", "papr")
+    assert "no preset 'papr'" in message and "did you mean 'paper'" in message
+
+
+def test_a_backbone_that_does_not_exist(place: list[str]) -> None:
+    message = refuse(*place, "--spatial.network.backbone", "vgg91")
+    assert "spatial" in message and "'vgg91'" in message and "vgg19" in message
+
+
+def test_a_format_that_does_not_exist(place: list[str], tmp_path: Path) -> None:
+    message = refuse(*place, "--data", str(tmp_path), "--format", "ucf110")
+    assert "'ucf110'" in message and "did you mean 'ucf101'" in message
+
+
+def test_a_stream_that_does_not_exist(place: list[str]) -> None:
+    message = refuse(*place, "--streams", "spatial,sound,moton")
+    assert "there is no stream 'sound'" in message or "did you mean 'motion'" in message
+
+
+def test_a_negative_lambda(place: list[str]) -> None:
+    message = refuse(*place, "--fusion.lambda2", "-0.1")
+    assert "lambda2 must be at least 0, got -0.1" in message
+
+
+def test_a_setting_of_the_wrong_type(place: list[str]) -> None:
+    assert "spatial.optimiser.lr" in refuse(*place, "--spatial.optimiser.lr", "quick")
+
+
+def test_a_setting_that_does_not_exist(place: list[str]) -> None:
+    assert "--spatial.optimiser.rate" in refuse(*place, "--spatial.optimiser.rate", "1")
+
+
+def test_a_config_file_that_does_not_exist(place: list[str], tmp_path: Path) -> None:
+    assert "there is no such file" in refuse(*place, "--config", str(tmp_path / "mine.yaml"))
+
+
+def test_weights_of_the_wrong_shape(place: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file({"body.0.weight": torch.zeros(1, 2, 3, 3)}, file)
+    message = refuse(*place, "--spatial.network.weights", str(file))
+    assert "spatial.network" in message and "body.0.weight" in message
+
+
+def test_weights_that_are_not_there(place: list[str], tmp_path: Path) -> None:
+    message = refuse(*place, "--motion.network.weights", str(tmp_path / "gone.pt"))
+    assert "motion.network" in message and "gone.pt" in message
+
+
+def test_storage_that_can_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    message = refuse("--storage", str(tmp_path / "file" / "storage"))
+    assert "can't be written" in message and "--storage" in message
+
+
+def test_storage_that_is_full(monkeypatch: pytest.MonkeyPatch, place: list[str]) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    message = refuse(*place)
+    assert "No space left" in message and "free some space" in message
+
+
+def test_storage_that_fills_up_while_working(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/clip.safetensors")
+
+    with pytest.raises(SystemExit) as ended:
+        main_guard(work)
+    assert ended.value.code == 2
+    assert "no space left for /data/clip.safetensors" in capsys.readouterr().err
+
+
+def test_an_mlflow_server_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, place: list[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    message = refuse(*place)
+    assert "http://127.0.0.1:9" in message and "MLFLOW_TRACKING_URI" in message
+
+
+def test_mistakes_are_told_in_one_line_with_exit_code_2(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "pipelines" / "full.py", "--data", tmp_path / "nowhere"]
+    done = subprocess.run(
+        [*map(str, command), "--storage", str(tmp_path / "storage")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("multiclue: ") and done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Any:
+    """As much of a job as the checks after extraction look at."""
+    videos = tuple(
+        Video(f"{label}/{i}.mp4", f"/{label}/{i}.mp4", (label,), "train", f"g{i}")
+        for label in ("run", "walk")
+        for i in range(4)
+    )
+    return SimpleNamespace(
+        manifest=Manifest(videos, ("run", "walk"), False, "made"),
+        settings=parse_settings("", ["--storage", str(tmp_path)]),
+        files=Storage(tmp_path),
+    )
+
+
+def extraction_of(job: Any, *, bad: int = 0, absent: dict[str, str] | None = None) -> Extraction:
+    missing = absent or {}
+    streams = tuple(s for s in ("spatial", "motion", "audio") if s not in missing)
+    clips = tuple(
+        ExtractedClip(video, "name", streams, {"absent": missing})
+        for video in job.manifest.videos[bad:]
+    )
+    rejected = tuple(
+        {"id": v.id, "path": v.path, "stage": "extract", "kind": "empty", "message": "0 bytes"}
+        for v in job.manifest.videos[:bad]
+    )
+    return Extraction(clips, rejected, job.files, "mark")
+
+
+def test_more_than_the_allowed_share_rejected(job: Any) -> None:
+    with pytest.raises(TooManyRejected) as refused:
+        extract_step._check_enough(job, extraction_of(job, bad=1))
+    message = str(refused.value)
+    assert "1 of 8 videos" in message and "5%" in message and "1 empty" in message
+    assert "rejected.parquet" in message and "run/0.mp4: 0 bytes" in message
+
+
+def test_a_class_with_nothing_left(job: Any) -> None:
+    job.settings = parse_settings("", ["--max_rejected_share", "1"])
+    with pytest.raises(UserError, match="no usable training clip is left of 'run'"):
+        extract_step._check_enough(job, extraction_of(job, bad=4))
+
+
+def test_a_stream_that_no_clip_has(job: Any) -> None:
+    with pytest.raises(UserError) as refused:
+        extract_step._check_enough(
+            job, extraction_of(job, absent={"audio": "the file has no sound"})
+        )
+    message = str(refused.value)
+    assert "no training clip has the audio stream (the file has no sound)" in message
+    assert "--streams" in message
