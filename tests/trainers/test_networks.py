@@ -96,7 +96,7 @@ def test_a_classifier_of_other_classes_is_replaced_and_conv1_adapted(tmp_path):
 def test_weights_that_do_not_fit_are_named_with_their_shapes(tmp_path):
     wide = build_network(scratch("vgg_small", feature_dim=64), in_channels=3, n_classes=2)
     torch.save({"state_dict": wide.state_dict()}, tmp_path / "wide.pt")
-    with pytest.raises(UserError, match=r"body\.13\.weight is \(64, 128\), not \(128, 128\)"):
+    with pytest.raises(UserError, match=r"body\.14\.weight is \(64, 128\), not \(128, 128\)"):
         build_network(
             NetworkSettings("vgg_small", weights=str(tmp_path / "wide.pt")),
             in_channels=3,

@@ -14,6 +14,8 @@ from trainers.networks.cnn_m import initialise
 def vgg_small_body(in_channels: int, *, feature_dim: int = 128) -> nn.Sequential:
     """Three blocks of 3x3 convolutions and fc6, for pictures of about 64x64.
 
+    In training it takes two samples or more at a time, for its batch norm.
+
     Returns:
         (N, in_channels, h, w) -> (N, feature_dim), not negative.
     """
@@ -28,7 +30,9 @@ def vgg_small_body(in_channels: int, *, feature_dim: int = 128) -> nn.Sequential
         ]
         width_before = width
     layers += [
-        *(MeanAndLargest(), nn.Linear(2 * 64, feature_dim), nn.ReLU(inplace=True)),
+        # Largest values are far from zero: without their norm some seeds do not start learning.
+        *(MeanAndLargest(), nn.BatchNorm1d(2 * 64)),
+        *(nn.Linear(2 * 64, feature_dim), nn.ReLU(inplace=True)),
     ]
     return initialise(nn.Sequential(*layers))
 
