@@ -49,7 +49,7 @@ BROKEN = ("cut", "noise", "nothing")
 class DemoSettings:
     """How many clips to make. Clips besides the classes' own go to the training split only."""
 
-    train: int = 10
+    train: int = 20
     """Clips per class to train on."""
     val: int = 4
     """Clips per class to validate on."""

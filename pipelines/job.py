@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -85,7 +86,12 @@ class Job:
         with self._ray_lock:
             if self._board is None:
                 begun = time.monotonic()
-                self._stack.enter_context(ray_session(self.storage))
+                # Linux ends Ray's processes with the thread that started them, and this may be the
+                # thread of one stream, so a thread of its own outlives all steps.
+                owner = self._stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ray"))
+                session = ray_session()
+                owner.submit(session.__enter__).result()
+                self._stack.push(session.__exit__)
                 from actors.board import Board
 
                 self._board = self._stack.enter_context(Board())
@@ -203,17 +209,25 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
-def ray_session(storage: Storage) -> Iterator[None]:
-    """Joins the Ray of RAY_ADDRESS or of `ray start`; starts one on this machine if there is none.
+def ray_session() -> Iterator[None]:
+    """Joins the Ray that RAY_ADDRESS names (a submitted job's is set); else starts its own.
+
+    Without that name Ray would also join a cluster that another program started for itself, and
+    die with it.
 
     Raises:
-        UserError: the cluster does not answer, or has several machines and a local storage.
+        UserError: the cluster does not answer.
     """
     import ray
 
     try:
         with _muted_stderr():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+            ray.init(
+                address=os.environ.get("RAY_ADDRESS") or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                ignore_reinit_error=True,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
             f"Ray at {os.environ.get('RAY_ADDRESS', 'this machine')} can't be joined: {error}; "

@@ -180,7 +180,8 @@ def fit_folds(
             scores = _held_out_scores(network, *held_out)
             metrics |= _judge(scores, *held_out, multi_label=multi_label)
         history.append(metrics)
-        if held_out is None or not best or _rank(metrics) > _rank(best):
+        better = held_out is None or not best or _rank(metrics, settings) > _rank(best, settings)
+        if better:
             best, best_scores = metrics, scores
             best_state = {name: value.clone() for name, value in network.state_dict().items()}
         if on_epoch is not None:
@@ -191,8 +192,10 @@ def fit_folds(
     return FusionFit(network, best, history, best_scores)
 
 
-def _rank(metrics: Mapping[str, float]) -> tuple[float, float]:
-    return metrics["score"], -metrics["held_out_loss"]
+def _rank(metrics: Mapping[str, float], settings: FusionSettings) -> tuple[float, float]:
+    """What the best epoch has most of, and what decides between equals."""
+    order = metrics["score"], -metrics["held_out_loss"]
+    return order if settings.keep == "score" else order[::-1]
 
 
 def _check(clips: FusionClips, training: Sequence[Tensor], multi_label: bool) -> None:
@@ -223,6 +226,8 @@ def _train_epoch(
     total, batches = 0.0, 0
     for rows, share in _batches(training, settings.batch_size, generators):
         features, present, targets = _gather(clips, rows)
+        if settings.input_noise:
+            features = _disturb(network, features, generators)
         if settings.stream_dropout:
             present = _hide(present, settings.stream_dropout, generators)
         errors = ((network(features, present) - targets) ** 2).sum(-1)
@@ -283,6 +288,18 @@ def _gather(
         {name: there[rows] for name, there in clips.present.items()},
         clips.targets[rows].float(),
     )
+
+
+def _disturb(
+    network: FusionNetwork, features: dict[str, Tensor], generators: Sequence[torch.Generator]
+) -> dict[str, Tensor]:
+    """Adds Gaussian noise of `input_noise` times each feature's own spread."""
+    noisy = {}
+    for name, values in features.items():
+        drawn = torch.stack([torch.randn(values.shape[1:], generator=one) for one in generators])
+        scale = network.settings.input_noise * network.spread(name)
+        noisy[name] = values + scale * drawn.to(values.device)
+    return noisy
 
 
 def _hide(

@@ -57,6 +57,12 @@ class FusionSettings:
     """What stands in for a stream that a clip lacks: a learned vector, or zero (the mean)."""
     standardise: bool = True
     """Bring each feature to mean 0 and variance 1 / width, by the training clips' statistics."""
+    input_noise: float = 0.0
+    """Standard deviation of the noise added to features in training, in units of theirs; on few
+    clips it covers the marks that the CNNs' own training left in them."""
+    keep: Literal["score", "loss"] = "score"
+    """Which epoch's network is kept: that of the best validation score (of equal ones the least
+    squared error), or of the least squared error (steadier on few validation clips)."""
     stream_dropout: float = 0.0
     """Chance that a training step hides a stream of a clip that has another one. Above 0 the
     learned absent vector means something even where no training clip lacks the stream."""
@@ -70,9 +76,15 @@ class FusionSettings:
         for name in ("lambda1", "lambda2", "lambda3"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"fusion.{name} must be at least 0, got {getattr(self, name)!r}")
+        if not self.input_noise >= 0:
+            raise UserError(f"fusion.input_noise must be at least 0, got {self.input_noise!r}")
         if not 0 <= self.stream_dropout < 1:
             raise UserError(f"fusion.stream_dropout must be in [0, 1), got {self.stream_dropout!r}")
-        for name, names in (("activation", tuple(ACTIVATIONS)), ("absent", ("learned", "zero"))):
+        for name, names in (
+            ("activation", tuple(ACTIVATIONS)),
+            ("absent", ("learned", "zero")),
+            ("keep", ("score", "loss")),
+        ):
             if getattr(self, name) not in names:
                 raise UserError(
                     f"fusion.{name} must be one of {names}, got {getattr(self, name)!r}"
@@ -163,6 +175,10 @@ class FusionNetwork(nn.Module):
                 self.get_buffer(f"scale_{name}")[member, 0] = (
                     1 / (spread * values.shape[1] ** 0.5)
                 ).float()
+
+    def spread(self, name: str) -> Tensor:
+        """(M, 1, D) standard deviation of a stream's features over the training clips."""
+        return 1 / (self.get_buffer(f"scale_{name}") * self.widths[name] ** 0.5)
 
     def embed(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """(M, B, hidden) unified representation of stream -> (M, B, D), stream -> (M, B) bool."""

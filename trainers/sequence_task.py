@@ -32,6 +32,11 @@ class SequenceSettings:
     """lstm is PyTorch's; in peephole the gates see the cell, as the paper's equations have it."""
     dropout: float = 0.0
     """Share of units dropped between layers and before the classifier in training."""
+    input_dropout: float = 0.0
+    """Share of the features dropped in training."""
+    input_noise: float = 0.0
+    """Standard deviation of the noise added to standardised features in training, in units of
+    theirs; on few clips it covers the marks that the CNN's own training left in them."""
     standardise: bool = True
     """Shift and scale each feature to zero mean and unit variance over the training clips."""
     class_weights: bool = False
@@ -58,6 +63,10 @@ class SequenceSettings:
             raise UserError(f"cell must be lstm or peephole, not {self.cell!r}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be in [0, 1), not {self.dropout}")
+        if not 0 <= self.input_dropout < 1:
+            raise UserError(f"input_dropout must be in [0, 1), not {self.input_dropout}")
+        if self.input_noise < 0:
+            raise UserError(f"input_noise must be 0 or more, not {self.input_noise}")
         if self.cache_mb < 0:
             raise UserError(f"cache_mb must be 0 or more, not {self.cache_mb}")
 
@@ -108,6 +117,8 @@ class SequenceTask:
                 hidden=settings.hidden,
                 cell=settings.cell,
                 dropout=settings.dropout,
+                input_dropout=settings.input_dropout,
+                input_noise=settings.input_noise,
             )
         if settings.standardise:
             mean, spread = feature_moments(self._features[e.artifact] for e in self.train)

@@ -67,6 +67,9 @@ class SequenceNetwork(nn.Module):
         hidden: units of each layer, from the input up.
         cell: ``lstm`` or ``peephole``.
         dropout: share of units dropped between layers and before the classifier.
+        input_dropout: share of the standardised features dropped in training.
+        input_noise: standard deviation of the Gaussian noise added to standardised features in
+            training, half its variance common to all steps of a clip.
     """
 
     mean: Tensor
@@ -80,6 +83,8 @@ class SequenceNetwork(nn.Module):
         hidden: Sequence[int] = (1024, 512),
         cell: str = "lstm",
         dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        input_noise: float = 0.0,
     ) -> None:
         super().__init__()
         if cell not in ("lstm", "peephole"):
@@ -92,6 +97,8 @@ class SequenceNetwork(nn.Module):
             "hidden": list(hidden),
             "cell": cell,
             "dropout": dropout,
+            "input_dropout": input_dropout,
+            "input_noise": input_noise,
         }
         # Features are standardised by these, taken from the training clips.
         self.register_buffer("mean", torch.zeros(feature_dim))
@@ -102,14 +109,24 @@ class SequenceNetwork(nn.Module):
             for a, b in zip(widths[:-1], widths[1:], strict=True)
         )
         self.dropout = nn.Dropout(dropout)
+        self.input_dropout = nn.Dropout(input_dropout)
+        self.input_noise = input_noise
         self.classifier = nn.Linear(widths[-1], n_classes)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (N, T, C) at every step of features (N, T, F)."""
-        x = (features - self.mean) * self.scale
+        x = self.input_dropout((features - self.mean) * self.scale)
+        if self.training and self.input_noise:
+            x = x + self._noise(x)
         for layer in self.layers:
             x = self.dropout(layer(x)[0])
         return self.classifier(x)
+
+    def _noise(self, x: Tensor) -> Tensor:
+        """A network that saw the clips in training left marks of each in its features; noise
+        covers them, as nothing like them is in new clips."""
+        common = torch.randn_like(x[:, :1])
+        return self.input_noise * 0.5**0.5 * (common + torch.randn_like(x))
 
 
 def last_step(logits: Tensor, lengths: Tensor) -> Tensor:
