@@ -3,8 +3,9 @@
 
     python benchmarks/extract.py [--clips 120] [--rounds 3]
 
-Both sides use as many processes, on the demo's videos, in turn (A B A B ...), and are timed from
-the first clip handed out by warm workers to the last one done. Memory is the largest resident set
+Both sides use as many processes with one thread each, on the demo's videos, in turn (A B A B ...).
+The rate is that from the fifth part of the clips to the last one, when all workers have started.
+Memory is the largest resident set
 of a process that extracts n and 10 n clips, and clips of t and 10 t seconds. Figures: one JSON
 object on the last line.
 """
@@ -28,6 +29,7 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pipelines.launch import ROOT  # noqa: E402, I001
+import torch  # noqa: E402
 from actors.artifact import artifact_name  # noqa: E402
 from actors.extraction import ClipExtractor  # noqa: E402
 from actors.storage import Storage  # noqa: E402
@@ -50,10 +52,10 @@ def extractor(output: str) -> ClipExtractor:
 _worker: ClipExtractor | None = None
 
 
-def _start(output: str, warm: Row) -> None:
+def _start(output: str) -> None:
     global _worker
+    torch.set_num_threads(1)  # as Ray has it for an actor of one CPU
     _worker = extractor(output)
-    _worker(warm)
 
 
 def _extract(row: Row) -> int:
@@ -61,20 +63,23 @@ def _extract(row: Row) -> int:
     return int(_worker(row)["pairs"])
 
 
+def rate(marks: list[float]) -> float:
+    """Clips per second, from the times at which clips were done."""
+    first = len(marks) // 5
+    return (len(marks) - 1 - first) / (marks[-1] - marks[first])
+
+
 def bare_loop(rows: list[Row], processes: int) -> float:
     """Clips per second of a plain pool of processes."""
     with tempfile.TemporaryDirectory() as output:
         context = mp.get_context("spawn")
-        with context.Pool(processes, _start, (output, rows[0])) as pool:
-            pool.map(_extract, rows[: 4 * processes], chunksize=1)
-            begun = time.perf_counter()
-            for _ in pool.imap_unordered(_extract, rows, chunksize=1):
-                pass
-            return len(rows) / (time.perf_counter() - begun)
+        with context.Pool(processes, _start, (output,)) as pool:
+            done = pool.imap_unordered(_extract, rows, chunksize=1)
+            return rate([time.perf_counter() for _ in done])
 
 
 def through_ray(rows: list[Row], processes: int) -> float:
-    """Clips per second of the job's own extraction, from the first clip done to the last."""
+    """Clips per second of the job's own extraction."""
     from actors.pool import PoolResources, run_pool
 
     with tempfile.TemporaryDirectory() as output:
@@ -86,9 +91,7 @@ def through_ray(rows: list[Row], processes: int) -> float:
             resources=PoolResources.for_cluster(max_actors=processes),
             on_row=lambda done, total, row: marks.append(time.perf_counter()),
         )
-        # The first clips wait for the actors' imports and tell nothing of the rate.
-        first = 2 * processes
-        return (len(marks) - first) / (marks[-1] - marks[first - 1])
+        return rate(marks)
 
 
 def _peak_of(paths: list[str], queue: Any) -> None:
@@ -163,7 +166,7 @@ def main() -> None:
         figures: dict[str, Any] = memory(paths)
         import ray
 
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=40)
+        ray.init(address="local", log_to_driver=False, include_dashboard=False, logging_level=40)
         rates: dict[str, list[float]] = {"bare": [], "ray": []}
         for _ in range(chosen.rounds):
             rates["bare"].append(bare_loop(rows_of(paths), processes))

@@ -22,19 +22,20 @@ class StageProgress:
         self.total, self.done, self.detail = total, 0, ""
         self.started = self._logged = time.monotonic()
         self._first_done: int | None = None
+        self._first_at = self.started
         self.task: TaskID | None = None
 
     def update(self, done: int, total: int | None = None, detail: str = "") -> None:
         """Sets the number of items done so far; rates count from the first update."""
         if self._first_done is None:
-            self._first_done = done
+            self._first_done, self._first_at = done, time.monotonic()
         self.done, self.detail = done, detail or self.detail
         self.total = total if total is not None else self.total
         self._console.show(self)
 
     def describe(self) -> str:
         """For instance ``120/352 clips · 9.8 clips/s · 24 s left``."""
-        seconds = max(time.monotonic() - self.started, 1e-6)
+        seconds = max(time.monotonic() - self._first_at, 1e-6)
         rate = (self.done - (self._first_done or 0)) / seconds
         parts = [f"{self.done}/{self.total} {self.unit}" if self.total else f"{self.done}"]
         if rate > 0:
