@@ -13,17 +13,20 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.storage import Storage
 from pipelines.extract import Extraction, extract
-from pipelines.job import Job, open_job, project_versions
+from pipelines.job import Job, open_job
 from pipelines.launch import main_guard
+from pipelines.provenance import versions
 from pipelines.registry import Evaluation, register
 from pipelines.scores import collect_scores
 from pipelines.settings import parse_settings
@@ -39,6 +42,8 @@ from trainers.evaluation import (
     refined_scores,
 )
 from trainers.hybrid import Hybrid
+from trainers.networks.backbones import StreamNetwork
+from trainers.networks.recurrent import SequenceNetwork
 from trainers.networks.weights import load_network
 
 
@@ -157,7 +162,7 @@ def _register(
     name = job.settings.registry.name
     result = job.stage(
         "register",
-        [scored.fingerprint, job.settings.registry, job.tracker.uri, job.manifest.fingerprint],
+        [scored.fingerprint, job.settings.registry.name, job.tracker.uri, job.manifest.fingerprint],
         work,
         describe=lambda facts: f"{name} version {facts['version']}",
     )
@@ -178,9 +183,9 @@ def assemble(
         extract=settings.extract,
         stream_settings={stream: settings.stream(stream) for stream in trained},
         embedding=settings.embedding,
-        cnns={s: load_network(fitted.cnn.storage, NETWORK)[0] for s, fitted in trained.items()},
+        cnns={s: cast(StreamNetwork, _network(fitted.cnn)) for s, fitted in trained.items()},
         lstms={
-            s: load_network(fitted.lstm.storage, NETWORK)[0]
+            s: cast(SequenceNetwork, _network(fitted.lstm))
             for s, fitted in trained.items()
             if fitted.lstm is not None
         },
@@ -190,9 +195,13 @@ def assemble(
         facts={
             "data": job.manifest.name,
             "data_fingerprint": job.manifest.fingerprint,
-            "versions": project_versions(),
+            "versions": versions(),
         },
     )
+
+
+def _network(stage: StageResult) -> StreamNetwork | SequenceNetwork:
+    return load_network(stage.storage, NETWORK)[0]
 
 
 def main() -> None:

@@ -20,12 +20,13 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
 
 import pyarrow as pa
 
 from actors.artifact import artifact_name
 from actors.errors import UserError
-from actors.extraction import ClipExtractor, ExtractSettings
+from actors.extraction import ClipExtractor
 from actors.storage import Storage
 from pipelines.datasets import Video
 from pipelines.job import Job, open_job
@@ -48,7 +49,11 @@ class ExtractedClip:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What became of every video of the manifest."""
+    """What became of every video of the manifest.
+
+    Args:
+        fingerprint: of the settings that the artifacts were made by.
+    """
 
     clips: tuple[ExtractedClip, ...]
     rejected: tuple[dict[str, str], ...]
@@ -63,13 +68,13 @@ def extract(job: Job) -> Extraction:
         TooManyRejected: more than `max_rejected_share` of the videos can't be used.
         UserError: a class has no usable training clip, or a chosen stream is nowhere to be found.
     """
-    settings, streams = job.settings.extract, job.settings.chosen_streams
-    storage = job.storage.join("artifacts", fingerprint(settings, streams))
+    mark = fingerprint(job.settings.extract, job.settings.chosen_streams)
+    storage = job.storage.join("artifacts", mark)
     rows = [_row(video) for video in job.manifest.videos]
     begun = time.monotonic()
-    outcomes = _run(job, rows, settings, storage)
+    outcomes = _run(job, rows, storage)
     _tell(job, outcomes, storage, time.monotonic() - begun)
-    extraction = _collect(job, outcomes, storage)
+    extraction = _collect(job, outcomes, storage, mark)
     _save_tables(job, extraction)
     _check_enough(job, extraction)
     return extraction
@@ -80,9 +85,7 @@ def _row(video: Video) -> dict[str, str]:
     return {"id": video.id, "path": video.path, "name": name}
 
 
-def _run(
-    job: Job, rows: list[dict[str, str]], settings: ExtractSettings, storage: Storage
-) -> list[dict[str, Any]]:
+def _run(job: Job, rows: list[dict[str, str]], storage: Storage) -> list[dict[str, Any]]:
     """All outcomes, in the order of the rows; Ray starts only if something is left to do."""
     from actors.ledger import Ledger
 
@@ -97,18 +100,16 @@ def _run(
 
     def tell(done: int, total: int, outcome: dict[str, Any]) -> None:
         nonlocal pairs
-        pairs += int(outcome["facts"].get("pairs", 0)) if outcome["ok"] else 0
+        pairs += int(outcome["facts"].get("pairs", 0))
         seconds = time.monotonic() - progress.started
         progress.update(done, total, f"{pairs / max(seconds, 1e-6):.0f} flow pairs/s")
 
     with job.console.stage("extract", total=len(rows), unit="clips") as progress:
         return run_pool(
             rows,
-            partial(ClipExtractor, settings, job.settings.chosen_streams, storage),
+            partial(ClipExtractor, job.settings.extract, job.settings.chosen_streams, storage),
             storage=storage,
-            resources=PoolResources.for_cluster(
-                max_actors=resources.extract_actors, gpus_per_actor=resources.extract_gpus
-            ),
+            resources=PoolResources.for_cluster(max_actors=resources.extract_actors),
             on_row=tell,
         )
 
@@ -123,11 +124,11 @@ def _tell(job: Job, outcomes: list[dict[str, Any]], storage: Storage, seconds: f
     text = f"{len(outcomes) - bad.total()} clips"
     if bad:
         text += f", {bad.total()} rejected ({', '.join(f'{n} {k}' for k, n in bad.most_common())})"
-    result = StageResult("extract", storage.uri[-12:], storage, {}, seconds, cached)
+    result = StageResult("extract", "", storage, {}, seconds, cached)
     job.note(result, items=len(outcomes), text=text)
 
 
-def _collect(job: Job, outcomes: list[dict[str, Any]], storage: Storage) -> Extraction:
+def _collect(job: Job, outcomes: list[dict[str, Any]], storage: Storage, mark: str) -> Extraction:
     clips, rejected = [], []
     for video, outcome in zip(job.manifest.videos, outcomes, strict=True):
         if outcome["ok"]:
@@ -144,7 +145,6 @@ def _collect(job: Job, outcomes: list[dict[str, Any]], storage: Storage) -> Extr
                     "message": outcome["message"],
                 }
             )
-    mark = fingerprint([(clip.artifact, clip.streams) for clip in clips], storage.uri[-12:])
     return Extraction(tuple(clips), tuple(rejected), storage, mark)
 
 
@@ -182,6 +182,11 @@ def _check_enough(job: Job, extraction: Extraction) -> None:
             f"no usable training clip is left of {', '.join(map(repr, empty[:5]))}"
             f"{' and more' if len(empty) > 5 else ''}; the reasons are in "
             f"{job.files.path('rejected.parquet')}"
+        )
+    if not any(clip.video.split == "test" for clip in extraction.clips):
+        raise UserError(
+            f"no usable test clip is left; see {job.files.path('rejected.parquet')}, or choose "
+            "other test clips with --splits"
         )
     for stream in job.settings.chosen_streams:
         if not any(stream in c.streams for c in extraction.clips if c.video.split == "train"):

@@ -22,7 +22,6 @@ from actors.errors import UserError
 from actors.storage import Storage
 from pipelines.console import Console
 from pipelines.datasets import FORMATS, Manifest, read_dataset
-from pipelines.launch import ROOT
 from pipelines.report.data import StageTiming
 from pipelines.settings import Settings, to_json
 from pipelines.stages import Facts, StageResult, fingerprint, plain, run_stage
@@ -135,9 +134,11 @@ def open_job(settings: Settings) -> Iterator[Job]:
     tracker.check()
     manifest = load_data(settings, console, storage)
     result_settings = {
-        k: v for k, v in vars(settings).items() if k not in ("report", "storage", "resources")
+        k: v
+        for k, v in vars(settings).items()
+        if k not in ("report", "storage", "resources", "data", "streams", "tracking")
     }
-    mark = fingerprint(result_settings, manifest.fingerprint)
+    mark = fingerprint(result_settings, settings.chosen_streams, manifest.fingerprint)
     files = storage.join("runs", f"{manifest.name}-{mark}")
     files.write_json("settings.json", plain(settings))
     files.write_table("manifest.parquet", manifest.to_table())
@@ -252,16 +253,3 @@ def _muted_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def project_versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": sys.version.split()[0]}
-    for package in ("multiclue", "ray", "torch", "torchvision", "torchaudio", "av", "mlflow"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = f"from {ROOT.name}"
-    return found

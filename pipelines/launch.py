@@ -25,7 +25,6 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Use this environment instead of building one per job when started by `uv run`.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
@@ -84,13 +83,36 @@ def main_guard(run: Callable[[], int | None]) -> None:
         code = _say(error, EXIT_USER_ERROR)
     except KeyboardInterrupt:
         code = _say("interrupted; the same command goes on from here", EXIT_INTERRUPTED)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        text = f"no space left for {error.filename or 'the storage'}; free some, then run again"
-        code = _say(text, EXIT_USER_ERROR)
+    except Exception as error:
+        code = _explain(error)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _explain(error: Exception) -> int:
+    """Exit code of what a worker met that the user can mend; anything else is raised again."""
+    for cause in causes(error):
+        if isinstance(cause, UserError):
+            return _say(cause, EXIT_USER_ERROR)
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = cause.filename or "the storage"
+            return _say(f"no space left for {where}; free some, then run again", EXIT_USER_ERROR)
+    raise error
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and all that led to it, through the wrappers of Ray and its libraries."""
+    waiting, seen = [error], set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        inner = (getattr(one, "cause", None), one.__cause__, one.__context__)
+        waiting += [e for e in inner if isinstance(e, BaseException)]
+        failures = getattr(one, "worker_failures", None)
+        waiting += list(failures.values()) if isinstance(failures, dict) else []
 
 
 def _say(message: object, code: int) -> int:

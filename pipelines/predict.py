@@ -19,6 +19,7 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
 
 import pyarrow as pa
 import pyarrow.csv
@@ -190,7 +191,7 @@ def _predict_shared(
             copy.write_bytes(name, content)
     tasks = [{"id": p, "name": artifact_name(_stamp(p)), "path": p} for p in absolute(paths)]
     quiet_libraries()
-    with nullcontext() if ray.is_initialized() else ray_session(folder):
+    with nullcontext() if ray.is_initialized() else ray_session():
         ledger = run_pool(
             tasks,
             partial(ClipPredictor, copy, top=settings.top, device=settings.device),

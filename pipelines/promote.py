@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
 
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion

@@ -20,7 +20,8 @@ from actors.streams import AUDIO, MOTION, SPATIAL
 from pipelines.demo_clues import CLUES, VISIBLE, ceilings, clue_agreement
 from pipelines.evaluate import Evaluated
 from pipelines.extract import ExtractedClip, Extraction
-from pipelines.job import Job, project_versions
+from pipelines.job import Job
+from pipelines.provenance import versions
 from pipelines.report import (
     DataSummary,
     ExampleClip,
@@ -119,7 +120,7 @@ def _gather(
         data=_summary(job, extraction),
         methods=_methods(job, tuned, evaluated, on_test, targets),
         machine=machine(),
-        versions=project_versions(),
+        versions=versions(),
         settings=plain(job.settings),
         confusion=None if multi_label else confusions(before, targets),
         confusion_refined=None if multi_label else confusions(after, targets),
@@ -281,6 +282,7 @@ def _example(
         best = np.argsort(-system.scores[row], kind="stable")[:3]
         opinions[name] = [(classes[i], float(system.scores[row, i])) for i in best]
     top, probability = opinions["refined"][0]
+    sound = reader.spectrogram() if AUDIO in clip.streams else None
     return ExampleClip(
         id=clip.video.id,
         truth=clip.video.labels,
@@ -288,7 +290,7 @@ def _example(
         probability=probability,
         frames=_frames(reader) if SPATIAL in clip.streams else None,
         flow=_flow(reader) if MOTION in clip.streams else None,
-        spectrogram=reader.spectrogram().numpy() if AUDIO in clip.streams else None,
+        spectrogram=None if sound is None else sound.numpy(),
         opinions=opinions,
     )
 
@@ -306,7 +308,7 @@ def _flow(reader: ArtifactReader) -> NDArray[np.float32]:
 
 
 def machine() -> str:
-    """The driver's machine in a line, and the cluster's size where Ray runs."""
+    """The driver's machine in a line."""
     memory = psutil.virtual_memory().total / 2**30
     text = f"{platform.machine()}, {os.cpu_count()} CPUs, {memory:.0f} GiB"
     import torch

@@ -33,8 +33,8 @@ SEQUENCE_STREAMS = (SPATIAL, MOTION)
 
 
 def default_storage() -> str:
-    """`storage` in the checkout; in the home folder when Ray runs an uploaded, passing copy."""
-    uploaded = "runtime_resources" in ROOT.parts
+    """`storage` in the checkout; in the home folder where it is installed or Ray's passing copy."""
+    uploaded = "runtime_resources" in ROOT.parts or not (ROOT / "pyproject.toml").exists()
     return str(Path.home() / "multiclue" if uploaded else ROOT / "storage")
 
 
@@ -44,11 +44,9 @@ class ResourceSettings:
 
     extract_actors: int | None = None
     """Processes that decode and compute flow; null: one per CPU of the cluster."""
-    extract_gpus: float = 0.0
-    """Share of a GPU per extracting process, where the cluster has GPUs."""
     embed_actors: int | None = None
     """Processes that embed clips; null: one per CPU, or per share of a GPU."""
-    embed_gpus: float = 0.5
+    embed_gpus: float = 0.33
     """Share of a GPU per embedding process, where the cluster has GPUs."""
     fit_workers: int = 1
     """Processes per fit, which share its batches (DDP); 0 fits in the driver, without Ray Train."""
@@ -62,7 +60,7 @@ class ResourceSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"resources.{name} must be at least 1, not {value}")
-        for name in ("extract_gpus", "embed_gpus", "fit_gpus", "fit_workers"):
+        for name in ("embed_gpus", "fit_gpus", "fit_workers"):
             if getattr(self, name) < 0:
                 raise UserError(f"resources.{name} must be 0 or more, not {getattr(self, name)}")
         if self.fit_cpus is not None and self.fit_cpus <= 0:
@@ -122,7 +120,7 @@ class Settings:
     """MLflow model registry and promotion."""
 
     def __post_init__(self) -> None:
-        for name in self.chosen_streams:
+        for name in _words(self.streams):
             if name not in STREAMS:
                 raise UserError(
                     f"there is no stream {name!r}{nearest(name, STREAMS)}; "
@@ -138,15 +136,17 @@ class Settings:
     @property
     def chosen_streams(self) -> tuple[str, ...]:
         """The streams in their fixed order, whatever order they were given in."""
-        names = [name.strip() for name in self.streams.split(",") if name.strip()]
-        unknown = [name for name in names if name not in STREAMS]
-        return tuple([s for s in STREAMS if s in names] + unknown)
+        return tuple(stream for stream in STREAMS if stream in _words(self.streams))
 
     def stream(self, name: str) -> StreamSettings:
         return {SPATIAL: self.spatial, MOTION: self.motion, AUDIO: self.audio}[name]
 
     def sequence(self, name: str) -> SequenceSettings:
         return {SPATIAL: self.spatial_lstm, MOTION: self.motion_lstm}[name]
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 class _Parser(ArgumentParser):

@@ -40,9 +40,30 @@ def plain(value: Any) -> Any:
     return value
 
 
+WITHOUT_EFFECT = frozenset(
+    (
+        *("cache_mb", "open_files", "loader_threads", "prefetch", "checkpoint_every", "window"),
+        *("concurrent", "cpus_per_trial", "gpus_per_trial", "margin"),
+    )
+)
+"""Settings that change how work is done, not what comes out of it."""
+
+
+def lasting(value: Any) -> Any:
+    """As `plain`, without the settings that have no effect on results."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [f.name for f in dataclasses.fields(value) if f.name not in WITHOUT_EFFECT]
+        return {name: lasting(getattr(value, name)) for name in names}
+    if isinstance(value, dict):
+        return {str(k): lasting(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [lasting(v) for v in value]
+    return value
+
+
 def fingerprint(*parts: Any) -> str:
-    """Twelve hexadecimal digits that change when anything in `parts` does."""
-    text = json.dumps(plain(list(parts)), sort_keys=True, default=str)
+    """Twelve hexadecimal digits that change when anything in `parts` does that matters."""
+    text = json.dumps(lasting(list(parts)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
 
 from actors.storage import Storage
 from pipelines.extract import ExtractedClip, Extraction, extract
@@ -36,6 +37,8 @@ from trainers.stream_task import StreamTask
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trainers.networks.backbones import StreamNetwork
+    from trainers.networks.recurrent import SequenceNetwork
     from trainers.ray_fit import FitResources
 
 NETWORK = "network.safetensors"
@@ -68,8 +71,15 @@ class TrainedStream:
 def train(job: Job, extraction: Extraction) -> dict[str, TrainedStream]:
     """Fits all streams at the same time; a stream goes on to its LSTM as soon as it is embedded."""
     streams = job.settings.chosen_streams
-    with ThreadPoolExecutor(len(streams), thread_name_prefix="stream") as pool:
-        futures = {s: pool.submit(_train_stream, job, extraction, s) for s in streams}
+    pool = ThreadPoolExecutor(len(streams), thread_name_prefix="stream")
+    futures = {s: pool.submit(_train_stream, job, extraction, s) for s in streams}
+    try:
+        for future in as_completed(futures.values()):
+            future.result()
+    finally:
+        # A failure is told at once, not when the other streams are done days later: leaving the
+        # job shuts Ray down, and with it their fits, which go on from their checkpoints next time.
+        pool.shutdown(wait=False, cancel_futures=True)
     return {stream: future.result() for stream, future in futures.items()}
 
 
@@ -108,7 +118,8 @@ def _fit_cnn(
         multi_label=job.manifest.multi_label,
         seed=job.settings.seed,
     )
-    key = [settings, stream, extraction.fingerprint, _labels(job, clips), job.settings.seed]
+    learnt = _learnt(job, clips), weights_stamp(settings.network.weights)
+    key = [settings, stream, extraction.fingerprint, learnt, job.settings.seed]
     return _fit(job, f"{stream} cnn", key, make_task, settings.optimiser)
 
 
@@ -125,17 +136,25 @@ def _fit_lstm(
         multi_label=job.manifest.multi_label,
         seed=job.settings.seed,
     )
-    key = [settings, embed.fingerprint, _labels(job, clips), job.settings.seed]
+    key = [settings, embed.fingerprint, _learnt(job, clips), job.settings.seed]
     return _fit(job, f"{stream} lstm", key, make_task, settings.optimiser)
 
 
-def _labels(job: Job, clips: Sequence[ExtractedClip]) -> list[Any]:
-    return [job.manifest.classes, [(c.artifact, c.video.labels, c.video.split) for c in clips]]
+def _learnt(job: Job, clips: Sequence[ExtractedClip]) -> list[Any]:
+    """What a fit sees of the data; test clips are no part of it."""
+    seen = [c for c in clips if c.video.split != "test"]
+    return [job.manifest.classes, [(c.artifact, c.video.labels, c.video.split) for c in seen]]
+
+
+def weights_stamp(weights: str | None) -> list[int] | None:
+    """Changes when a file of starting weights does."""
+    path = Path(weights or "")
+    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
 
 
 def save_fitted(task: FitTask, storage: Storage) -> None:
     """Writes the fitted network where the next stage looks for it."""
-    save_network(storage, NETWORK, task.model)
+    save_network(storage, NETWORK, cast("StreamNetwork | SequenceNetwork", task.model))
 
 
 def _fit(
@@ -152,10 +171,11 @@ def _fit(
         return result
 
     def describe(facts: Facts) -> str:
-        best = max((h.get("score", 0.0) for h in facts["history"]), default=0.0)
-        return f"validation score {best:.3f} at step {facts['best_step']}"
+        kept = [h for h in facts["history"] if h["step"] == facts["best_step"]]
+        if not kept or "loss" not in kept[0]:
+            return f"no validation clips; step {facts['best_step']} is kept"
+        return f"validation score {kept[0]['score']:.3f} at step {facts['best_step']}"
 
-    key = [key, optimiser]
     return job.stage(name.replace(" ", "_"), key, work, items=None, describe=describe)
 
 
@@ -189,10 +209,12 @@ def _resources(job: Job) -> FitResources:
     side_by_side = len(job.settings.chosen_streams)
     share = have.get("CPU", 1.0) / (side_by_side * wanted.fit_workers)
     cpus = wanted.fit_cpus or min(share if share < 1 else int(share), THREADS_PER_FIT)
+    gpus = wanted.fit_gpus if have.get("GPU") else 0.0
     return FitResources(
         workers=wanted.fit_workers,
         cpus=round(cpus - 0.005, 2) if cpus < 1 else cpus,
-        gpus=wanted.fit_gpus if have.get("GPU") else 0.0,
+        # NCCL refuses two workers of one fit on the same card.
+        gpus=1.0 if gpus and wanted.fit_workers > 1 else gpus,
     )
 
 
@@ -249,8 +271,7 @@ def _embed(
             )
         return {"clips": len(rows)}
 
-    cut = replace(settings, optimiser=OptimiserSettings(), network=type(settings.network)())
-    key = [cnn.fingerprint, cut, wanted, [clip.artifact for clip in clips]]
+    key = [cnn.fingerprint, wanted, [clip.artifact for clip in clips]]
     return job.stage(f"{stream}_embed", key, work, items=len(clips))
 
 

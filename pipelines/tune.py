@@ -17,6 +17,7 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
 
 import torch
 from torch import Tensor
@@ -54,10 +55,22 @@ def tune(job: Job, extraction: Extraction, trained: Mapping[str, TrainedStream])
     """Cross-validates by group on the training clips, refits the best point on all of them."""
     inputs = read_inputs(job.manifest, extraction.clips, trained)
     embedded = {stream: fitted.embed.fingerprint for stream, fitted in trained.items()}
-    search = _search(job, inputs, embedded)
+    search = _search(job, inputs, embedded) if job.settings.search.trials else _no_search(job)
     best = {name: search.facts[name] for name in ("lambda2", "lambda3")}
     fusion = _refit(job, inputs, embedded, replace(job.settings.fusion, **best))
     return Tuned(inputs, search, fusion)
+
+
+def _no_search(job: Job) -> StageResult:
+    """Takes the settings' own lambdas, as a search without trials."""
+    chosen = job.settings.fusion
+    facts: Facts = {
+        "lambda2": chosen.lambda2,
+        "lambda3": chosen.lambda3,
+        "score": None,
+        "trials": [],
+    }
+    return StageResult("search", "none", job.storage, facts, 0.0, cached=True)
 
 
 def _search(job: Job, inputs: FusionInputs, embedded: dict[str, str]) -> StageResult:

@@ -18,6 +18,8 @@ from trainers.loop import FitResult, FitTask, OptimiserSettings, fit
 
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.json"
+REFUSAL = "refusal.json"
+"""A user's mistake that a worker found; a restart would only find it again."""
 WORKER_RESTARTS = 3
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -71,7 +73,12 @@ def fit_with_ray(spec: FitSpec, resources: FitResources, progress: Progress) -> 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     trainer = TorchTrainer(
         _fit_on_worker,
-        train_loop_config={"spec": spec, "progress": progress, "cpus": resources.cpus},
+        train_loop_config={
+            "spec": spec,
+            "progress": progress,
+            "cpus": resources.cpus,
+            "gpus": resources.gpus,
+        },
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpus > 0,
@@ -84,37 +91,32 @@ def fit_with_ray(spec: FitSpec, resources: FitResources, progress: Progress) -> 
             failure_config=FailureConfig(max_failures=WORKER_RESTARTS),
         ),
     )
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise _cause(error, spec) from error
+    spec.output.remove(REFUSAL)
+    trainer.fit()
+    if spec.output.exists(REFUSAL):
+        raise UserError(f"{spec.name}: {spec.output.read_json(REFUSAL)}")
     return spec.output.read_json(RESULT)
 
 
-def _cause(error: BaseException, spec: FitSpec) -> Exception:
-    """A user's mistake that a worker found is told as such; the rest keeps its traceback."""
-    failures = getattr(error, "worker_failures", {}) or {}
-    for failure in failures.values():
-        inner = getattr(failure, "_base_exc", None) or getattr(failure, "cause", None) or failure
-        if isinstance(inner, UserError):
-            return inner
-    return RuntimeError(f"fit {spec.name} failed: {error}")
-
-
 def _fit_on_worker(config: dict[str, Any]) -> None:
+    spec: FitSpec = config["spec"]
+    if spec.output.exists(RESULT):
+        return  # a restart after the last step
     context = ray.train.get_context()
-    cuda = torch.cuda.is_available()
+    cuda = config["gpus"] > 0 and torch.cuda.is_available()
     torch.set_num_threads(max(1, int(config["cpus"])))
     world_size = context.get_world_size()
-    wrap = prepare_model if world_size > 1 else None
-    _fit_here(
-        config["spec"],
-        config["progress"],
-        rank=context.get_world_rank(),
-        world_size=world_size,
-        device=str(ray.train.torch.get_device()) if cuda else "cpu",
-        wrap=wrap,
-    )
+    try:
+        _fit_here(
+            spec,
+            config["progress"],
+            rank=context.get_world_rank(),
+            world_size=world_size,
+            device=str(ray.train.torch.get_device()) if cuda else "cpu",
+            wrap=prepare_model if world_size > 1 else None,
+        )
+    except UserError as error:
+        spec.output.write_json(REFUSAL, str(error))
 
 
 def _fit_here(

@@ -57,8 +57,8 @@ def test_a_format_that_does_not_exist(place: list[str], tmp_path: Path) -> None:
 
 
 def test_a_stream_that_does_not_exist(place: list[str]) -> None:
-    message = refuse(*place, "--streams", "spatial,sound,moton")
-    assert "there is no stream 'sound'" in message or "did you mean 'motion'" in message
+    message = refuse(*place, "--streams", "spatial,moton")
+    assert "there is no stream 'moton'; did you mean 'motion'?" in message
 
 
 def test_a_negative_lambda(place: list[str]) -> None:
@@ -115,6 +115,29 @@ def test_storage_that_fills_up_while_working(capsys: pytest.CaptureFixture[str])
     assert "no space left for /data/clip.safetensors" in capsys.readouterr().err
 
 
+def test_what_a_worker_met_is_told_as_if_met_here(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/clip.safetensors")
+        except OSError as error:
+            wrapped = RuntimeError("a task failed")
+            wrapped.cause = error  # type: ignore[attr-defined]
+        raise wrapped from None
+
+    with pytest.raises(SystemExit) as ended:
+        main_guard(work)
+    assert ended.value.code == 2
+    assert "no space left for /data/clip.safetensors" in capsys.readouterr().err
+
+
+def test_defects_keep_their_traceback() -> None:
+    def work() -> None:
+        raise KeyError("a defect")
+
+    with pytest.raises(KeyError):
+        main_guard(work)
+
+
 def test_an_mlflow_server_that_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, place: list[str]
 ) -> None:
@@ -145,19 +168,22 @@ def job(tmp_path: Path) -> Any:
         for label in ("run", "walk")
         for i in range(4)
     )
+    tested = Video("run/t.mp4", "/run/t.mp4", ("run",), "test", "g9")
     return SimpleNamespace(
-        manifest=Manifest(videos, ("run", "walk"), False, "made"),
+        manifest=Manifest((*videos, tested), ("run", "walk"), False, "made"),
         settings=parse_settings("", ["--storage", str(tmp_path)]),
         files=Storage(tmp_path),
     )
 
 
-def extraction_of(job: Any, *, bad: int = 0, absent: dict[str, str] | None = None) -> Extraction:
+def extraction_of(
+    job: Any, *, bad: int = 0, absent: dict[str, str] | None = None, tested: bool = True
+) -> Extraction:
     missing = absent or {}
     streams = tuple(s for s in ("spatial", "motion", "audio") if s not in missing)
     clips = tuple(
         ExtractedClip(video, "name", streams, {"absent": missing})
-        for video in job.manifest.videos[bad:]
+        for video in job.manifest.videos[bad : None if tested else -1]
     )
     rejected = tuple(
         {"id": v.id, "path": v.path, "stage": "extract", "kind": "empty", "message": "0 bytes"}
@@ -166,11 +192,17 @@ def extraction_of(job: Any, *, bad: int = 0, absent: dict[str, str] | None = Non
     return Extraction(clips, rejected, job.files, "mark")
 
 
+def test_no_test_clip_left(job: Any) -> None:
+    job.settings = parse_settings("", ["--max_rejected_share", "1"])
+    with pytest.raises(UserError, match="no usable test clip is left"):
+        extract_step._check_enough(job, extraction_of(job, tested=False))
+
+
 def test_more_than_the_allowed_share_rejected(job: Any) -> None:
     with pytest.raises(TooManyRejected) as refused:
         extract_step._check_enough(job, extraction_of(job, bad=1))
     message = str(refused.value)
-    assert "1 of 8 videos" in message and "5%" in message and "1 empty" in message
+    assert "1 of 9 videos" in message and "5%" in message and "1 empty" in message
     assert "rejected.parquet" in message and "run/0.mp4: 0 bytes" in message
 
 
