@@ -83,7 +83,7 @@ def main_guard(run: Callable[[], int | None]) -> None:
         code = _say(error, EXIT_USER_ERROR)
     except KeyboardInterrupt:
         code = _say("interrupted; the same command goes on from here", EXIT_INTERRUPTED)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  raised again unless the user can mend its cause
         code = _explain(error)
     sys.stdout.flush()
     sys.exit(code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ def _gather(
         started=job.started.strftime("%Y-%m-%d %H:%M UTC"),
         data=_summary(job, extraction),
         methods=_methods(job, tuned, evaluated, on_test, targets),
+        seconds=(datetime.now(UTC) - job.started).total_seconds(),
         machine=machine(),
         versions=versions(),
         settings=plain(job.settings),

@@ -26,7 +26,15 @@ from trainers.fusion_network import FusionNetwork, FusionSettings, check_clips
 from trainers.metrics import accuracy, mean_average_precision
 from trainers.proximal import proximal_step
 
-__all__ = ["FusionClips", "FusionFit", "FusionNetwork", "FusionSettings", "fit_folds", "fit_fusion"]
+__all__ = [
+    "FusionClips",
+    "FusionFit",
+    "FusionNetwork",
+    "FusionSettings",
+    "fit_folds",
+    "fit_fusion",
+    "rank",
+]
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -96,9 +104,9 @@ def fit_fusion(
         settings: see `FusionSettings`.
         seed: of the weights, the order of the clips and the stream dropout.
         validation: the same three of clips that train nothing. With them, training stops when the
-            score (accuracy; multi-label: mAP; of equal ones the smaller squared error) has not
-            improved for ``patience`` epochs, and the best epoch's network is returned; without
-            them, all epochs are run.
+            `rank` (accuracy, multi-label: mAP; or the squared error) has not improved for
+            ``patience`` epochs, and the best epoch's network is returned; without them, all
+            epochs are run.
         multi_label: a clip may have several classes, or none.
         on_epoch: called with the epoch, from 1, and its measures.
 
@@ -135,6 +143,9 @@ def fit_folds(
     score is taken over all folds' held-out clips in one pool, so that one epoch is the best for
     all of them, and no fold chooses an epoch by its own few clips.
 
+    A stream that none of a fold's training clips has, as where one group alone has it and is held
+    out, is hidden from that fold: the absent vector stands in for it, in its held-out clips too.
+
     Args:
         clips: all clips.
         training: for each fold, (n,) rows that train it.
@@ -145,9 +156,10 @@ def fit_folds(
         on_epoch: see `fit_fusion`.
 
     Raises:
-        ValueError: see `fit_fusion`.
+        ValueError: see `fit_fusion`; of several folds, a stream that none of them trains on.
     """
-    _check(clips, training, multi_label)
+    known = _known(clips, training)
+    _check(clips, training, known, multi_label)
     if held_out is not None and not held_out[0].targets.any():
         raise ValueError("no held-out clip has a label: nothing can be scored")
     device = clips.targets.device
@@ -177,10 +189,10 @@ def fit_folds(
         metrics = {"epoch": float(epoch), "loss": loss, **network.sparsity()}
         scores = None
         if held_out is not None:
-            scores = _held_out_scores(network, *held_out)
+            scores = _held_out_scores(network, *held_out, known)
             metrics |= _judge(scores, *held_out, multi_label=multi_label)
         history.append(metrics)
-        better = held_out is None or not best or _rank(metrics, settings) > _rank(best, settings)
+        better = held_out is None or not best or rank(metrics, settings) > rank(best, settings)
         if better:
             best, best_scores = metrics, scores
             best_state = {name: value.clone() for name, value in network.state_dict().items()}
@@ -192,19 +204,37 @@ def fit_folds(
     return FusionFit(network, best, history, best_scores)
 
 
-def _rank(metrics: Mapping[str, float], settings: FusionSettings) -> tuple[float, float]:
-    """What the best epoch has most of, and what decides between equals."""
+def rank(metrics: Mapping[str, float], settings: FusionSettings) -> tuple[float, float]:
+    """What the best has most of, and what decides between equals.
+
+    Args:
+        metrics: ``score`` and ``held_out_loss`` of an epoch, or of the best epoch of a point.
+        settings: its ``keep`` says which of the two comes first.
+
+    Returns:
+        (score, -held_out_loss), or with ``keep="loss"`` the other way round.
+    """
     order = metrics["score"], -metrics["held_out_loss"]
     return order if settings.keep == "score" else order[::-1]
 
 
-def _check(clips: FusionClips, training: Sequence[Tensor], multi_label: bool) -> None:
+def _known(clips: FusionClips, training: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Stream -> (M,) bool: whether a clip that trains the fold has the stream."""
+    return {
+        name: torch.stack([there[rows.to(there.device)].any() for rows in training])
+        for name, there in clips.present.items()
+    }
+
+
+def _check(
+    clips: FusionClips, training: Sequence[Tensor], known: Mapping[str, Tensor], multi_label: bool
+) -> None:
     for fold, rows in enumerate(training):
         if not len(rows):
             raise ValueError(f"fold {fold} of {len(training)} has no clip to train on")
-        for name, there in clips.present.items():
-            if not there[rows.to(there.device)].any():
-                raise ValueError(f"no training clip has the stream {name!r}: leave it out")
+    for name, folds in known.items():
+        if not folds.any():
+            raise ValueError(f"no training clip has the stream {name!r}: leave it out")
     if not multi_label:
         bad = (clips.targets.sum(1) != 1).nonzero()[:5, 0].tolist()
         if bad:
@@ -315,7 +345,10 @@ def _hide(
 
 @torch.no_grad()
 def _held_out_scores(
-    network: FusionNetwork, clips: FusionClips, rows: Sequence[Tensor]
+    network: FusionNetwork,
+    clips: FusionClips,
+    rows: Sequence[Tensor],
+    known: Mapping[str, Tensor],
 ) -> np.ndarray:
     """(sum of rows, C) probabilities of each member's own held-out clips, member after member."""
     longest = max(len(part) for part in rows)
@@ -323,6 +356,7 @@ def _held_out_scores(
     outputs = []
     for start in range(0, longest, 1024):
         features, present, _ = _gather(clips, padded[:, start : start + 1024])
+        present = {name: there & known[name][:, None] for name, there in present.items()}
         outputs.append(network(features, present).cpu())
     scores = torch.cat(outputs, dim=1)
     return torch.cat([scores[m, : len(part)] for m, part in enumerate(rows)]).numpy()

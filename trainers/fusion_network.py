@@ -42,9 +42,11 @@ class FusionSettings:
     lambda1: float = 3e-5
     """Weight of Phi, half the sum of squares of all weight matrices (biases are free)."""
     lambda2: float = 0.0
-    """Weight of the fusion layer's row norm; the search chooses it."""
+    """Weight of the fusion layer's row norm: used as it is when search.trials is 0; else the search
+    chooses it."""
     lambda3: float = 0.0
-    """Weight of the fusion layer's absolute entries; the search chooses it."""
+    """Weight of the fusion layer's absolute entries: used as it is when search.trials is 0; else
+    the search chooses it."""
     max_epochs: int = 200
     """Most passes over the training clips."""
     batch_size: int = 100
@@ -164,17 +166,22 @@ class FusionNetwork(nn.Module):
         Args:
             features: stream -> (N, D).
             rows: for each member, stream -> (n,) rows of the clips that train it and have the
-                stream. A feature that never varies is only centred.
+                stream. A feature that never varies is only centred; the features of a stream
+                that no such clip has are left as they are.
         """
         for member, streams in enumerate(rows):
             for name, which in streams.items():
+                mean = self.get_buffer(f"mean_{name}")[member, 0]
+                scale = self.get_buffer(f"scale_{name}")[member, 0]
                 values = features[name][which].double()
+                if not len(values):
+                    mean.zero_()
+                    scale.fill_(1)
+                    continue
                 spread = values.std(0, correction=0)
                 spread = torch.where(spread > 1e-6, spread, torch.ones_like(spread))
-                self.get_buffer(f"mean_{name}")[member, 0] = values.mean(0).float()
-                self.get_buffer(f"scale_{name}")[member, 0] = (
-                    1 / (spread * values.shape[1] ** 0.5)
-                ).float()
+                mean.copy_(values.mean(0))
+                scale.copy_(1 / (spread * values.shape[1] ** 0.5))
 
     def spread(self, name: str) -> Tensor:
         """(M, 1, D) standard deviation of a stream's features over the training clips."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from actors.errors import UserError
-from trainers.fusion import FusionClips, FusionSettings, OnEpoch, fit_folds
+from trainers.fusion import FusionClips, FusionSettings, OnEpoch, fit_folds, rank
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class SearchSettings:
     """The search for the fusion layer's lambda2 and lambda3 (Hybrid paper: cross-validation)."""
 
     trials: int = 50
-    """Points (lambda2, lambda3) to try; the first is (0, 0), the network without regularisers."""
+    """Points (lambda2, lambda3) to try; the first is (0, 0), the network without regularisers.
+    0: no search, the fusion's own lambda2 and lambda3 are used."""
     folds: int = 5
     """Folds of the cross-validation over the training clips; a group is never split."""
     lambda_min: float = 1e-7
@@ -34,14 +35,16 @@ class SearchSettings:
     report_every: int = 5
     """Epochs between two reports of a point."""
     concurrent: int | None = None
-    """Points tried at the same time; default: as many as there are free CPUs, less one."""
+    """Points tried at the same time; default: as many as there are free CPUs, less one. With
+    several the result also depends on which finishes first; 1 makes the search repeatable bit for
+    bit."""
     cpus_per_trial: float = 1.0
     """CPUs of one point."""
     gpus_per_trial: float = 0.0
     """GPUs of one point; a share lets several use one."""
 
     def __post_init__(self) -> None:
-        for name, least in (("trials", 1), ("folds", 2), ("grace_epochs", 1), ("report_every", 1)):
+        for name, least in (("trials", 0), ("folds", 2), ("grace_epochs", 1), ("report_every", 1)):
             if getattr(self, name) < least:
                 raise UserError(
                     f"search.{name} must be at least {least}, got {getattr(self, name)!r}"
@@ -124,11 +127,13 @@ def cross_validate(
         folds: number of folds; all are trained in lockstep.
         seed: of folds, weights and order.
         multi_label: judge by mAP, not by accuracy.
-        on_epoch: called after each epoch with its measures and, as ``best_score`` and
-            ``best_loss``, those of the best epoch so far.
+        on_epoch: called after each epoch with its measures and those of the best epoch so far:
+            ``best_score``, ``best_loss``, ``best_epoch``, ``best_zero_rows``,
+            ``best_zero_entries`` and ``rank_value``, by which points are compared: the most is
+            best (the score; with ``fusion.keep="loss"`` the negative squared error).
 
     Returns:
-        The best epoch's ``score`` (over all held-out clips in one pool), ``held_out_loss``,
+        The best (see `trainers.fusion.rank`) epoch's ``score`` (over all held-out clips in one pool), ``held_out_loss``,
         ``zero_rows``, ``zero_entries`` (means over the folds), ``epoch``, and ``epochs`` in all.
 
     Raises:
@@ -142,27 +147,28 @@ def cross_validate(
         seed=seed,
         held_out=(clips, [torch.from_numpy(held) for _, held in parts]),
         multi_label=multi_label,
-        on_epoch=_with_best(on_epoch),
+        on_epoch=_with_best(on_epoch, fusion),
     )
     return {**fit.best, "epochs": float(len(fit.history))}
 
 
-def _with_best(on_epoch: OnEpoch | None) -> OnEpoch | None:
+def _with_best(on_epoch: OnEpoch | None, fusion: FusionSettings) -> OnEpoch | None:
     if on_epoch is None:
         return None
-    best: dict[str, Any] = {}
+    best: dict[str, float] = {}
 
     def report(epoch: int, metrics: dict[str, float]) -> None:
-        rank = (metrics["score"], -metrics["held_out_loss"])
-        if not best or rank > (best["best_score"], -best["best_loss"]):
-            best.update(
-                best_score=metrics["score"],
-                best_loss=metrics["held_out_loss"],
-                best_epoch=float(epoch),
-                best_zero_rows=metrics["zero_rows"],
-                best_zero_entries=metrics["zero_entries"],
-            )
-        on_epoch(epoch, {**metrics, **best})
+        if not best or rank(metrics, fusion) > rank(best, fusion):
+            best.update(metrics)
+        so_far = {
+            "best_score": best["score"],
+            "best_loss": best["held_out_loss"],
+            "best_epoch": best["epoch"],
+            "best_zero_rows": best["zero_rows"],
+            "best_zero_entries": best["zero_entries"],
+            "rank_value": rank(best, fusion)[0],
+        }
+        on_epoch(epoch, {**metrics, **so_far})
 
     return report
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from actors.errors import UserError
 from actors.storage import Storage
-from trainers.fusion import FusionClips, FusionSettings
+from trainers.fusion import FusionClips, FusionSettings, rank
 from tuning.fusion_search import SearchSettings, cross_validate, group_folds, search_plan
 
 RESULT = "search.json"
@@ -52,7 +52,8 @@ class SearchResult:
     """What the search found."""
 
     lambda2: float
-    """Of the best point: highest score, of equal ones the smallest held-out squared error."""
+    """Of the best point by `trainers.fusion.rank`: highest score, of equal ones the smallest
+    held-out squared error; with ``fusion.keep="loss"`` the smallest such error."""
     lambda3: float
     """Of the best point."""
     score: float
@@ -85,15 +86,16 @@ def search(
     keeps its state, and TensorBoard curves of every point, in the folder ``name`` of ``storage``.
     After a crash the same call goes on there: finished points are kept, others start again.
 
-    With one point at a time the result is decided by ``seed``; with several it also depends on
-    which finishes first, as the next point is drawn from those known by then.
+    By default as many points are tried at a time as there are free CPUs, less one. With several
+    the result also depends on which finishes first, as the next point is drawn from those known by
+    then, and ASHA compares with those. With ``settings.concurrent=1`` it is decided by ``seed``.
 
     Args:
         features: stream -> (N, D) float32 of the training clips.
         present: stream -> (N,) bool.
         targets: (N, C) float of 0 and 1.
         groups: (N,) names of groups; no group is split between two folds.
-        settings: the search.
+        settings: the search, of at least one trial.
         fusion: the network whose lambdas are searched.
         storage: where the search's folder is.
         name: of that folder.
@@ -106,8 +108,10 @@ def search(
         UserError: the cluster has too few CPUs or GPUs for one point, the folder holds a search
             and ``resume`` is off or its settings were others, the clips are all of one group, or
             no point could be finished.
-        ValueError: clips that do not fit together.
+        ValueError: clips that do not fit together; no trials.
     """
+    if not settings.trials:
+        raise ValueError("search.trials is 0: take the fusion's own lambda2 and lambda3 instead")
     clips = FusionClips(features, present, targets)
     group_folds(clips.targets.cpu().numpy(), np.asarray(groups), settings.folds, seed=seed)
     folder = storage.join(name)
@@ -132,7 +136,7 @@ def search(
             tuner = tune.Tuner.restore(folder.path(), trainable, resume_errored=True)
         else:
             tuner = _new_tuner(trainable, settings, fusion, storage, name, seed, concurrent)
-        result = _result(tuner.fit())
+        result = _result(tuner.fit(), fusion)
     folder.write_json(RESULT, asdict(result))
     return result
 
@@ -199,14 +203,14 @@ def _new_tuner(
     )
     searcher = OptunaSearch(
         space=partial(_space, least=settings.lambda_min, most=settings.lambda_max),
-        metric="best_score",
+        metric="rank_value",
         mode="max",
         seed=seed,
     )
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            metric="best_score",
+            metric="rank_value",
             mode="max",
             search_alg=searcher,
             scheduler=scheduler,
@@ -219,7 +223,7 @@ def _new_tuner(
             name=name,
             storage_path=storage.path(),
             verbose=0,
-            callbacks=[_Listener(storage.join(name).uri, settings.trials)],
+            callbacks=[_Listener(storage.join(name).uri, settings.trials, fusion)],
         ),
     )
 
@@ -284,14 +288,14 @@ def _claim(folder: Storage, plan: dict[str, Any], *, resume: bool) -> None:
         )
 
 
-def _result(grid: tune.ResultGrid) -> SearchResult:
+def _result(grid: tune.ResultGrid, fusion: FusionSettings) -> SearchResult:
     found: list[Any] = [grid[index] for index in range(len(grid))]
     results = sorted(found, key=lambda result: result.config["point"])
     rows = [_row(result) for result in results]
     scored = [row for row in rows if row["score"] is not None]
     if not scored:
         raise UserError(f"no point of the search could be finished: {grid.errors[:1]}")
-    best = max(scored, key=lambda row: (row["score"], -row["held_out_loss"]))
+    best = max(scored, key=lambda row: rank(row, fusion))
     curves = {row["trial"]: _curve(result) for row, result in zip(rows, results, strict=True)}
     return SearchResult(best["lambda2"], best["lambda3"], best["score"], rows, curves)
 
@@ -339,8 +343,8 @@ def _listening(uri: str, progress: OnTrials | None) -> Iterator[None]:
 class _Listener(tune.Callback):
     """Tells how many points are done, and the best one's measures so far."""
 
-    def __init__(self, uri: str, total: int) -> None:
-        self.uri, self.total = uri, total
+    def __init__(self, uri: str, total: int, fusion: FusionSettings) -> None:
+        self.uri, self.total, self.fusion = uri, total, fusion
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         tell = _progress.get(self.uri)
@@ -349,7 +353,12 @@ class _Listener(tune.Callback):
         results = [one.last_result for one in done if "best_score" in (one.last_result or {})]
         if tell is None or not results:
             return
-        best = max(results, key=lambda result: (result["best_score"], -result["best_loss"]))
+        best = max(
+            results,
+            key=lambda result: rank(
+                {"score": result["best_score"], "held_out_loss": result["best_loss"]}, self.fusion
+            ),
+        )
         config = best.get("config", {})
         tell(
             len(done),
