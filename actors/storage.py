@@ -6,8 +6,10 @@ import json
 import os
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,30 +22,58 @@ class Storage:
     """A folder that many processes and machines share.
 
     Writes are atomic: a reader sees the whole old file or the whole new one, whatever is killed
-    when. Picklable (it carries only its URI).
+    when. Picklable (it carries only the root's URI and the path below it).
 
     Args:
-        root: a path, or a URI such as ``s3://bucket/prefix`` or ``file:///data``.
+        root: a path, or a URI such as ``s3://bucket/prefix?region=eu-west-1`` or ``file:///data``.
+
+    Raises:
+        UserError: pyarrow can't open it.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         text = os.fspath(root)
         if "://" not in text:
             text = Path(text).expanduser().absolute().as_uri()
-        self.uri = text.rstrip("/")
+        head, mark, query = text.replace(" ", "%20").partition("?")
+        scheme, _, rest = head.partition("://")
+        self._base = f"{scheme}://{rest.rstrip('/') or '/'}{mark}{query}"
+        self._inner = ""
         self._open()
 
     def _open(self) -> None:
         try:
-            self._fs, self._root = fs.FileSystem.from_uri(self.uri)
+            self._fs, root = fs.FileSystem.from_uri(self._base)
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"storage {self.uri!r} can't be opened: {error}") from error
+            raise UserError(f"storage {self._base!r} can't be opened: {error}") from error
+        self._root = _below(root, self._inner)
+
+    @staticmethod
+    def locate(place: str) -> tuple[Storage, str]:
+        """The storage and the name behind what `path` gave: a path, or a URI with its query."""
+        if "://" not in place:
+            folder, _, name = place.rpartition("/")
+            return Storage(folder or ("/" if place.startswith("/") else ".")), name
+        head, mark, query = place.partition("?")
+        folder, _, name = head.rpartition("/")
+        return Storage(f"{folder}{mark}{query}"), unquote(name)
+
+    @property
+    def uri(self) -> str:
+        """What opens this very folder again; options of the root, such as a region, included."""
+        return self._uri_of("")
+
+    def _uri_of(self, name: str) -> str:
+        head, mark, query = self._base.partition("?")
+        below = quote(_below(self._inner, name))
+        between = "/" if below and not head.endswith("/") else ""
+        return f"{head}{between}{below}{mark}{query}"
 
     def __getstate__(self) -> dict[str, str]:
-        return {"uri": self.uri}
+        return {"base": self._base, "inner": self._inner}
 
     def __setstate__(self, state: dict[str, str]) -> None:
-        self.uri = state["uri"]
+        self._base, self._inner = state["base"], state["inner"]
         self._open()
 
     def __repr__(self) -> str:
@@ -52,8 +82,8 @@ class Storage:
     def join(self, *parts: str) -> Storage:
         """The storage of a subfolder; nothing is created until something is written there."""
         inner = Storage.__new__(Storage)
-        inner.uri = "/".join([self.uri, *parts])
-        inner._fs, inner._root = self._fs, "/".join([self._root.rstrip("/"), *parts])
+        inner._base, inner._inner = self._base, _below(self._inner, *parts)
+        inner._fs, inner._root = self._fs, _below(self._root, *parts)
         return inner
 
     @property
@@ -62,9 +92,7 @@ class Storage:
 
     def path(self, name: str = "") -> str:
         """What other code can open: a plain path where the storage is local, else a URI."""
-        if self.is_local:
-            return f"{self._root}/{name}" if name else self._root
-        return f"{self.uri}/{name}" if name else self.uri
+        return _below(self._root, name) if self.is_local else self._uri_of(name)
 
     def local(self, name: str = "") -> Path | None:
         """The file's path on this machine, or None where the storage is remote."""
@@ -139,7 +167,9 @@ class Storage:
     def remove(self, name: str) -> None:
         """Removes a file; one that is not there is no error."""
         if self.exists(name):
-            self._fs.delete_file(self._at(name))
+            # Another job may remove it in between.
+            with suppress(FileNotFoundError):
+                self._fs.delete_file(self._at(name))
 
     def check_writable(self) -> None:
         """Writes and removes a small file, so that a full or read-only place is found at once.
@@ -158,4 +188,12 @@ class Storage:
             ) from error
 
     def _at(self, name: str) -> str:
-        return f"{self._root.rstrip('/')}/{name}"
+        return _below(self._root, name)
+
+
+def _below(folder: str, *parts: str) -> str:
+    """A path under a folder; empty pieces add nothing."""
+    inner = "/".join(part.strip("/") for part in parts if part)
+    if not inner:
+        return folder
+    return f"{folder.rstrip('/')}/{inner}" if folder else inner
