@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from ray.actor import ActorHandle
 
 SAY_EVERY_S = 0.5
 READ_EVERY_S = 0.5
+
+log = logging.getLogger(__name__)
 
 Listener = Callable[[int, int, dict[str, float]], None]
 
@@ -51,6 +54,7 @@ class Board:
     def __init__(self) -> None:
         self._actor: ActorHandle = ray.remote(num_cpus=0)(_Board).remote()
         self._listeners: dict[str, Listener] = {}
+        self._failed: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="board", daemon=True)
 
@@ -75,11 +79,29 @@ class Board:
         self._listeners[topic] = listener
         return Reporter(self._actor, topic)
 
+    def forget(self, topic: str) -> None:
+        """Ends a topic: what is still said there goes unheard."""
+        self._listeners.pop(topic, None)
+        self._failed.discard(topic)
+
     def flush(self) -> None:
         """Hands on everything that has been said so far."""
         said: list[tuple[str, int, int, dict[str, float]]] = ray.get(self._actor.drain.remote())
         for topic, done, total, metrics in said:
-            self._listeners[topic](done, total, metrics)
+            listener = self._listeners.get(topic)
+            if listener is not None:
+                self._tell(listener, topic, done, total, metrics)
+
+    def _tell(
+        self, listener: Listener, topic: str, done: int, total: int, metrics: dict[str, float]
+    ) -> None:
+        """One listener's mistake must neither end the thread nor fail the work it watches."""
+        try:
+            listener(done, total, metrics)
+        except Exception as error:
+            if topic not in self._failed:
+                self._failed.add(topic)
+                log.error("progress of %s can't be shown", topic, exc_info=error)
 
     def _read(self) -> None:
         while not self._stop.wait(READ_EVERY_S):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console as RichConsole
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 LOG_EVERY_S = 10.0
@@ -24,6 +25,7 @@ class StageProgress:
         self._first_done: int | None = None
         self._first_at = self.started
         self.task: TaskID | None = None
+        self.closed = False
 
     def update(self, done: int, total: int | None = None, detail: str = "") -> None:
         """Sets the number of items done so far; rates count from the first update."""
@@ -59,14 +61,22 @@ class Console:
 
     def __init__(self) -> None:
         live = sys.stdout.isatty()
-        self.rich = RichConsole(soft_wrap=not live, highlight=False, width=None if live else 120)
+        self.rich = RichConsole(
+            soft_wrap=not live, highlight=False, emoji=False, width=None if live else 120
+        )
         self._lock = threading.Lock()
         self._progress: Progress | None = None
         self._running = 0
         self._live = live
 
-    def say(self, text: str) -> None:
-        self.rich.print(text)
+    def say(self, text: str, *, markup: bool = True) -> None:
+        """Prints a line.
+
+        Args:
+            markup: whether ``[bold]`` and the like are styles. Texts that come from a user, such
+                as paths, have none, or are escaped (`rich.markup.escape`).
+        """
+        self.rich.print(text, markup=markup)
 
     @contextmanager
     def stage(
@@ -81,17 +91,21 @@ class Console:
             self._close(progress)
 
     def show(self, stage: StageProgress) -> None:
-        if self._progress is not None and stage.task is not None:
-            self._progress.update(
-                stage.task, completed=stage.done, total=stage.total, text=stage.describe()
-            )
-        elif not self._live and stage.due():
-            self.say(f"  {stage.name:<14} {stage.describe()}")
+        """Shows where a stage is; one that has ended shows nothing more."""
+        with self._lock:
+            if stage.closed:
+                return
+            if self._progress is not None and stage.task is not None:
+                self._progress.update(
+                    stage.task, completed=stage.done, total=stage.total, text=stage.describe()
+                )
+            elif not self._live and stage.due():
+                self.say(f"  {stage.name:<14} {stage.describe()}", markup=False)
 
     def finished(self, name: str, seconds: float, *, cached: bool, text: str = "") -> None:
         """The one line that stays of a stage."""
         when = "cached" if cached else f"{seconds:.1f} s"
-        self.say(f"[green]✓[/] {name:<14} [dim]{when:>8}[/]  {text}")
+        self.say(f"[green]✓[/] {escape(f'{name:<14}')} [dim]{when:>8}[/]  {escape(text)}")
 
     def _open(self, stage: StageProgress) -> None:
         if not self._live:
@@ -99,9 +113,9 @@ class Console:
         with self._lock:
             if self._progress is None:
                 self._progress = Progress(
-                    TextColumn("  {task.description:<14}"),
+                    TextColumn("  {task.description:<14}", markup=False),
                     BarColumn(bar_width=28),
-                    TextColumn("{task.fields[text]}"),
+                    TextColumn("{task.fields[text]}", markup=False),
                     TimeElapsedColumn(),
                     console=self.rich,
                     transient=True,
@@ -111,12 +125,11 @@ class Console:
             stage.task = self._progress.add_task(stage.name, total=stage.total, text="starting")
 
     def _close(self, stage: StageProgress) -> None:
-        if stage.task is None:
-            return
         with self._lock:
-            if self._progress is None:
+            task, stage.task, stage.closed = stage.task, None, True
+            if task is None or self._progress is None:
                 return
-            self._progress.remove_task(stage.task)
+            self._progress.remove_task(task)
             self._running -= 1
             if self._running == 0:
                 self._progress.stop()
