@@ -149,6 +149,21 @@ def test_of_equal_scores_the_lower_loss_is_better():
     assert len(result.history) == 4
 
 
+@pytest.mark.parametrize(("keep", "best"), [("score", 2), ("loss", 3), ("last", 5)])
+def test_whose_weights_are_kept_is_chosen(keep, best):
+    task = Scripted([0.1, 0.9, 0.4, 0.4, 0.3], [3.0, 2.0, 1.0, 1.5, 4.0])
+    result = fit(task, replace(PLAIN, keep=keep, max_steps=5, patience=None), seed=0)
+    assert result.best_step == best
+    assert float(result.best_state["weight"]) == pytest.approx(best)  # it counts the steps
+
+
+def test_of_equal_losses_the_higher_score_is_better():
+    task = Scripted([0.1, 0.3, 0.2, 0.9], [1.0, 1.0, 1.0, 2.0])
+    result = fit(task, replace(PLAIN, keep="loss"), seed=0)
+    assert result.best_step == 2
+    assert len(result.history) == 4  # patience counts looks without a lower loss
+
+
 def test_without_validation_all_steps_are_taken_and_the_last_weights_kept():
     result = fit(Scripted([None] * 10), PLAIN, seed=0)
     assert result.best_step == 10
@@ -249,6 +264,7 @@ def test_optimisers_take_the_settings(name):
         {"name": "lion"},
         {"mixed_precision": "fp8"},
         {"patience": 0},
+        {"keep": "first"},
         {"weight_decay": -1},
     ],
 )

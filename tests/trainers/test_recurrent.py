@@ -139,3 +139,45 @@ def test_a_feature_that_never_changes_is_left_alone():
     mean, spread = feature_moments([torch.ones(3, 2), torch.ones(4, 2)])
     assert torch.equal(mean, torch.ones(2))
     assert torch.equal(spread, torch.ones(2))
+
+
+@pytest.mark.parametrize("option", ["input_noise", "input_dropout"])
+def test_noise_and_dropout_of_inputs_are_off_in_eval_mode_and_repeat_by_seed(option):
+    torch.manual_seed(0)
+    network = SequenceNetwork(6, 3, hidden=(8,), **{option: 0.5})
+    plain = SequenceNetwork(6, 3, hidden=(8,))
+    plain.load_state_dict(network.state_dict())
+    x = torch.randn(4, 7, 6)
+
+    def trained(seed):
+        torch.manual_seed(seed)
+        return network.train()(x)
+
+    assert torch.equal(trained(1), trained(1))
+    assert not torch.equal(trained(1), trained(2))
+    assert not torch.equal(trained(1), plain.train()(x))
+    assert torch.equal(network.eval()(x), plain.eval()(x))
+    again, _ = network_from_bytes(network_to_bytes(network))
+    assert again.description[option] == 0.5
+
+
+def test_input_noise_has_its_deviation_half_of_the_variance_common_to_a_clips_steps():
+    torch.manual_seed(0)
+    network = SequenceNetwork(50, 3, hidden=(8,), input_noise=0.4)
+    noise = network._noise(torch.zeros(400, 20, 50))
+    assert noise.std() == pytest.approx(0.4, rel=0.02)
+    common = noise.mean(1).var()  # over clips; what differs between steps leaves 1/20 of its own
+    assert common == pytest.approx(0.4**2 / 2 * (1 + 1 / 20), rel=0.05)
+
+
+@pytest.mark.parametrize("option", ["input_noise", "input_dropout"])
+def test_a_fit_with_disturbed_inputs_repeats_by_seed(tmp_path, option):
+    examples = write_sequences(tmp_path)
+    chosen = replace(settings(max_steps=4, evaluate_every=2), **{option: 0.3})
+
+    def weights(seed):
+        task = SequenceTask("spatial", chosen, examples, 2, False, seed=0)
+        return fit(task, chosen.optimiser, seed=seed).best_state["classifier.weight"]
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
