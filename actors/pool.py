@@ -20,7 +20,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from actors.errors import MediaError
-from actors.ledger import Ledger, Notes
+from actors.ledger import CRASH, Ledger, Notes
 from actors.storage import Storage
 
 logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -107,7 +107,7 @@ class _Guarded:
     def _count_attempt(self, name: str) -> None:
         past = self._notes.begin(name)
         if past >= CRASHES_ALLOWED:
-            raise MediaError("crash", f"the process died {past} times while working on this file")
+            raise MediaError(CRASH, f"the process died {past} times while working on this file")
 
 
 def run_pool(
@@ -117,21 +117,24 @@ def run_pool(
     storage: Storage,
     resources: PoolResources,
     on_row: Callable[[int, int, Row], None],
+    artifacts: bool = True,
 ) -> list[Row]:
-    """Works through the rows that have no ledger entry yet.
+    """Works through the rows that the ledger has not settled yet; see `Ledger.settled`.
 
     Args:
         rows: each with ``id``, ``name`` (the artifact's file name) and what the worker needs.
         make_worker: called once in each actor.
         storage: where the artifacts and the ledger are.
         on_row: called with (done, total, ledger row) as each video ends.
+        artifacts: whether the worker writes a file ``name`` into `storage` for each row; a row
+            whose file has gone is then done again.
 
     Returns:
         One ledger row per input row, in the order of `rows`.
     """
     ledger, notes = Ledger(storage), Notes(storage, uuid.uuid4().hex)
     ledger.adopt(notes)
-    known = ledger.rows()
+    known = ledger.settled(set(storage.names()) if artifacts else None)
     todo = [row for row in rows if row["name"] not in known]
     done = len(rows) - len(todo)
     try:

@@ -89,7 +89,7 @@ def _run(job: Job, rows: list[dict[str, str]], storage: Storage) -> list[dict[st
     """All outcomes, in the order of the rows; Ray starts only if something is left to do."""
     from actors.ledger import Ledger
 
-    known = Ledger(storage).rows()
+    known = Ledger(storage).settled(set(storage.names()))
     if all(row["name"] in known for row in rows):
         return [known[row["name"]] | {"cached": True} for row in rows]
     from actors.pool import PoolResources, run_pool

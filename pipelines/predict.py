@@ -198,6 +198,7 @@ def _predict_shared(
             storage=folder,
             resources=PoolResources.for_cluster(gpus_per_actor=settings.gpus),
             on_row=lambda done, total, row: on_row(done),
+            artifacts=False,
         )
     hybrid = Hybrid.from_files(files)
     return [
