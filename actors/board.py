@@ -52,7 +52,8 @@ class Board:
     """The driver's end: a thread that hands what is said to whoever listens to that topic."""
 
     def __init__(self) -> None:
-        self._actor: ActorHandle = ray.remote(num_cpus=0)(_Board).remote()
+        made: Any = ray.remote(num_cpus=0)(_Board)
+        self._actor: ActorHandle = made.remote()
         self._listeners: dict[str, Listener] = {}
         self._failed: set[str] = set()
         self._stop = threading.Event()
