@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 
 from actors.errors import UserError
-from trainers.fusion import FusionClips, FusionNetwork, FusionSettings, fit_folds, fit_fusion
+from trainers.fusion import FusionClips, FusionNetwork, FusionSettings, fit_folds, fit_fusion, rank
 from trainers.proximal import penalty, proximal_step
 
 WIDTHS = {"spatial": 24, "motion": 16, "audio": 12}
@@ -212,6 +212,83 @@ def test_the_best_epoch_is_kept_and_training_stops():
     assert loss == pytest.approx(best[1]["held_out_loss"], rel=1e-4)
 
 
+def test_keep_loss_keeps_the_epoch_of_the_least_squared_error():
+    training, validation = drawn(noise=3.0), drawn(n=60, seed=1, noise=3.0)
+    best = {}
+    for keep in ("score", "loss"):
+        settings = dataclasses.replace(SMALL, max_epochs=30, keep=keep)
+        history = []
+        network = fit_fusion(
+            *training,
+            settings,
+            seed=0,
+            validation=validation,
+            on_epoch=lambda epoch, metrics, history=history: history.append(metrics),
+        )
+        best[keep] = max(history, key=lambda one, settings=settings: rank(one, settings))
+        scores = network.scores(*validation[:2])
+        loss = ((scores - validation[2].numpy()) ** 2).sum(1).mean()
+        assert loss == pytest.approx(best[keep]["held_out_loss"], rel=1e-4)
+        assert share_right(network, validation) == pytest.approx(best[keep]["score"])
+    least = min(one["held_out_loss"] for one in history)
+    assert best["loss"]["held_out_loss"] == least < best["score"]["held_out_loss"]
+    assert best["loss"]["score"] < best["score"]["score"]
+
+
+def test_input_noise_changes_training_and_repeats_by_seed_but_scores_are_free_of_it():
+    features, present, targets = drawn()
+    noisy = dataclasses.replace(SMALL, max_epochs=5, input_noise=0.5)
+    quiet = dataclasses.replace(noisy, input_noise=0.0)
+    plain = fit_fusion(features, present, targets, quiet, seed=0)
+    first, again, other = (
+        fit_fusion(features, present, targets, noisy, seed=seed) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first.fusion, again.fusion)
+    assert not torch.equal(first.fusion, plain.fusion)
+    assert not torch.equal(first.fusion, other.fusion)
+    scores = first.scores(features, present)
+    np.testing.assert_array_equal(scores, first.scores(features, present))
+    # The weights alone decide the scores: the same ones in a network without noise score alike.
+    tensors, meta = first.to_state()
+    same = FusionNetwork.from_state(tensors, {**meta, "settings": dataclasses.asdict(quiet)})
+    np.testing.assert_array_equal(scores, same.scores(features, present))
+
+
+def test_input_noise_is_in_units_of_each_features_spread():
+    """Features of another scale are disturbed alike: standardised, the network is the same."""
+    features, present, targets = drawn()
+    settings = dataclasses.replace(SMALL, max_epochs=3, input_noise=0.5)
+    scaled = {name: values * 64 for name, values in features.items()}  # exact in floating point
+    first = fit_fusion(features, present, targets, settings, seed=0)
+    second = fit_fusion(scaled, present, targets, settings, seed=0)
+    torch.testing.assert_close(first.fusion, second.fusion, atol=1e-5, rtol=1e-4)
+
+
+def test_a_stream_that_only_one_fold_holds_is_absent_where_it_is_held_out():
+    features, present, targets = drawn()
+    rows = torch.arange(120)
+    alone = rows < 40  # one group's clips, all held out by fold 0
+    present["audio"] = alone.clone()
+    features["audio"] = torch.where(alone[:, None], 50 * torch.randn(120, 12), torch.nan)
+    training, held = [rows[~alone], rows[alone]], [rows[alone], rows[~alone]]
+    clips = FusionClips(features, present, targets)
+    fit = fit_folds(clips, training, SMALL, seed=0, held_out=(clips, held))
+    assert (fit.network.get_buffer("mean_audio")[0] == 0).all()
+    assert (fit.network.get_buffer("scale_audio")[0] == 1).all()
+    for name, value in fit.network.state_dict().items():
+        assert torch.isfinite(value).all(), name
+    silent = fit.network.member(0).scores(
+        {name: values[held[0]] for name, values in features.items()},
+        {n: there[held[0]] & (n != "audio") for n, there in present.items()},
+    )
+    np.testing.assert_allclose(fit.held_out_scores[:40], silent, atol=1e-5)
+    assert (silent.argmax(1) == targets[alone].numpy().argmax(1)).mean() > 0.9
+    with pytest.raises(ValueError, match="no training clip has the stream 'audio'"):
+        fit_folds(clips, training[:1], SMALL, seed=0)
+    with pytest.raises(ValueError, match="no training clip has the stream 'audio'"):
+        fit_folds(clips, [rows[40:80], rows[80:]], SMALL, seed=0)
+
+
 def test_folds_in_lockstep_equal_each_by_itself():
     clips = FusionClips(*drawn())
     settings = dataclasses.replace(
@@ -291,6 +368,8 @@ def test_refuses_clips(spoil, message):
         ({"lambda3": -1.0}, "fusion.lambda3"),
         ({"stream_dropout": 1.0}, "fusion.stream_dropout"),
         ({"activation": "swish"}, "fusion.activation"),
+        ({"input_noise": -0.1}, "fusion.input_noise must be at least 0, got -0.1"),
+        ({"keep": "last"}, "fusion.keep must be one of .*'last'"),
     ],
 )
 def test_refuses_settings(changes, message):
