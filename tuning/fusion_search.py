@@ -133,8 +133,9 @@ def cross_validate(
             best (the score; with ``fusion.keep="loss"`` the negative squared error).
 
     Returns:
-        The best (see `trainers.fusion.rank`) epoch's ``score`` (over all held-out clips in one pool), ``held_out_loss``,
-        ``zero_rows``, ``zero_entries`` (means over the folds), ``epoch``, and ``epochs`` in all.
+        Of the best epoch by `trainers.fusion.rank`: ``score`` (over all held-out clips in one
+        pool), ``held_out_loss``, ``zero_rows``, ``zero_entries`` (means over the folds) and
+        ``epoch``; and ``epochs`` in all.
 
     Raises:
         UserError: see `group_folds`.

@@ -86,6 +86,49 @@ def test_cross_validation_scores_clips_that_did_not_train():
     assert result["zero_entries"] == seen[-1]["best_zero_entries"] > 0
 
 
+@pytest.mark.parametrize("keep", ["score", "loss"])
+def test_cross_validation_keeps_the_epoch_that_the_fusion_settings_ask_for(keep):
+    clips, groups = drawn(noise=8.0)  # hard: the score still climbs where the error has turned
+    seen = []
+    result = cross_validate(
+        clips,
+        groups,
+        FusionSettings(hidden=16, batch_size=16, max_epochs=20, keep=keep),
+        lambda2=0.0,
+        lambda3=0.0,
+        folds=3,
+        seed=0,
+        on_epoch=lambda epoch, metrics: seen.append(metrics),
+    )
+    highest = max(seen, key=lambda one: (one["score"], -one["held_out_loss"]))
+    least = min(seen, key=lambda one: (one["held_out_loss"], -one["score"]))
+    assert highest["score"] > least["score"] and highest["held_out_loss"] > least["held_out_loss"]
+    best = highest if keep == "score" else least
+    assert result["epoch"] == seen[-1]["best_epoch"] == best["epoch"]
+    assert result["score"] == seen[-1]["best_score"] == best["score"]
+    assert result["held_out_loss"] == seen[-1]["best_loss"] == best["held_out_loss"]
+    value = best["score"] if keep == "score" else -best["held_out_loss"]
+    assert seen[-1]["rank_value"] == value == max(one["rank_value"] for one in seen)
+
+
+def test_a_stream_that_one_group_alone_has_stops_no_search():
+    clips, groups = drawn()
+    clips.present["audio"][:] = torch.from_numpy(groups == "g3")
+    seen = []
+    result = cross_validate(
+        clips,
+        groups,
+        FusionSettings(hidden=16, batch_size=16, max_epochs=15),
+        lambda2=0.0,
+        lambda3=0.0,
+        folds=3,
+        seed=0,
+        on_epoch=lambda epoch, metrics: seen.append(metrics),
+    )
+    assert all(np.isfinite(list(metrics.values())).all() for metrics in seen)
+    assert result["score"] > 0.7
+
+
 def test_cross_validation_of_noise_is_at_chance():
     clips, groups = drawn(n=300, groups=300)
     noise = {name: torch.randn(values.shape) for name, values in clips.features.items()}
@@ -128,7 +171,7 @@ def test_the_plan_sees_every_change_that_matters():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"trials": 0}, "search.trials must be at least 1, got 0"),
+        ({"trials": -1}, "search.trials must be at least 0, got -1"),
         ({"folds": 1}, "search.folds"),
         ({"lambda_min": 0.0}, "search.lambda_min"),
         ({"lambda_min": 1.0}, "search.lambda_min"),
@@ -140,3 +183,7 @@ def test_the_plan_sees_every_change_that_matters():
 def test_refuses_settings(changes, message):
     with pytest.raises(UserError, match=message):
         SearchSettings(**changes)
+
+
+def test_no_trials_is_no_search():
+    assert SearchSettings(trials=0).trials == 0

@@ -1,5 +1,6 @@
 """The search on a real local Ray: its result, its folder, and going on after a kill."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -25,16 +26,23 @@ SETTINGS = SearchSettings(trials=4, folds=2, grace_epochs=10, concurrent=1)
 
 @pytest.fixture(scope="module")
 def session():
-    ray.init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
+    # One of its own, whatever other Ray runs on this machine.
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        ignore_reinit_error=True,
+        log_to_driver=False,
+    )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 
 
-def drawn(n=60, classes=3):
+def drawn(n=60, classes=3, noise=3):
     rng = np.random.default_rng(0)
     labels = np.arange(n) % classes
     centres = 3 * rng.normal(size=(classes, 12))
-    features = torch.tensor(centres[labels] + 3 * rng.normal(size=(n, 12)), dtype=torch.float32)
+    features = torch.tensor(centres[labels] + noise * rng.normal(size=(n, 12)), dtype=torch.float32)
     return (
         {"spatial": features},
         {"spatial": torch.ones(n, dtype=torch.bool)},
@@ -43,8 +51,8 @@ def drawn(n=60, classes=3):
     )
 
 
-def run(storage, settings=SETTINGS, **changes):
-    return search(*drawn(), settings, fusion=FUSION, storage=storage, seed=0, **changes)
+def run(storage, settings=SETTINGS, *, fusion=FUSION, noise=3, **changes):
+    return search(*drawn(noise=noise), settings, fusion=fusion, storage=storage, seed=0, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +79,27 @@ def test_finds_the_best_point(finished):
     curve = result.curves["point_000"]
     assert [row["epoch"] for row in curve][:2] == [5, 10]
     assert curve[-1]["best_score"] == result.trials[0]["score"]
+
+
+def test_keep_loss_compares_points_by_their_squared_error(session, tmp_path):
+    told = []
+    result = run(
+        Storage(tmp_path),
+        fusion=dataclasses.replace(FUSION, keep="loss"),
+        noise=5,
+        progress=lambda *args: told.append(args),
+    )
+    best = min(result.trials, key=lambda row: row["held_out_loss"])
+    assert best["score"] < max(row["score"] for row in result.trials)
+    assert (best["lambda2"], best["lambda3"]) == (result.lambda2, result.lambda3)
+    assert result.score == best["score"] == told[-1][2]["score"]
+    assert told[-1][2]["lambda2"] == best["lambda2"]
+
+
+def test_a_search_without_trials_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="search.trials is 0"):
+        run(Storage(tmp_path), SearchSettings(trials=0))
+    assert not list(tmp_path.iterdir())
 
 
 def test_leaves_curves_for_tensorboard(finished):
