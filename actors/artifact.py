@@ -235,8 +235,8 @@ def _fetch(place: str) -> bytes | None:
         return None
     from actors.storage import Storage
 
-    folder, name = place.rsplit("/", 1)
-    return Storage(folder).read_bytes(name)
+    storage, name = Storage.locate(place)
+    return storage.read_bytes(name)
 
 
 def _from_file(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

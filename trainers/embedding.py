@@ -90,8 +90,8 @@ class Embedding:
 
 def read_embedding(place: str) -> Embedding:
     """Reads an embedding from a path or URI."""
-    folder, _, name = place.rpartition("/")
-    return Embedding.from_bytes(Storage(folder or ".").read_bytes(name), name=place)
+    storage, name = Storage.locate(place)
+    return Embedding.from_bytes(storage.read_bytes(name), name=place)
 
 
 @torch.no_grad()
@@ -213,7 +213,7 @@ class ClipEmbedder:
             embedding=self._embedding,
             multi_label=self._multi_label,
         )
-        name = PurePosixPath(row["artifact"]).name
+        name = row.get("name") or PurePosixPath(row["artifact"]).name
         self._output.write_bytes(name, result.to_bytes())
         return {
             "id": row["id"],

@@ -23,12 +23,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 # Two steps between checkpoints, and enough of them that each stage can be caught at work.
 SMALL = """
 preset: demo
+streams: spatial,audio
 embedding: {max_steps: 6, test_samples: 6}
 spatial: {optimiser: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
-motion: {optimiser: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
 audio: {optimiser: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
 spatial_lstm: {optimiser: {max_steps: 60, evaluate_every: 20, checkpoint_every: 2}}
-motion_lstm: {optimiser: {max_steps: 60, evaluate_every: 20, checkpoint_every: 2}}
 search: {trials: 3, folds: 2, concurrent: 1}
 max_rejected_share: 0.2
 """
@@ -125,7 +124,7 @@ def _finished(folder: Path) -> bool:
 def assert_same(one: Path, other: Path, reports: tuple[dict, dict]) -> None:
     """Networks, embeddings and scores bit for bit; the report's figures."""
     assert reports[0]["methods"] == reports[1]["methods"]
-    for name in ("spatial_cnn", "motion_cnn", "audio_cnn", "spatial_lstm", "fusion", "evaluate"):
+    for name in ("spatial_cnn", "audio_cnn", "spatial_lstm", "fusion", "evaluate"):
         first, second = stage(one, name), stage(other, name)
         assert first is not None and second is not None and first.name == second.name
         for file in first.glob("*.safetensors"):
