@@ -133,6 +133,7 @@ def open_job(settings: Settings) -> Iterator[Job]:
     tracker = Tracker(settings.tracking, storage)
     tracker.check()
     manifest = load_data(settings, console, storage)
+    check_groups(settings, manifest)
     result_settings = {
         k: v
         for k, v in vars(settings).items()
@@ -165,6 +166,21 @@ def open_job(settings: Settings) -> Iterator[Job]:
         job._stack = stack
         record_inputs(job, counts)
         yield job
+
+
+def check_groups(settings: Settings, manifest: Manifest) -> None:
+    """Cross-validation needs two groups of training clips; that is known before any work.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    groups = {video.group for video in manifest.split("train")}
+    if settings.search.trials and len(groups) < 2:
+        raise UserError(
+            f"all training clips are of one group ({next(iter(groups))!r}), which the search for "
+            "lambda2 and lambda3 can't cut into folds; give clips groups of their own "
+            "(--splits.group_pattern null), or search nothing (--search.trials 0)"
+        )
 
 
 def record_inputs(job: Job, counts: dict[str, int]) -> None:

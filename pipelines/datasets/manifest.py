@@ -99,7 +99,7 @@ class Manifest:
     def _class_index(self) -> Mapping[str, int]:
         return {name: index for index, name in enumerate(self.classes)}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of classes, ids, labels, splits, groups and every file's size and time.
 

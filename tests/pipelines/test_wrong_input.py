@@ -160,6 +160,21 @@ def test_mistakes_are_told_in_one_line_with_exit_code_2(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr + done.stdout
 
 
+def test_training_clips_of_one_group_alone(place: list[str], tmp_path: Path) -> None:
+    rows = [
+        f"{label}{i}.mp4,{label},{split},g{split}"
+        for split in ("train", "val", "test")
+        for label in ("run", "walk")
+        for i in (split + "0", split + "1")
+    ]
+    table = tmp_path / "clips.csv"
+    table.write_text("path,label,split,group\n" + "\n".join(rows))
+    for row in rows:
+        (tmp_path / row.split(",")[0]).write_bytes(b"x")
+    message = refuse(*place, "--data", str(table), "--format", "csv")
+    assert "one group ('gtrain')" in message and "--search.trials 0" in message
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> Any:
     """As much of a job as the checks after extraction look at."""
