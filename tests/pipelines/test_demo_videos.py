@@ -62,7 +62,7 @@ def test_manifest_is_balanced_and_complete(few):
 
 def test_full_set_is_balanced_too():
     settings = DemoSettings()
-    assert (settings.train, settings.val, settings.test) == (10, 4, 8)
+    assert (settings.train, settings.val, settings.test) == (20, 4, 8)
     assert min(settings.broken, settings.silent, settings.soundless) > 0
 
 
