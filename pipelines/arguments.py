@@ -15,12 +15,19 @@ from actors.errors import UserError, nearest
 T = TypeVar("T")
 
 
-class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Leaves the description's lines as they are."""
 
 
-class _Parser(ArgumentParser):
-    """Its mistakes are the user's, told in one line."""
+class Parser(ArgumentParser):
+    """An argument parser whose mistakes are the user's, told in one line.
+
+    The docstring under each field of a settings class is the option's help.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
+        super().__init__(formatter_class=Formatter, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         cause: BaseException | None = ex
@@ -52,8 +59,7 @@ def parse_arguments(
     Raises:
         UserError: an option that does not exist, of the wrong type or out of range.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = _Parser(description=description, formatter_class=_Formatter)
+    parser = Parser(description=description)
     if inputs is not None:
         parser.add_argument("inputs", nargs="*", help=inputs)
     parser.add_class_arguments(kind)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentError, Namespace
 
 from actors.errors import UserError, nearest
 from actors.extraction import ExtractSettings
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
+from pipelines.arguments import Parser
 from pipelines.datasets.splits import SplitSettings
 from pipelines.launch import ROOT
 from pipelines.registry import RegistrySettings
@@ -73,7 +74,7 @@ def _stream(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """A whole job. The defaults below `splits` are the published ones; presets change them."""
+    """A whole job. What presets don't set has the published values."""
 
     data: str | None = None
     """Folder or file with the labelled videos; without it the demo set is made and used."""
@@ -149,15 +150,6 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-class _Parser(ArgumentParser):
-    """An argument parser whose mistakes are the user's, told in one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        if isinstance(ex, UserError):
-            raise ex
-        raise UserError(" ".join(message.split()))
-
-
 def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS_FOLDER.glob("*.yaml"))
 
@@ -176,8 +168,8 @@ def preset_file(name: str) -> Path:
     return PRESETS_FOLDER / f"{name}.yaml"
 
 
-def make_parser(description: str, *, preset: str = "demo") -> _Parser:
-    parser = _Parser(
+def make_parser(description: str, *, preset: str = "demo") -> Parser:
+    parser = Parser(
         description=description,
         default_config_files=[str(preset_file(preset))],
         exit_on_error=False,
@@ -199,7 +191,7 @@ def parse_settings(description: str, arguments: Sequence[str] | None = None) -> 
     try:
         parsed = parser.parse_args(arguments)
         parsed.pop("preset"), parsed.pop("config"), parsed.pop("__default_config__", None)
-        settings = parser.instantiate_classes(parsed)
+        settings = parser.instantiate(parsed)
     except (ArgumentError, TypeError, ValueError) as error:
         raise _first_user_error(error) from error
     return Settings(**vars(settings)) if isinstance(settings, Namespace) else settings
