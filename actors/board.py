@@ -73,7 +73,8 @@ class Board:
         self._thread.join()
         if kind is None:
             self.flush()
-        ray.kill(self._actor)
+        if kind is None or issubclass(kind, Exception):  # else Ray ends with this process
+            ray.kill(self._actor)
 
     def reporter(self, topic: str, listener: Listener) -> Reporter:
         """What to hand to a worker; `listener` is called on the driver with what it says."""

@@ -252,7 +252,14 @@ def ray_session() -> Iterator[None]:
         ) from error
     try:
         yield
-    finally:
+    except (SystemExit, KeyboardInterrupt):
+        # The process is about to end, and what it started ends with it. Closing Ray in the middle
+        # of its own work instead may abort the process.
+        raise
+    except BaseException:
+        ray.shutdown()
+        raise
+    else:
         ray.shutdown()
 
 

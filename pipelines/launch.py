@@ -46,6 +46,10 @@ EXIT_INTERRUPTED = 130
 EXIT_STOPPED = 143
 
 
+class Stopped(SystemExit):
+    """SIGTERM came, for instance from `ray job stop`."""
+
+
 class TooManyRejected(UserError):
     """More videos were rejected than `max_rejected_share` allows."""
 
@@ -82,11 +86,20 @@ def main_guard(run: Callable[[], int | None]) -> None:
     except UserError as error:
         code = _say(error, EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        code = _say("interrupted; the same command goes on from here", EXIT_INTERRUPTED)
+        _leave(_say("interrupted; the same command goes on from here", EXIT_INTERRUPTED))
+    except Stopped:
+        _leave(_say("stopped; the same command goes on from here", EXIT_STOPPED))
     except Exception as error:  # noqa: BLE001  raised again unless the user can mend its cause
         code = _explain(error)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """Ends at once: threads that are in the middle of a fit would keep the process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _explain(error: Exception) -> int:
@@ -125,7 +138,7 @@ def stop_on_sigterm() -> Iterator[None]:
     """Lets SIGTERM unwind the stack, so that runs are closed and Ray is left tidily."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise SystemExit(EXIT_STOPPED)
+        raise Stopped(EXIT_STOPPED)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
