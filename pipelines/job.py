@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import socket
 import sys
 import threading
 import time
@@ -237,17 +238,20 @@ def ray_session() -> Iterator[None]:
     """
     import ray
 
+    named = os.environ.get("RAY_ADDRESS")
+    if not named:
+        _name_own_ray()
     try:
         with _muted_stderr():
             ray.init(
-                address=os.environ.get("RAY_ADDRESS") or "local",
+                address=named or "local",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 ignore_reinit_error=True,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"Ray at {os.environ.get('RAY_ADDRESS', 'this machine')} can't be joined: {error}; "
+            f"Ray at {named or 'this machine'} can't be joined: {error}; "
             "see `ray status`, or unset RAY_ADDRESS to start one here"
         ) from error
     try:
@@ -261,6 +265,24 @@ def ray_session() -> Iterator[None]:
         raise
     else:
         ray.shutdown()
+    finally:
+        if not named:
+            os.environ.pop("RAY_ADDRESS", None)
+            os.environ.pop("RAY_GCS_SERVER_PORT", None)
+
+
+def _name_own_ray() -> None:
+    """Tells the processes of the Ray about to be started which Ray is theirs.
+
+    Ray Train's guard of a fit asks the state API whether the fit is alive. Unnamed, that API takes
+    whatever Ray was last started on this machine by `ray start`, running or not; it then waits 12 s
+    for an answer, or hears that there is no such fit and takes its workers away.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ["RAY_GCS_SERVER_PORT"] = str(port)
+    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
 
 
 @contextmanager

@@ -87,15 +87,17 @@ AT_WORK: dict[str, Callable[[Path], bool]] = {
 def wait_until(begun: Callable[[Path], bool], storage: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 300
     while not begun(storage):
-        assert process.poll() is None, "the job ended before the stage was seen at work"
-        assert time.monotonic() < deadline, "the stage was never seen at work"
+        said = (storage / "log").read_text()
+        assert process.poll() is None, f"ended before the stage was seen at work:\n{said}"
+        assert time.monotonic() < deadline, f"the stage was never seen at work:\n{said}"
         time.sleep(0.02)
 
 
 def start(videos: Path, storage: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        command(videos, storage), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    """The job in a process of its own; what it prints is kept in ``log`` for failing tests."""
+    arguments = command(videos, storage)
+    with (storage / "log").open("a") as log:
+        return subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT)
 
 
 def kill_driver(process: subprocess.Popen) -> None:
@@ -171,7 +173,7 @@ def test_a_worker_killed_in_each_stage(
         for worker in ray_workers(process)[:1]:
             os.kill(worker.pid, signal.SIGKILL)
             killed.append(name)
-    assert process.wait(timeout=600) == 0
+    assert process.wait(timeout=600) == 0, (tmp_path / "log").read_text()
     assert {"extract", "cnn"} <= set(killed)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["rejected"] == undisturbed[1]["rejected"]
