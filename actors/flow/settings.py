@@ -32,7 +32,8 @@ class TVL1:
     warps: int = 5
     """How often per scale the second frame is warped by the flow found so far."""
     epsilon: float = 0.01
-    """A warp ends once the flow's mean squared change per iteration is below epsilon squared."""
+    """A warp ends once the flow's mean squared change per iteration is not above epsilon squared;
+    0 for as many iterations as are set, whatever they change."""
     inner_iterations: int = 30
     """Iterations between two median filterings."""
     outer_iterations: int = 10
@@ -41,11 +42,18 @@ class TVL1:
     """Size of a pyramid scale relative to the next finer one."""
     median_filtering: int = 0
     """Side of the median filter on the flow before each round, in pixels: 3, 5, or 0 for none."""
+    cubic: float = -0.75
+    """Free parameter of the bicubic interpolation that warps: -0.75 as OpenCV on the CPU, -0.5 as
+    Keys and OpenCV's CUDA version."""
 
     def __post_init__(self) -> None:
-        for name in ("tau", "lambda_", "theta", "epsilon"):
+        for name in ("tau", "lambda_", "theta"):
             if not getattr(self, name) > 0:
                 raise UserError(f"flow: {name} is {getattr(self, name)!r}; it must be above 0")
+        if not self.epsilon >= 0:
+            raise UserError(f"flow: epsilon is {self.epsilon!r}; it must be 0 or above")
+        if not -1 <= self.cubic <= 0:
+            raise UserError(f"flow: cubic is {self.cubic!r}; it must lie between -1 and 0")
         for name in ("scales", "warps", "inner_iterations", "outer_iterations"):
             if getattr(self, name) < 1:
                 raise UserError(f"flow: {name} is {getattr(self, name)!r}; it must be at least 1")
@@ -57,3 +65,18 @@ class TVL1:
             raise UserError(
                 f"flow: median_filtering is {self.median_filtering!r}; choose 3, 5, or 0 for none"
             )
+
+
+SCHEDULES = {
+    "exact": TVL1(),
+    "fast": TVL1(
+        scale_step=0.7,
+        scales=4,
+        warps=3,
+        epsilon=0.0,
+        inner_iterations=23,
+        outer_iterations=1,
+        cubic=-0.5,
+    ),
+}
+"""Settings by name: OpenCV's without the median filter, and a fixed, shorter course."""
