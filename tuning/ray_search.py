@@ -44,6 +44,8 @@ TUNE_ENVIRONMENT = {
     # The newer console output prints a banner even at verbose=0.
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+WORKER_RESTARTS = 3
+"""How often a point may lose its worker before it counts as failed."""
 OnTrials = Callable[[int, int, dict[str, float]], None]
 
 
@@ -223,6 +225,8 @@ def _new_tuner(
             name=name,
             storage_path=storage.path(),
             verbose=0,
+            # A point whose worker was lost starts again; one that fails of itself is given up.
+            failure_config=tune.FailureConfig(max_failures=WORKER_RESTARTS),
             callbacks=[_Listener(storage.join(name).uri, settings.trials, fusion)],
         ),
     )
@@ -322,6 +326,8 @@ def _curve(result: Any) -> list[dict[str, float]]:
     table = result.metrics_dataframe
     if table is None:
         return []
+    # A point whose worker was lost told of its first epochs twice.
+    table = table.drop_duplicates("epoch", keep="last")
     return table[[name for name in CURVES if name in table]].astype(float).to_dict("records")
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -84,6 +85,10 @@ AT_WORK: dict[str, Callable[[Path], bool]] = {
 """Stage -> whether it has begun and left something."""
 
 
+def reported(storage: Path) -> bool:
+    return (storage / "report.json").exists()
+
+
 def wait_until(begun: Callable[[Path], bool], storage: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 300
     while not begun(storage):
@@ -134,47 +139,51 @@ def assert_same(one: Path, other: Path, reports: tuple[dict, dict]) -> None:
             assert all((expected[key] == found[key]).all() for key in expected), file
 
 
-def test_the_driver_killed_in_each_stage(
-    videos: Path, undisturbed: tuple[Path, dict], tmp_path: Path
-) -> None:
-    storage, before = tmp_path, {}
-    for begun in AT_WORK.values():
-        process = start(videos, storage)
-        wait_until(begun, storage, process)
-        kill_driver(process)
-        after = modified(storage)
-        # Nothing that was finished has been done again since the kill before.
-        assert {name: after.get(name) for name in before} == before
-        before = after
-    report = finish(videos, storage)
-    assert_same(undisturbed[0], storage, (undisturbed[1], report))
+WORKERS = ("ray::MapWorker", "ray::RayTrainWorker", "ray::ImplicitFunc")
+"""Titles of processes in which Ray Data, Ray Train and Ray Tune do their work."""
 
 
-def ray_workers(process: subprocess.Popen) -> list[psutil.Process]:
-    """Processes in which work is done: pool actors and training workers."""
-    found = []
+def a_worker(process: subprocess.Popen) -> psutil.Process | None:
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
-            title = " ".join(child.cmdline())
-        except psutil.NoSuchProcess:
-            continue
-        if title.startswith(("ray::MapWorker", "ray::RayTrainWorker")):
-            found.append(child)
-    return found
+            if " ".join(child.cmdline()).startswith(WORKERS):
+                return child
+        except psutil.Error:
+            continue  # it has ended since
+    return None
 
 
-def test_a_worker_killed_in_each_stage(
+def kill_a_worker(process: subprocess.Popen, over: Callable[[Path], bool], storage: Path) -> bool:
+    """kill -9 of one worker as soon as there is one; False if the next stage began before."""
+    while not over(storage):
+        worker = a_worker(process)
+        if worker is not None:
+            os.kill(worker.pid, signal.SIGKILL)
+            return True
+        assert process.poll() is None, (storage / "log").read_text()
+        time.sleep(0.02)
+    return False
+
+
+def test_kill_9_of_the_driver_and_of_a_worker_in_each_stage(
     videos: Path, undisturbed: tuple[Path, dict], tmp_path: Path
 ) -> None:
+    """Seven jobs: each but the first loses a worker, each but the last is killed a stage later."""
+    before: dict[str, int] = {}
+    lost = []
     process = start(videos, tmp_path)
-    killed = []
-    for name in ("extract", "cnn", "embed", "lstm"):
-        wait_until(AT_WORK[name], tmp_path, process)
-        for worker in ray_workers(process)[:1]:
-            os.kill(worker.pid, signal.SIGKILL)
-            killed.append(name)
-    assert process.wait(timeout=600) == 0, (tmp_path / "log").read_text()
-    assert {"extract", "cnn"} <= set(killed)
+    for name, (begun, over) in zip(AT_WORK, pairwise([*AT_WORK.values(), reported]), strict=True):
+        wait_until(begun, tmp_path, process)
+        kill_driver(process)
+        after = modified(tmp_path)
+        # Nothing that was finished has been done again since the kill before.
+        assert {file: after.get(file) for file in before} == before
+        before = after
+        process = start(videos, tmp_path)
+        if kill_a_worker(process, over, tmp_path):
+            lost.append(name)
+    assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
+    assert {"extract", "cnn", "embed", "lstm", "search"} <= set(lost)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["rejected"] == undisturbed[1]["rejected"]
     assert_same(undisturbed[0], tmp_path, (undisturbed[1], report))
