@@ -32,20 +32,6 @@ def uniform_positions(*, n: int, count: int) -> list[int]:
     return [int((2 * i + 1) * n // (2 * count)) for i in range(count)]
 
 
-def stack_positions(*, n: int, length: int, count: int) -> list[int]:
-    """First fields of `count` stacks of `length` consecutive flow fields, spread evenly.
-
-    Case n=12, length=10, count=3: a stack can begin at 0, 1 or 2; all three are taken. Where there
-    are fewer fields than a stack is long, all begin at 0 (`stack_indices` repeats the end).
-
-    Raises:
-        ValueError: n, length or count is not positive.
-    """
-    _positive("length", length)
-    _positive("n", n)
-    return uniform_positions(n=max(n - length + 1, 1), count=count)
-
-
 def stack_indices(*, start: int, length: int, n: int) -> list[int]:
     """The `length` fields from `start` on; past the end the last one is repeated.
 
@@ -55,7 +41,7 @@ def stack_indices(*, start: int, length: int, n: int) -> list[int]:
     _positive("n", n)
     _positive("length", length)
     if not 0 <= start < n:
-        raise ValueError(f"start={start} is outside 0..{n - 1}; take one from stack_positions")
+        raise ValueError(f"start={start} is outside 0..{n - 1}")
     return [min(start + i, n - 1) for i in range(length)]
 
 

@@ -38,7 +38,6 @@ from mlflow.tracking import MlflowClient
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from matplotlib.figure import Figure
 
 FINGERPRINT_TAG = "multiclue.fingerprint"
 PARENT_TAG = "mlflow.parentRunId"
@@ -133,17 +132,9 @@ class Run:
         if entry not in known:
             self.set_tags({TABLES_TAG: json.dumps([*known, entry])})
 
-    def log_figure(self, name: str, figure: Figure) -> None:
-        """Logs a matplotlib figure as ``figures/NAME.png``."""
-        self.client.log_figure(self.id, figure, f"figures/{name}.png")
-
     def log_text(self, path: str, text: str) -> None:
         """Logs text as the artifact ``path``, for instance ``settings.yaml``."""
         self.client.log_text(self.id, text, path)
-
-    def log_file(self, file: str | os.PathLike[str], folder: str | None = None) -> None:
-        """Logs a local file under the artifact folder ``folder``."""
-        self.client.log_artifact(self.id, os.fspath(file), folder)
 
     def log_dataset(
         self,

@@ -106,7 +106,6 @@ class SequenceTask:
             multi_label=multi_label,
             class_weights=settings.class_weights,
         )
-        self.total_steps = settings.optimiser.max_steps
         self._features = FeatureFiles(settings.cache_mb)
         first = self._features[self.train[0].artifact]
         with torch.random.fork_rng(devices=[]):

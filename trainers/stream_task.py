@@ -134,7 +134,6 @@ class StreamTask:
             multi_label=multi_label,
             class_weights=settings.class_weights,
         )
-        self.total_steps = settings.optimiser.max_steps
         self.model = build_network(
             settings.network,
             in_channels=input_channels(stream, settings),

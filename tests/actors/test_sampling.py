@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from actors.sampling import resample_indices, stack_indices, stack_positions, uniform_positions
+from actors.sampling import resample_indices, stack_indices, uniform_positions
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,6 @@ def test_refused_values_are_quoted():
 
 
 def test_stacks_lie_within_the_clip():
-    assert stack_positions(n=12, length=10, count=3) == [0, 1, 2]
-    assert stack_positions(n=4, length=10, count=2) == [0, 0]
     assert stack_indices(start=0, length=6, n=4) == [0, 1, 2, 3, 3, 3]
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from matplotlib.figure import Figure
 from mlflow.artifacts import load_text
 
 from actors.errors import UserError
@@ -114,20 +113,15 @@ def test_more_numbers_than_a_call_takes(tracker):
     assert not {"nothing", "note"} & set(data.metrics)
 
 
-def test_tables_figures_and_data(tracker):
+def test_tables_and_data(tracker):
     table = pa.table({"id": ["a", "b"], "score": [0.5, None]})
     with tracker.parent("job", "f5") as run:
         for _ in range(2):
             run.log_table("rejected", table)
-        figure = Figure()
-        figure.subplots().plot([1, 2])
-        run.log_figure("curve", figure)
         run.log_dataset(name="clips", fingerprint="e" * 64, source="/clips", profile={"train": 3})
     found = state(tracker, run.id)
-    names = {
-        a.path for f in ("tables", "figures") for a in tracker.client.list_artifacts(run.id, f)
-    }
-    assert names == {"tables/rejected.json", "figures/curve.png"}
+    names = {artifact.path for artifact in tracker.client.list_artifacts(run.id, "tables")}
+    assert names == {"tables/rejected.json"}
     content = json.loads(load_text(f"{found.info.artifact_uri}/tables/rejected.json"))
     assert content == {"columns": ["id", "score"], "data": [["a", 0.5], ["b", None]]}
     assert found.data.tags["mlflow.loggedArtifacts"].count("rejected") == 1

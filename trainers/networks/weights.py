@@ -8,7 +8,6 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
 
 from actors.errors import UserError
 from actors.storage import Storage
@@ -73,11 +72,6 @@ def save_network(
 def load_network(storage: Storage, name: str) -> tuple[Network, dict[str, Any]]:
     """Reads a network and its `meta`; see `network_from_bytes`."""
     return network_from_bytes(storage.read_bytes(name), name=storage.path(name))
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Parameters that are fitted."""
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def _header(data: bytes) -> dict[str, str]:
