@@ -97,7 +97,8 @@ def _print_summary(job: Job, data: ReportData) -> None:
         table = job.files.path("rejected.parquet")
         job.console.say(f"rejected    {len(data.rejected)} videos, listed in {table}")
     job.console.say(f"MLflow      {data.mlflow['ui_command']}")
-    job.console.say(f"TensorBoard {data.mlflow['tensorboard_command']}")
+    if data.mlflow["tensorboard_command"]:
+        job.console.say(f"TensorBoard {data.mlflow['tensorboard_command']}")
 
 
 def _gather(
@@ -238,7 +239,7 @@ def _curves(
 def _mlflow(
     job: Job, tuned: Tuned, evaluated: Evaluated, promotion: Mapping[str, Any]
 ) -> dict[str, Any]:
-    tune_folder = tuned.search.storage.path(SEARCH_FOLDER)
+    curves = tuned.search.storage.join(SEARCH_FOLDER) if job.settings.search.trials else None
     return {
         "run_id": job.run.id,
         "model_version": evaluated.version,
@@ -247,7 +248,7 @@ def _mlflow(
         "ui_command": f"mlflow ui --backend-store-uri {job.tracker.uri}"
         if job.tracker.uri.startswith("sqlite")
         else job.tracker.uri,
-        "tensorboard_command": f"tensorboard --logdir {tune_folder}",
+        "tensorboard_command": f"tensorboard --logdir {curves.path()}" if curves else "",
     }
 
 
