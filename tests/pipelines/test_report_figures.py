@@ -11,7 +11,7 @@ import pytest
 from report_examples import demo
 
 from pipelines.report import figure_files
-from pipelines.report.flow_color import color_wheel, flow_to_color
+from actors.flow.color import color_wheel, flow_to_color
 from pipelines.report.images import pick_evenly
 from pipelines.report.matrix import commonest_mistakes
 from pipelines.report.render import duration, interval
