@@ -18,8 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torchvision.models import optical_flow
-from torchvision.models.optical_flow._utils import upsample_flow
 
 from actors.errors import UserError, nearest
 from actors.flow.settings import SMALLEST_SIDE
@@ -76,13 +74,15 @@ def load_network(settings: RAFT) -> nn.Module:
     Raises:
         UserError: the weights are not there, can't be fetched, or are another network's.
     """
+    from torchvision.models import optical_flow  # a second, which TV-L1 need not wait for
+
     large = settings.size == "large"
     if settings.weights == DEFAULT:
         kind: Any = optical_flow.Raft_Large_Weights if large else optical_flow.Raft_Small_Weights
         state = published_state(
             kind.DEFAULT,
             what=f"weights of RAFT {settings.size}",
-            otherwise="give its path as raft.weights, or find the flow by TV-L1",
+            otherwise="give its path as extract.raft.weights, or take another extract.flow_method",
         )
     else:
         state = read_state(settings.weights)
@@ -174,6 +174,8 @@ class RAFTEngine:
         Returns:
             (N, 2, H, W).
         """
+        from torchvision.models.optical_flow._utils import upsample_flow
+
         network, lookup = self._network, self._network.corr_block
         state, still = _split(context, network.update_block.hidden_state_size)
         still_at = _grid(len(first), *first.shape[-2:]).to(first)
