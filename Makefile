@@ -21,8 +21,9 @@ format: install  ## puts the code into its format
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
-bench: install  ## extraction and training, measured
+bench: install  ## extraction, flow and training, measured
 	@$(RUN) benchmarks/extract.py
+	@$(RUN) benchmarks/flow.py
 	@$(RUN) benchmarks/train.py
 
 install: $(VENV)/installed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,9 @@ from actors.artifact import VERSION, Clip, ImageSpool, Spool, artifact_name, pie
 from actors.codecs import Codec, check_codec
 from actors.decode import PictureDecoder, best_pictures, open_media, packets
 from actors.errors import MediaError, UserError, nearest
-from actors.flow import SMALLEST_SIDE, TVL1, FlowEngine, get_engine, quantise, to_gray
+from actors.flow import SMALLEST_SIDE, TVL1, FlowEngine, to_gray
+from actors.flow.methods import FlowMethod, choose, find_quantised, make_engine
+from actors.flow.raft import RAFT
 from actors.sound import SoundDecoder, SoundSettings
 from actors.storage import Storage
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
@@ -49,13 +52,19 @@ class ExtractSettings:
     """JPEG quality of RGB frames, 1 to 100."""
     flow_bound: float = 20.0
     """Pixels per frame; larger displacements are clipped when flow becomes bytes."""
+    flow_method: FlowMethod = "tvl1"
+    """tvl1: TV-L1 with the parameters under flow; exact or fast: TV-L1 on the schedule of that
+    name; raft: the network RAFT with the parameters under raft."""
     flow: TVL1 = field(default_factory=TVL1)
-    """Parameters of the optical flow."""
+    """Parameters of TV-L1, for flow_method tvl1."""
+    raft: RAFT = field(default_factory=RAFT)
+    """The network, for flow_method raft."""
     sound: SoundSettings = field(default_factory=SoundSettings)
     """Parameters of the spectrogram."""
 
     def __post_init__(self) -> None:
         check_codec(self.codec)
+        choose(self.flow_method, self.flow, self.raft)
         for name in ("frame_every", "window", "max_pixels"):
             _at_least(name, getattr(self, name), 1)
         _at_least("short_side", self.short_side, SMALLEST_SIDE)
@@ -67,6 +76,11 @@ class ExtractSettings:
         for name in ("jpeg_quality", "frame_quality"):
             if not 1 <= getattr(self, name) <= 100:
                 raise UserError(f"extract: {name} is {getattr(self, name)!r}; choose 1 to 100")
+
+    @property
+    def chosen_flow(self) -> TVL1 | RAFT:
+        """The parameters that flow is found with."""
+        return choose(self.flow_method, self.flow, self.raft)
 
 
 def _at_least(name: str, value: float, least: float) -> None:
@@ -85,6 +99,7 @@ def extract_clip(
     settings: ExtractSettings,
     streams: Sequence[str] = STREAMS,
     flow: FlowEngine | None = None,
+    overlap: bool = False,
 ) -> Clip:
     """Reads a video once and gives its artifact (`artifact.pack` makes the bytes of it).
 
@@ -95,7 +110,9 @@ def extract_clip(
         path: a file of this machine.
         settings: what to take.
         streams: which of STREAMS to look for.
-        flow: finds the flow; None: TV-L1 on the CPU with the settings' parameters.
+        flow: finds the flow; None: what the settings choose, on the CPU.
+        overlap: find the flow of a window in a thread of its own while the next one is decoded:
+            for an engine that leaves the CPU to others.
 
     Raises:
         MediaError: none of the streams can be had from this file.
@@ -105,27 +122,33 @@ def extract_clip(
         if stream not in STREAMS:
             known = ", ".join(STREAMS)
             raise UserError(f"stream {stream!r} does not exist ({known}){nearest(stream, STREAMS)}")
-    engine = flow or get_engine(settings.flow)
-    return _Extraction(path, settings, streams, engine).run()
+    if flow is None and MOTION in streams:
+        flow = make_engine(settings.chosen_flow)
+    return _Extraction(path, settings, streams, flow, overlap).run()
 
 
 class _Extraction:
     """The state of one pass over one file."""
 
     def __init__(
-        self, path: str, settings: ExtractSettings, streams: Sequence[str], engine: FlowEngine
+        self,
+        path: str,
+        settings: ExtractSettings,
+        streams: Sequence[str],
+        engine: FlowEngine | None,
+        overlap: bool,
     ) -> None:
-        self.path, self.settings, self.engine = path, settings, engine
+        self.path, self.settings = path, settings
         self.streams = [s for s in STREAMS if s in streams]
         self.absent: dict[str, MediaError] = {}
-        self.windows = _Windows(settings, engine, self.streams)
+        self.windows = _Windows(settings, engine, self.streams, overlap)
         self.pictures: PictureDecoder | None = None
         self.sound: SoundDecoder | None = None
         self.spectrogram: np.ndarray | None = None
         self.unfinished: str | None = None
 
     def run(self) -> Clip:
-        with open_media(self.path) as media:
+        with open_media(self.path) as media, self.windows:
             self._choose(media)
             self._read(media)
         self._judge()
@@ -180,7 +203,7 @@ class _Extraction:
                 break
         if self.pictures is not None:
             self.windows.add(self.pictures.finish())
-            self.windows.flush()
+            self.windows.finish()
         if self.sound is not None:
             self.spectrogram, reason = self.sound.finish()
             if reason is not None:
@@ -247,19 +270,37 @@ class _Extraction:
 
 
 class _Windows:
-    """Works frames off a window at a time; the last frame is carried over to the next one."""
+    """Works frames off a window at a time; the last frame is carried over to the next one.
+
+    With `overlap` the flow of one window is found in a thread while the next is decoded.
+    """
 
     def __init__(
-        self, settings: ExtractSettings, engine: FlowEngine, streams: Sequence[str]
+        self,
+        settings: ExtractSettings,
+        engine: FlowEngine | None,
+        streams: Sequence[str],
+        overlap: bool,
     ) -> None:
-        self._settings, self._engine = settings, engine
-        self._keep_frames, self._find_flow = SPATIAL in streams, MOTION in streams
+        self._settings = settings
+        self._engine = engine if MOTION in streams else None
+        self._keep_frames = SPATIAL in streams
+        self._colour = bool(getattr(engine, "colour", False))
         self._waiting: list[np.ndarray] = []
-        self._last_gray: np.ndarray | None = None
+        self._last: np.ndarray | None = None
         self._seen = 0
+        self._thread = ThreadPoolExecutor(1) if overlap else None
+        self._found: Future[None] | None = None
         self.size: tuple[int, int] | None = None
         self.frames = ImageSpool(settings.codec, settings.frame_quality)
         self.flow = ImageSpool(settings.codec, settings.jpeg_quality)
+
+    def __enter__(self) -> _Windows:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._thread is not None:
+            self._thread.shutdown()
 
     def add(self, frames: Iterator[np.ndarray]) -> None:
         for frame in frames:
@@ -279,15 +320,34 @@ class _Windows:
             every = self._settings.frame_every
             self.frames.append(window[-self._seen % every :: every])
         self._seen += len(window)
-        if self._find_flow:
-            self._append_flow(to_gray(window))
+        if self._engine is not None:
+            self._append_flow(self._engine, window if self._colour else to_gray(window))
 
-    def _append_flow(self, gray: np.ndarray) -> None:
-        if self._last_gray is not None:
-            gray = np.concatenate([self._last_gray[None], gray])
-        self._last_gray = gray[-1].copy()
-        if len(gray) > 1:
-            self.flow.append(quantise(self._engine(gray), self._settings.flow_bound))
+    def finish(self) -> None:
+        """Works off what is waiting, and waits for what is still being found."""
+        self.flush()
+        self._wait()
+
+    def _append_flow(self, engine: FlowEngine, window: np.ndarray) -> None:
+        if self._last is not None:
+            window = np.concatenate([self._last[None], window])
+        self._last = window[-1].copy()
+        if len(window) < 2:
+            return
+        if self._thread is None:
+            self._find(engine, window)
+            return
+        self._wait()
+        self._found = self._thread.submit(self._find, engine, window)
+
+    def _find(self, engine: FlowEngine, window: np.ndarray) -> None:
+        self.flow.append(find_quantised(engine, window, self._settings.flow_bound))
+
+    def _wait(self) -> None:
+        """Until the window that is being worked on is done; what went wrong there is raised."""
+        if self._found is not None:
+            self._found.result()
+            self._found = None
 
     def tensors(self) -> dict[str, Spool]:
         return self.frames.tensors("frames") | self.flow.tensors("flow")
@@ -302,10 +362,18 @@ class ClipExtractor:
         settings: what to take.
         streams: which of STREAMS.
         storage: where artifacts go.
+        device: what flow is found on, "cpu" or "cuda".
     """
 
-    def __init__(self, settings: ExtractSettings, streams: Sequence[str], storage: Storage) -> None:
+    def __init__(
+        self,
+        settings: ExtractSettings,
+        streams: Sequence[str],
+        storage: Storage,
+        device: str = "cpu",
+    ) -> None:
         self.settings, self.streams, self.storage = settings, tuple(streams), storage
+        self.device = device
         self._engine: FlowEngine | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -321,10 +389,14 @@ class ClipExtractor:
         Raises:
             MediaError: the video can't be used.
         """
-        if self._engine is None:
-            self._engine = get_engine(self.settings.flow)
+        if self._engine is None and MOTION in self.streams:
+            self._engine = make_engine(self.settings.chosen_flow, self.device)
         clip = extract_clip(
-            row["path"], settings=self.settings, streams=self.streams, flow=self._engine
+            row["path"],
+            settings=self.settings,
+            streams=self.streams,
+            flow=self._engine,
+            overlap=self.device != "cpu",
         )
         name = row.get("name") or artifact_name(row["id"])
         written = 0

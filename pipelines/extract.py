@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,15 @@ import pyarrow as pa
 
 from actors.artifact import artifact_name
 from actors.errors import UserError
-from actors.extraction import ClipExtractor
+from actors.extraction import ClipExtractor, ExtractSettings
+from actors.flow.raft import RAFT
 from actors.storage import Storage
+from actors.streams import MOTION
 from pipelines.datasets import Video
 from pipelines.job import Job, open_job
 from pipelines.launch import TooManyRejected, main_guard
 from pipelines.settings import parse_settings
-from pipelines.stages import StageResult, fingerprint
+from pipelines.stages import StageResult, fingerprint, weights_stamp
 
 REJECTED_SCHEMA = pa.schema([(n, pa.string()) for n in ("id", "path", "stage", "kind", "message")])
 
@@ -68,7 +70,7 @@ def extract(job: Job) -> Extraction:
         TooManyRejected: more than `max_rejected_share` of the videos can't be used.
         UserError: a class has no usable training clip, or a chosen stream is nowhere to be found.
     """
-    mark = fingerprint(job.settings.extract, job.settings.chosen_streams)
+    mark = fingerprint(extraction_key(job.settings.extract), job.settings.chosen_streams)
     storage = job.storage.join("artifacts", mark)
     rows = [_row(video) for video in job.manifest.videos]
     begun = time.monotonic()
@@ -78,6 +80,19 @@ def extract(job: Job) -> Extraction:
     _save_tables(job, extraction)
     _check_enough(job, extraction)
     return extraction
+
+
+def extraction_key(settings: ExtractSettings) -> dict[str, Any]:
+    """What artifacts depend on: of the ways to find flow, the parameters of the chosen one alone.
+
+    A named schedule thus stands for its parameters, and a file of weights for what is in it.
+    """
+    key = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    del key["flow_method"], key["raft"]
+    key["flow"] = settings.chosen_flow
+    if isinstance(settings.chosen_flow, RAFT):
+        key["weights"] = weights_stamp(settings.chosen_flow.weights)
+    return key
 
 
 def _row(video: Video) -> dict[str, str]:
@@ -95,7 +110,18 @@ def _run(job: Job, rows: list[dict[str, str]], storage: Storage) -> list[dict[st
     from actors.pool import PoolResources, run_pool
 
     job.board()
-    resources = job.settings.resources
+    wanted = job.settings.resources
+    resources = PoolResources.for_cluster(
+        max_actors=wanted.extract_actors,
+        gpus_per_actor=wanted.extract_gpus if MOTION in job.settings.chosen_streams else 0.0,
+    )
+    make_worker = partial(
+        ClipExtractor,
+        job.settings.extract,
+        job.settings.chosen_streams,
+        storage,
+        "cuda" if resources.gpus else "cpu",
+    )
     pairs = 0
 
     def tell(done: int, total: int, outcome: dict[str, Any]) -> None:
@@ -107,9 +133,9 @@ def _run(job: Job, rows: list[dict[str, str]], storage: Storage) -> list[dict[st
     with job.console.stage("extract", total=len(rows), unit="clips") as progress:
         return run_pool(
             rows,
-            partial(ClipExtractor, job.settings.extract, job.settings.chosen_streams, storage),
+            make_worker,
             storage=storage,
-            resources=PoolResources.for_cluster(max_actors=resources.extract_actors),
+            resources=resources,
             on_row=tell,
         )
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import UserError
 from actors.storage import Storage
+from actors.streams import MOTION
 from pipelines.console import Console
 from pipelines.datasets import FORMATS, Manifest, read_dataset
 from pipelines.report.data import StageTiming
@@ -204,6 +205,7 @@ def check_settings(settings: Settings) -> None:
     Raises:
         UserError: a backbone that does not exist, weights that do not fit.
     """
+    from actors.flow.raft import RAFT, load_network
     from trainers.networks.backbones import build_network, check_backbone
     from trainers.stream_settings import input_channels
 
@@ -216,6 +218,8 @@ def check_settings(settings: Settings) -> None:
                 build_network(chosen.network, in_channels=channels, n_classes=2)
         except UserError as error:
             raise UserError(f"{stream}.network: {error}") from error
+    if MOTION in settings.chosen_streams and isinstance(settings.extract.chosen_flow, RAFT):
+        load_network(settings.extract.chosen_flow)
 
 
 def quiet_libraries() -> None:

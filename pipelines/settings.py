@@ -44,7 +44,10 @@ class ResourceSettings:
     """What the stages ask Ray for; with less at hand, fewer run side by side."""
 
     extract_actors: int | None = None
-    """Processes that decode and compute flow; null: one per CPU of the cluster."""
+    """Processes that decode and compute flow; null: one per CPU, or per share of a GPU."""
+    extract_gpus: float = 0.1
+    """Share of a GPU per extracting process, where the cluster has GPUs; 0 finds flow on CPUs.
+    While some of the processes that share a GPU decode, others keep it at work."""
     embed_actors: int | None = None
     """Processes that embed clips; null: one per CPU, or per share of a GPU."""
     embed_gpus: float = 0.33
@@ -61,7 +64,7 @@ class ResourceSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"resources.{name} must be at least 1, not {value}")
-        for name in ("embed_gpus", "fit_gpus", "fit_workers"):
+        for name in ("extract_gpus", "embed_gpus", "fit_gpus", "fit_workers"):
             if getattr(self, name) < 0:
                 raise UserError(f"resources.{name} must be 0 or more, not {getattr(self, name)}")
         if self.fit_cpus is not None and self.fit_cpus <= 0:

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from actors.storage import Storage
@@ -65,6 +66,12 @@ def fingerprint(*parts: Any) -> str:
     """Twelve hexadecimal digits that change when anything in `parts` does that matters."""
     text = json.dumps(lasting(list(parts)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def weights_stamp(weights: str | None) -> list[int] | None:
+    """Changes when a file of weights does."""
+    path = Path(weights or "")
+    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
 
 
 def run_stage(root: Storage, name: str, key: Any, work: Callable[[Storage], Facts]) -> StageResult:

@@ -26,7 +26,7 @@ from pipelines.extract import ExtractedClip, Extraction, extract
 from pipelines.job import Job, open_job
 from pipelines.launch import main_guard
 from pipelines.settings import SEQUENCE_STREAMS, parse_settings
-from pipelines.stages import Facts, StageResult
+from pipelines.stages import Facts, StageResult, weights_stamp
 from trainers.embedding import ClipEmbedder
 from trainers.examples import Example
 from trainers.loop import FitTask, OptimiserSettings
@@ -144,12 +144,6 @@ def _learnt(job: Job, clips: Sequence[ExtractedClip]) -> list[Any]:
     """What a fit sees of the data; test clips are no part of it."""
     seen = [c for c in clips if c.video.split != "test"]
     return [job.manifest.classes, [(c.artifact, c.video.labels, c.video.split) for c in seen]]
-
-
-def weights_stamp(weights: str | None) -> list[int] | None:
-    """Changes when a file of starting weights does."""
-    path = Path(weights or "")
-    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
 
 
 def save_fitted(task: FitTask, storage: Storage) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from numpy.typing import NDArray
 from actors.artifact import ArtifactReader, pack
 from actors.errors import MediaError, UserError
 from actors.extraction import ExtractSettings, extract_clip
-from actors.flow import FlowEngine, get_engine
+from actors.flow import FlowEngine
+from actors.flow.methods import make_engine
 from actors.storage import Storage
-from actors.streams import STREAMS
+from actors.streams import MOTION, STREAMS
 from trainers.embedding import Embedding, EmbeddingSettings, embed_clip
 from trainers.ensemble import mean_scores
 from trainers.fusion_network import FusionNetwork
@@ -113,12 +113,17 @@ class Hybrid:
         if self.fusion.n_classes != len(self.classes):
             raise ValueError(f"{len(self.classes)} classes, fusion of {self.fusion.n_classes}")
         self.streams: tuple[str, ...] = streams
+        self._engines: dict[str, FlowEngine] = {}
         for network in (*self.cnns.values(), *self.lstms.values(), self.fusion):
             network.eval()
 
-    @cached_property
-    def _engine(self) -> FlowEngine:
-        return get_engine(self.extract.flow)
+    def _engine(self, device: str) -> FlowEngine | None:
+        """What finds flow on a device, made once; None where no stream wants flow."""
+        if MOTION not in self.streams:
+            return None
+        if device not in self._engines:
+            self._engines[device] = make_engine(self.extract.chosen_flow, device)
+        return self._engines[device]
 
     def predict(self, paths: Iterable[str], *, device: str = "cpu") -> list[ClipPrediction]:
         """One row per path, in order; see `predict_clip`."""
@@ -128,7 +133,7 @@ class Hybrid:
         """Looks at one video; a file that can't be used gives a row with the reason."""
         try:
             clip = extract_clip(
-                path, settings=self.extract, streams=self.streams, flow=self._engine
+                path, settings=self.extract, streams=self.streams, flow=self._engine(device)
             )
         except MediaError as error:
             return ClipPrediction(path=path, error=(error.kind, error.message))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from actors.flow import compile_kernels
+import numpy as np
+
+from actors.flow import compile_kernels, quantise
 
 if __name__ == "__main__":
+    quantise(np.zeros((1, 2, 16, 16), np.float32))
     print(f"optical flow: loops ready after {compile_kernels():.1f} s")

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-Fields = TypeVar("Fields", NDArray[Any], torch.Tensor)
+if TYPE_CHECKING:
+    import torch
+
+Fields = TypeVar("Fields", NDArray[Any], "torch.Tensor")
+
+
+def _is_tensor(fields: Any) -> bool:
+    """Whether these are torch's, without importing torch, which takes longer than a clip's flow."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(fields, torch.Tensor)
 
 
 def _check_bound(bound: float) -> None:
@@ -30,9 +39,11 @@ def quantise(flow: NDArray[np.float32], bound: float = 20.0) -> NDArray[np.uint8
         ValueError: the bound is not above 0.
     """
     _check_bound(bound)
-    # In double precision: 255 * (v + b) / (2 b) is to hit its halves exactly.
-    level = (np.clip(flow, -bound, bound).astype(np.float64) + bound) * 255 / (2 * bound)
-    return np.rint(level).astype(np.uint8)
+    from actors.flow.field_kernels import quantise_into  # what only reads fields needs no Numba
+
+    levels = np.empty(flow.shape, np.uint8)
+    quantise_into(levels.reshape(-1), np.ascontiguousarray(flow).reshape(-1), float(bound))
+    return levels
 
 
 def dequantise(flow: Fields, bound: float = 20.0) -> Fields:
@@ -46,8 +57,11 @@ def dequantise(flow: Fields, bound: float = 20.0) -> Fields:
         ValueError: the bound is not above 0.
     """
     _check_bound(bound)
-    wide = flow.to(torch.float32) if isinstance(flow, torch.Tensor) else flow.astype(np.float32)
-    return wide * (2 * bound / 255) - bound
+    given: Any = flow
+    pixels = given.float() if _is_tensor(flow) else given.astype(np.float32, copy=False)
+    pixels = pixels * (2 * bound / 255)
+    pixels -= bound
+    return pixels
 
 
 def interleave(flow: Fields) -> Fields:
@@ -79,18 +93,24 @@ def flip_stack(stack: Fields) -> Fields:
         each other, and zero (128) to 127, half a level away.
 
     Raises:
+        TypeError: the stack holds integers other than bytes.
         ValueError: the number of channels is odd.
     """
     if stack.ndim < 3 or stack.shape[-3] % 2:
         raise ValueError(f"stack has shape {tuple(stack.shape)}; give (..., 2L, H, W)")
-    if isinstance(stack, torch.Tensor):
-        flipped = stack.flip(-1)
-        whole = not stack.is_floating_point()
+    given: Any = stack
+    whole = _whole(stack)
+    if whole and not str(given.dtype).endswith("uint8"):
+        raise TypeError(f"stack is {stack.dtype}; give uint8 of `quantise`, or float pixels")
+    # In place, on what the mirroring has just written. All bits turned over are 255 - v.
+    if _is_tensor(stack):
+        flipped = given.flip(-1)
+        x = flipped[..., 0::2, :, :]
+        x.bitwise_not_() if whole else x.neg_()
     else:
-        flipped = stack[..., ::-1].copy()
-        whole = not np.issubdtype(stack.dtype, np.floating)
-    x = flipped[..., 0::2, :, :]
-    flipped[..., 0::2, :, :] = 255 - x if whole else -x
+        flipped = given[..., ::-1].copy()
+        x = flipped[..., 0::2, :, :]
+        np.invert(x, out=x) if whole else np.negative(x, out=x)
     return flipped
 
 
@@ -103,10 +123,14 @@ def subtract_mean(stack: Fields) -> Fields:
     Raises:
         TypeError: the stack holds integers, whose mean can't be taken from them without loss.
     """
-    if isinstance(stack, torch.Tensor):
-        if not stack.is_floating_point():
-            raise TypeError(f"stack is {stack.dtype}; dequantise it to float first")
-        return stack - stack.mean(dim=(-2, -1), keepdim=True)
-    if not np.issubdtype(stack.dtype, np.floating):
+    if _whole(stack):
         raise TypeError(f"stack is {stack.dtype}; dequantise it to float first")
-    return stack - stack.mean(axis=(-2, -1), keepdims=True)
+    mean: Any = stack.mean((-2, -1))
+    return stack - mean[..., None, None]
+
+
+def _whole(stack: Any) -> bool:
+    """Whether it holds whole numbers: levels, not pixels."""
+    if _is_tensor(stack):
+        return not stack.is_floating_point()
+    return not np.issubdtype(stack.dtype, np.floating)

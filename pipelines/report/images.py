@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.report.flow_color import flow_to_color
+from actors.flow.color import flow_to_color
 
 SIDE_PX = 220
 """Longest side of a picture; drawn at about two thirds of it, so sharp on fine screens too."""

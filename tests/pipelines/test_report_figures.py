@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from report_examples import demo
 
+from actors.flow.color import color_wheel, flow_to_color
 from pipelines.report import figure_files
-from pipelines.report.flow_color import color_wheel, flow_to_color
 from pipelines.report.images import pick_evenly
 from pipelines.report.matrix import commonest_mistakes
 from pipelines.report.render import duration, interval

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from actors.extraction import ExtractSettings
+from actors.flow import TVL1
+from actors.flow.raft import RAFT
 from actors.storage import Storage
-from pipelines.stages import run_stage
+from pipelines.extract import extraction_key
+from pipelines.stages import fingerprint, run_stage
 
 
 @pytest.fixture
@@ -49,3 +53,22 @@ def test_a_stage_that_fails_is_not_marked_and_finds_what_it_left(root):
         run_stage(root, "fit", 1, fails)
     result = run_stage(root, "fit", 1, lambda storage: {"found": storage.names()})
     assert (result.cached, result.facts) == (False, {"found": ["half"]})
+
+
+def test_artifacts_depend_on_the_chosen_flow_alone(tmp_path):
+    def mark(**options):
+        return fingerprint(extraction_key(ExtractSettings(**options)))
+
+    plain = mark()
+    assert mark(flow_method="exact") == plain
+    assert mark(raft=RAFT(size="large")) == plain
+    assert mark(flow=TVL1(warps=2), flow_method="exact") == plain
+    assert mark(flow=TVL1(warps=2)) != plain
+    assert mark(flow_bound=40.0) != plain
+    weights = tmp_path / "raft.pth"
+    weights.write_bytes(b"a")
+    chosen = {"flow_method": "raft", "raft": RAFT(weights=str(weights))}
+    first = mark(**chosen)
+    assert len({plain, first, mark(flow_method="fast"), mark(flow_method="raft")}) == 4
+    weights.write_bytes(b"other")
+    assert mark(**chosen) != first

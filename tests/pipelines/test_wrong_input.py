@@ -90,6 +90,14 @@ def test_weights_that_are_not_there(place: list[str], tmp_path: Path) -> None:
     assert "motion.network" in message and "gone.pt" in message
 
 
+def test_flow_that_can_not_be_found_as_asked(place: list[str], tmp_path: Path) -> None:
+    message = refuse(*place, "--extract.flow_method", "fats")
+    assert "fats" in message and "'fast'" in message
+    raft = [*place, "--extract.flow_method", "raft", "--extract.raft.weights"]
+    assert "no such file" in refuse(*raft, str(tmp_path / "gone.pth"))
+    assert "extract_gpus" in refuse(*place, "--resources.extract_gpus", "-1")
+
+
 def test_storage_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     message = refuse("--storage", str(tmp_path / "file" / "storage"))

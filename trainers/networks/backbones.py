@@ -10,8 +10,9 @@ import torchvision
 from torch import Tensor, nn
 
 from actors.errors import UserError, nearest
+from actors.weights import read_state
 from trainers.networks.cnn_m import cnn_m_body, cnn_m_small_body, cnn_m_tail
-from trainers.networks.pretrained import fit_state, imagenet_state, read_state
+from trainers.networks.pretrained import fit_state, imagenet_state
 from trainers.networks.vgg import small_tail, vgg_small_body
 
 OWN_FAMILIES = ("cnn_m", "cnn_m_small", "vgg_small")

@@ -3,50 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
 import torchvision
 from torch import Tensor, nn
 
 from actors.errors import UserError
-
-
-def read_state(path: str) -> dict[str, Tensor]:
-    """Reads a state dict from a .safetensors, .pt or .pth file without unpickling any code.
-
-    Args:
-        path: the file; a .pt may hold the state dict itself or have it under ``state_dict``.
-
-    Raises:
-        UserError: there is no such file, or it holds no state dict of tensors.
-    """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(f"weights {path!r}: there is no such file; give a .safetensors or .pt file")
-    state: Any
-    try:
-        if file.suffix == ".safetensors":
-            state = safetensors.torch.load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise UserError(
-            f"weights {path!r} can't be read: only plain tensors are, never pickled objects; "
-            "save the model's state_dict"
-        ) from error
-    except (safetensors.SafetensorError, RuntimeError, OSError, ValueError, EOFError) as error:
-        raise UserError(f"weights {path!r} can't be read: {error}") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"weights {path!r} hold no state dict, but a {type(state).__name__}")
-    # What DistributedDataParallel saved has every name behind "module.".
-    return {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
+from actors.weights import published_state
 
 
 def imagenet_state(backbone: str) -> dict[str, Tensor]:
@@ -61,15 +23,11 @@ def imagenet_state(backbone: str) -> dict[str, Tensor]:
             "a .safetensors or .pt file as network.weights, or none to start from scratch"
         )
     weights = torchvision.models.get_model_weights(backbone).DEFAULT
-    try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as error:  # URLError is an OSError
-        place = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
-        raise UserError(
-            f"ImageNet weights of {backbone!r} can't be fetched ({error}): put the file from "
-            f"{weights.url} at {place}, or give its path as network.weights, or none to start "
-            "from scratch"
-        ) from error
+    return published_state(
+        weights,
+        what=f"ImageNet weights of {backbone!r}",
+        otherwise="give its path as network.weights, or none to start from scratch",
+    )
 
 
 def inflate_conv1(weight: Tensor, in_channels: int) -> Tensor:

@@ -1,0 +1,248 @@
+"""RAFT, the learned optical flow of torchvision, behind the same interface as TV-L1.
+
+Teed and Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", ECCV 2020. The parts
+of the network are torchvision's; this module runs them for many pairs: the features of a frame are
+found once though two pairs use it, and only the last of the fields is brought to full size.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from actors.errors import UserError, nearest
+from actors.flow.settings import SMALLEST_SIDE
+from actors.weights import published_state, read_state
+
+Size = Literal["small", "large"]
+
+DEFAULT = "default"
+"""Weights: torchvision's."""
+STRIDE = 8
+"""The network works on an eighth of the frame's width and height."""
+LEAST_SIDE = 16 * STRIDE
+"""The coarsest of four levels of correlation has two values on each side."""
+CPU_BYTES = 512 * 2**20
+"""Memory for one batch on the CPU, where larger batches gain nothing."""
+GPU_SHARE = 0.5
+"""Share of a GPU's free memory for one batch; several processes may share the GPU."""
+MOST_PAIRS = 64
+"""Pairs per batch at most."""
+
+
+@dataclass(frozen=True)
+class RAFT:
+    """The network RAFT, as torchvision has it.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+
+    size: Size = "small"
+    """small (1 million weights) or large (5 million, slower, better)."""
+    weights: str = DEFAULT
+    """A .safetensors or .pth file with the network's state dict, or default: torchvision's
+    weights, from its cache or else fetched."""
+    updates: int = 12
+    """How often the field is refined."""
+
+    def __post_init__(self) -> None:
+        if self.size not in get_args(Size):
+            known = ", ".join(get_args(Size))
+            raise UserError(
+                f"raft: size {self.size!r} does not exist ({known})"
+                f"{nearest(self.size, get_args(Size))}"
+            )
+        if not self.weights:
+            raise UserError("raft: weights are empty; give a file, or 'default'")
+        if self.updates < 1:
+            raise UserError(f"raft: updates is {self.updates!r}; it must be at least 1")
+
+
+def load_network(settings: RAFT) -> nn.Module:
+    """The network with its weights, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: the weights are not there, can't be fetched, or are another network's.
+    """
+    from torchvision.models import optical_flow  # a second, which TV-L1 need not wait for
+
+    large = settings.size == "large"
+    if settings.weights == DEFAULT:
+        kind: Any = optical_flow.Raft_Large_Weights if large else optical_flow.Raft_Small_Weights
+        state = published_state(
+            kind.DEFAULT,
+            what=f"weights of RAFT {settings.size}",
+            otherwise="give its path as extract.raft.weights, or take another extract.flow_method",
+        )
+    else:
+        state = read_state(settings.weights)
+    network: nn.Module = (optical_flow.raft_large if large else optical_flow.raft_small)()
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"raft: weights {settings.weights!r} are not of torchvision's RAFT {settings.size}: "
+            f"{str(error).splitlines()[-1].strip()}"
+        ) from error
+    return network.eval().requires_grad_(False)
+
+
+class RAFTEngine:
+    """Finds the flow of a clip's frames by RAFT.
+
+    Several threads may call it; they take turns, for the network keeps state while it runs.
+
+    Args:
+        settings: which network.
+        device: of torch, "cpu" or "cuda". On a GPU features and updates are computed in half
+            precision, correlations and coordinates in single precision, as the paper's code does.
+
+    Raises:
+        UserError: the weights can't be had; see `load_network`.
+    """
+
+    colour = True
+    """Wants RGB frames, which it was trained on; gray ones are taken as well."""
+
+    def __init__(self, settings: RAFT, device: str = "cpu") -> None:
+        self.settings = settings
+        self.device = torch.device(device)
+        self._network: Any = load_network(settings).to(self.device)
+        self._lock = threading.Lock()
+
+    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Optical flow from each frame to the next, or of each pair.
+
+        Args:
+            frames: uint8 (T, H, W) gray, (T, 3, H, W) RGB, or (N, 2, H, W) pairs of gray frames,
+                at least 16 pixels wide and high.
+
+        Returns:
+            float32 (max(T - 1, 0), 2, H, W), or (N, 2, H, W): displacements in pixels, x first.
+
+        Raises:
+            ValueError: the frames' shape, type or size is not as above.
+        """
+        frames = _checked(frames)
+        pairs = frames.ndim == 4 and frames.shape[1] == 2
+        count = len(frames) if pairs else max(len(frames) - 1, 0)
+        height, width = frames.shape[-2:]
+        fields = np.empty((count, 2, height, width), np.float32)
+        at_once = self._pairs_at_once(height, width)
+        with self._lock, torch.inference_mode(), _repeatable():
+            for start in range(0, count, at_once):
+                stop = min(start + at_once, count)
+                images = frames[start:stop] if pairs else frames[start : stop + 1]
+                fields[start:stop] = self._batch(images, pairs).cpu().numpy()
+        return fields
+
+    def _batch(self, images: NDArray[np.uint8], pairs: bool) -> Tensor:
+        """The fields of one batch, (N, 2, H, W), on the device."""
+        raw = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        if pairs:  # all first frames, then all second ones
+            raw = raw.transpose(0, 1).reshape(-1, *raw.shape[-2:])
+        if raw.ndim == 3:
+            raw = raw[:, None].expand(-1, 3, -1, -1)
+        left, right, top, bottom = margins = padding(*raw.shape[-2:])
+        padded = pad(raw.to(torch.float32) / 127.5 - 1, margins, mode="replicate")
+        with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
+            features = self._network.feature_encoder(padded)
+            first, second = features.chunk(2) if pairs else (features[:-1], features[1:])
+            context = self._network.context_encoder(padded[: len(first)])
+            field = self._refine(first.float(), second.float(), context)
+        height, width = padded.shape[-2:]
+        return field[..., top : height - bottom, left : width - right]
+
+    def _refine(self, first: Tensor, second: Tensor, context: Tensor) -> Tensor:
+        """The paper's section 3.3: looks up correlations where the field points, and updates it.
+
+        Args:
+            first: features of the first frames, (N, C, H / 8, W / 8).
+            second: of the second frames.
+            context: of the first frames; the state to start from and what stays, on end.
+
+        Returns:
+            (N, 2, H, W).
+        """
+        from torchvision.models.optical_flow._utils import upsample_flow
+
+        network, lookup = self._network, self._network.corr_block
+        state, still = _split(context, network.update_block.hidden_state_size)
+        still_at = _grid(len(first), *first.shape[-2:]).to(first)
+        points = still_at
+        with torch.autocast(self.device.type, enabled=False):
+            lookup.build_pyramid(first, second)
+        for _ in range(self.settings.updates):
+            with torch.autocast(self.device.type, enabled=False):
+                correlations = lookup.index_pyramid(centroids_coords=points)
+            state, step = network.update_block(state, still, correlations, points - still_at)
+            points = points + step.float()
+        lookup.corr_pyramid = []  # gigabytes for large frames
+        mask = None if network.mask_predictor is None else network.mask_predictor(state).float()
+        return upsample_flow(points - still_at, up_mask=mask)
+
+    def _pairs_at_once(self, height: int, width: int) -> int:
+        if self.device.type == "cuda":
+            budget = GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]
+        else:
+            budget = CPU_BYTES
+        return int(min(max(budget // pair_bytes(height, width), 1), MOST_PAIRS))
+
+
+def padding(height: int, width: int) -> tuple[int, int, int, int]:
+    """Pixels to add left, right, above and below, so that the network takes the frames."""
+    wide, high = (max(-(-side // STRIDE) * STRIDE, LEAST_SIDE) - side for side in (width, height))
+    return wide // 2, wide - wide // 2, high // 2, high - high // 2
+
+
+def pair_bytes(height: int, width: int) -> int:
+    """Memory that a pair takes at its peak: about 1 KiB per pixel for the encoder's activations,
+    and all pairs of positions thrice, as products, scaled, and pooled."""
+    left, right, top, bottom = padding(height, width)
+    pixels = (height + top + bottom) * (width + left + right)
+    return 1024 * pixels + 3 * 4 * (pixels // STRIDE**2) ** 2
+
+
+def _split(context: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The recurrent unit's first state, and the context that it sees at each update."""
+    return torch.tanh(context[:, :size]), torch.relu(context[:, size:])
+
+
+def _grid(count: int, height: int, width: int) -> Tensor:
+    """(count, 2, height, width): where each position is, x first."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([x, y]).expand(count, -1, -1, -1)
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """cuDNN takes the same algorithms each time."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        yield
+
+
+def _checked(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The frames, once their type and shape are as `RAFTEngine` wants them."""
+    if frames.dtype != np.uint8:
+        raise ValueError(f"frames are {frames.dtype}; give uint8 intensities of 0..255")
+    if frames.ndim != 3 and not (frames.ndim == 4 and frames.shape[1] in (2, 3)):
+        raise ValueError(
+            f"frames have shape {frames.shape}; give (T, H, W) gray, (T, 3, H, W) RGB, "
+            "or (N, 2, H, W) pairs"
+        )
+    height, width = frames.shape[-2:]
+    if min(height, width) < SMALLEST_SIDE:
+        raise ValueError(
+            f"frames are {width}x{height} pixels; give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}"
+        )
+    return frames

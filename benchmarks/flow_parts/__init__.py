@@ -1,0 +1,1 @@
+"""What `benchmarks/flow.py` measures, a section per module."""

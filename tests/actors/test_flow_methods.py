@@ -1,0 +1,80 @@
+"""Flow methods by name, and the engines they stand for."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from actors.errors import UserError
+from actors.extraction import ExtractSettings
+from actors.flow import TVL1, CPUEngine, quantise
+from actors.flow.methods import METHODS, QuantisingEngine, choose, find_quantised, make_engine
+from actors.flow.raft import RAFT, load_network
+from actors.flow.settings import SCHEDULES
+
+QUICK = TVL1(scales=1, warps=1, outer_iterations=1, inner_iterations=3)
+
+
+def test_every_method_and_every_schedule_has_its_name():
+    assert set(METHODS) == {"tvl1", "raft", *SCHEDULES}
+    raft = RAFT(size="large")
+    assert choose("tvl1", QUICK, raft) is QUICK
+    assert choose("raft", QUICK, raft) is raft
+    for name, schedule in SCHEDULES.items():
+        assert choose(name, QUICK, raft) == schedule
+    with pytest.raises(UserError, match="flow method 'fats' does not exist.*'fast'"):
+        choose("fats", QUICK, raft)
+
+
+def test_extraction_takes_its_flow_by_name():
+    assert ExtractSettings(flow=QUICK).chosen_flow == QUICK
+    assert ExtractSettings(flow=QUICK, flow_method="fast").chosen_flow == SCHEDULES["fast"]
+    assert ExtractSettings(flow_method="raft").chosen_flow == RAFT()
+
+
+def test_engines_by_device(monkeypatch):
+    assert make_engine(QUICK) == CPUEngine(QUICK)
+
+    class CUDAEngine:
+        def __init__(self, settings):
+            self.settings = settings
+
+    module = ModuleType("actors.flow.cuda")
+    module.CUDAEngine = CUDAEngine
+    monkeypatch.setitem(sys.modules, "actors.flow.cuda", module)
+    engine = make_engine(QUICK, "cuda")
+    assert isinstance(engine, CUDAEngine) and engine.settings == QUICK
+    with pytest.raises(UserError, match="no optical flow for device 'tpu'"):
+        make_engine(QUICK, "tpu")
+
+
+def test_raft_by_name(tmp_path):
+    import safetensors.torch
+    from torchvision.models.optical_flow import raft_small
+
+    path = tmp_path / "small.safetensors"
+    safetensors.torch.save_file(raft_small().state_dict(), path)
+    engine = make_engine(RAFT(weights=str(path), updates=1))
+    assert engine.colour
+    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8)
+    assert find_quantised(engine, frames, 20.0).shape == (1, 2, 32, 32)
+    assert not load_network(engine.settings).training
+
+
+def test_bytes_are_the_engines_own_where_it_gives_them():
+    frames = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
+    plain = CPUEngine(QUICK)
+    assert np.array_equal(find_quantised(plain.__call__, frames, 5.0), quantise(plain(frames), 5.0))
+
+    class Own:
+        def __call__(self, frames):
+            raise AssertionError("bytes are to be asked for")
+
+        def quantised(self, frames, bound):
+            return np.full((len(frames) - 1, 2, *frames.shape[1:]), bound, np.uint8)
+
+    assert isinstance(Own(), QuantisingEngine)
+    assert (find_quantised(Own(), frames, 7.0) == 7).all()
