@@ -29,7 +29,7 @@ embedding: {max_steps: 6, test_samples: 6}
 spatial: {optimiser: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
 audio: {optimiser: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
 spatial_lstm: {optimiser: {max_steps: 60, evaluate_every: 20, checkpoint_every: 2}}
-search: {trials: 3, folds: 2, concurrent: 1}
+search: {trials: 6, folds: 2, concurrent: 1}
 max_rejected_share: 0.2
 """
 
