@@ -51,7 +51,7 @@ def cache_folder() -> Path:
 
 
 def compiled(
-    *, disjoint: bool = False, across: bool = False
+    *, disjoint: bool = False, across: bool = False, inline: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compiles a function on its first call, or loads it from the cache on disk.
 
@@ -75,6 +75,7 @@ def compiled(
                 nogil=True,
                 error_model="numpy",
                 pipeline_class=pipeline,
+                forceinline=inline,
             )(function)
         finally:
             numba.config.CACHE_DIR = chosen

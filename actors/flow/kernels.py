@@ -253,7 +253,7 @@ def linearise(
         )  # fmt: skip
 
 
-@compiled(disjoint=True)
+@compiled(disjoint=True, inline=True)
 def _primal_row(
     u: Plane, v: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, gx: Plane, gy: Plane,
     inverse: Plane, rho: Plane, at: Index, above: Index, length: Index, limit: Any,
@@ -275,7 +275,7 @@ def _primal_row(
     return error
 
 
-@compiled(disjoint=True)
+@compiled(disjoint=True, inline=True)
 def _dual_row(
     u: Plane, v: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, tau: Plane, at: Index,
     below: Index, length: Index, rate: Any,
