@@ -1,4 +1,4 @@
-"""How the flow's loops are compiled: vectorised without run-time checks, cached once per machine."""
+"""How the flow's loops are compiled: vectorised, and kept on disk once per kind of machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any
 import numba
 from llvmlite import binding
 from numba.core.compiler import Compiler
+
+# Numba fills this module with its settings at run time.
+config: Any = numba.config
 
 
 class _Disjoint(Compiler):
@@ -30,12 +33,12 @@ class _DisjointAcross(_Disjoint):
 
     def compile_extra(self, func: Any) -> Any:
         # Numba reads this at the end of each compilation, all of which it does under one lock.
-        usual = numba.config.SLP_VECTORIZE
-        numba.config.SLP_VECTORIZE = 1
+        usual = config.SLP_VECTORIZE
+        config.SLP_VECTORIZE = 1
         try:
             return super().compile_extra(func)
         finally:
-            numba.config.SLP_VECTORIZE = usual
+            config.SLP_VECTORIZE = usual
 
 
 def cache_folder() -> Path:
@@ -61,13 +64,14 @@ def compiled(
     Args:
         disjoint: the function's array arguments never overlap.
         across: vectorise like statements that follow each other, not only loops; disjoint too.
+        inline: put into its callers, whatever its size.
     """
     pipeline = _DisjointAcross if across else _Disjoint if disjoint else Compiler
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        chosen = numba.config.CACHE_DIR
+        chosen = config.CACHE_DIR
         # Numba reads this when a function is decorated; only ours are to go there.
-        numba.config.CACHE_DIR = chosen or str(cache_folder())
+        config.CACHE_DIR = chosen or str(cache_folder())
         try:
             return numba.njit(
                 cache=True,
@@ -78,6 +82,6 @@ def compiled(
                 forceinline=inline,
             )(function)
         finally:
-            numba.config.CACHE_DIR = chosen
+            config.CACHE_DIR = chosen
 
     return decorate

@@ -38,8 +38,7 @@ PLANES = SCRATCH + 1
 FLAT = np.float32(np.finfo(np.float32).eps)
 """A squared gradient below this carries no motion."""
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
-I0, I1, I2, I3, I4 = (np.uintp(n) for n in range(5))
-AROUND = np.uintp(MARGIN)
+I0, I1, I2, I3, I4, I5, I6, I7 = (np.uintp(n) for n in range(8))
 
 
 @compiled(disjoint=True)
@@ -100,16 +99,15 @@ def resize(
 def _pack_row(
     packed: Plane, image: Plane, to: Index, row: Index, above: Index, below: Index, width: Index
 ) -> None:
-    last = width - I1
+    last: Index = width - I1
     for x in range(I1, last):
         at = to + I4 * x
         packed[at] = image[row + x]
         packed[at + I1] = HALF * (image[row + x + I1] - image[row + x - I1])
         packed[at + I2] = HALF * (image[below + x] - image[above + x])
         packed[at + I3] = ZERO
-    for x in (I0, last):
+    for x, left, right in ((I0, I0, I1), (last, last - I1, last)):
         at = to + I4 * x
-        right, left = min(x + I1, last), x - I1 if x > I0 else x
         packed[at] = image[row + x]
         packed[at + I1] = HALF * (image[row + right] - image[row + left])
         packed[at + I2] = HALF * (image[below + x] - image[above + x])
@@ -167,8 +165,8 @@ def _aim_row(
         weights[x], weights[width + x] = a, b
         weights[I2 * width + x], weights[I3 * width + x] = c, d
         a, b, c, d = _cubic_weights(from_y - np.float32(row), cubic)
-        weights[I4 * width + x], weights[(I4 + I1) * width + x] = a, b
-        weights[(I4 + I2) * width + x], weights[(I4 + I3) * width + x] = c, d
+        weights[I4 * width + x], weights[I5 * width + x] = a, b
+        weights[I6 * width + x], weights[I7 * width + x] = c, d
 
 
 @compiled(disjoint=True, across=True)
@@ -179,13 +177,13 @@ def _sample_row(
     down = I4 * (width + np.uintp(2 * MARGIN))
     end = np.uintp(packed.size)
     for x in range(width):
-        tap = I4 * np.uintp(taps[x])
+        tap: Index = I4 * np.uintp(taps[x])
         # Never taken. A loop with two ends isn't vectorised over pixels, which would need gathers.
         if tap >= end:
             break
         value = gx = gy = nothing = ZERO
         for j in range(4):
-            at = tap + np.uintp(j) * down
+            at: Index = tap + np.uintp(j) * down
             p = q = r = s = ZERO
             for i in range(4):
                 weight = weights[np.uintp(i) * width + x]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def _sorting_network(count: int) -> list[tuple[int, int]]:
-    """Comparators (low, high) of Batcher's odd-even merge sort (1968; Knuth, 5.2.2, Algorithm M)."""
+    """Comparators (low, high) of Batcher's odd-even merge sort (Knuth 5.2.2, Algorithm M)."""
     comparators = []
     top = 1 << max(count - 1, 1).bit_length() - 1
     p = top

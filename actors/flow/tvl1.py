@@ -57,7 +57,6 @@ def flow(
     if frames.ndim == 4 and frames.shape[1] == 3:
         frames = to_gray(frames)
     pairs = len(frames) if frames.ndim == 4 else max(len(frames) - 1, 0)
-    # Not empty(): pages that are there already are written faster than fresh ones.
     fields = np.empty((pairs, 2, *frames.shape[-2:]), np.float32)
     runs = _runs(pairs, threads)
     if min(threads, pairs) <= 1:
@@ -108,7 +107,8 @@ def _solve_runs(
     fields: NDArray[np.float32],
 ) -> None:
     """One thread's share: runs from the common iterator until there are no more."""
-    solver = Solver(*frames.shape[-2:], settings)
+    height, width = frames.shape[-2:]
+    solver = Solver(height, width, settings)
     for run in runs:
         for pair in run:
             if frames.ndim == 4:
