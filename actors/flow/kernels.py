@@ -26,8 +26,8 @@ Index = Any
 
 LANES = 16
 """Floats in a cache line, and in the widest vectors there are."""
-MARGIN = 3
-"""Zeros around a packed image: no tap of a bicubic kernel that touches the frame goes further."""
+MARGIN = 4
+"""Pixels of zeros around a packed image: the taps of a point next to the frame go no further."""
 LONGEST_BLOCK = 8
 """Iterations that may be under way at once."""
 U, V, UX, UY, VX, VY, GX, GY, INVERSE, RHO, SCRATCH = range(11)
@@ -99,14 +99,15 @@ def resize(
 def _pack_row(
     packed: Plane, image: Plane, to: Index, row: Index, above: Index, below: Index, width: Index
 ) -> None:
-    last: Index = width - I1
+    last = width - I1
     for x in range(I1, last):
         at = to + I4 * x
         packed[at] = image[row + x]
         packed[at + I1] = HALF * (image[row + x + I1] - image[row + x - I1])
         packed[at + I2] = HALF * (image[below + x] - image[above + x])
         packed[at + I3] = ZERO
-    for x, left, right in ((I0, I0, I1), (last, last - I1, last)):
+    edges: Any = ((I0, I0, I1), (last, last - I1, last))
+    for x, left, right in edges:
         at = to + I4 * x
         packed[at] = image[row + x]
         packed[at + I1] = HALF * (image[row + right] - image[row + left])
@@ -151,7 +152,7 @@ def _aim_row(
 ) -> None:  # fmt: skip
     """Where each pixel of a row comes from: its first tap, and its weights along x and y.
 
-    A displacement beyond the frame is cut where all taps already lie in the margin.
+    A displacement beyond the frame is cut where all taps lie in the margin.
     """
     pitch = np.uint32(width) + np.uint32(2 * MARGIN)
     lowest, around = np.float32(-2), np.float32(MARGIN)
@@ -211,7 +212,8 @@ def _linearise_row(
 ) -> None:  # fmt: skip
     for x in range(width):
         i, j = at + x, I4 * x
-        value, dx, dy = sampled[j], sampled[j + I1], sampled[j + I2]
+        # The fourth is 0. Reading it too, LLVM loads whole vectors and sorts them: no gathers.
+        value, dx, dy = sampled[j] + sampled[j + I3], sampled[j + I1], sampled[j + I2]
         squared = dx * dx + dy * dy
         gx[i] = dx
         gy[i] = dy
@@ -419,8 +421,9 @@ def solve_scale(
             one; in 300 warps of real clips none were.
         cubic: the bicubic kernel's free parameter.
     """
-    # The dual variables start from zero at each scale, but go on from warp to warp.
-    planes[UX:] = 0
+    # The dual variables start from zero at each scale, but go on from warp to warp. The gradients
+    # must be zero after each row, where another scale has left its own.
+    planes[UX : GY + 1, : (height + 2) * stride] = 0
     taus = np.zeros(stride, np.float32)
     taus[:width] = tau
     errors = np.empty(LONGEST_BLOCK, np.float64)

@@ -214,7 +214,8 @@ class Solver:
         zoom = 1 / self._settings.scale_step
         for source, target in zip(self._planes[:2], self._finer, strict=True):
             self._kernels.resize(source, coarse.plane(), target, fine.plane(), *steps, zoom)
-        self._planes[:2] = self._finer
+        used = (fine.height + 2) * fine.stride
+        self._planes[:2, :used] = self._finer[:, :used]
 
     def _refine(self, scale: int) -> None:
         """Warps and iterates at one scale."""
