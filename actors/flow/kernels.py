@@ -417,8 +417,8 @@ def solve_scale(
         tau: time step.
         rate: tau / theta.
         tolerance: a warp ends when an iteration's summed squared change is not above this. Where
-            `next_block` foretold too many, some iterations more are made, at most one block less
-            one; in 300 warps of real clips none were.
+            `next_block` foretold too many, some iterations more are made, at most a block less
+            one: in 900 warps of real clips (18,450 iterations), twice one.
         cubic: the bicubic kernel's free parameter.
     """
     # The dual variables start from zero at each scale, but go on from warp to warp. The gradients

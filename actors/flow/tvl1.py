@@ -95,9 +95,13 @@ def check_frames(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _runs(pairs: int, threads: int) -> Iterator[range]:
-    """Runs of consecutive pairs, short enough that no thread ends long before the others."""
-    size = max(1, min(RUN, pairs // (4 * threads)))
-    return iter([range(start, min(start + size, pairs)) for start in range(0, pairs, size)])
+    """Runs of consecutive pairs, shorter towards the end, so that all threads end together."""
+    runs, start = [], 0
+    while start < pairs:
+        size = max(1, min(RUN, (pairs - start) // (4 * threads)))
+        runs.append(range(start, start + size))
+        start += size
+    return iter(runs)
 
 
 def _solve_runs(
