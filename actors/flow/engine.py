@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,45 +13,74 @@ from actors.errors import UserError
 from actors.flow.settings import TVL1
 from actors.flow.tvl1 import flow
 
+if TYPE_CHECKING:
+    from actors.flow.raft import RAFT
+
 
 class FlowEngine(Protocol):
-    """Finds the flow of a clip's frames."""
+    """Finds the flow of a clip's frames, or of pairs of frames."""
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Gray uint8 (T, H, W) to float32 (T - 1, 2, H, W): pixels, x first."""
+        """Flow in pixels, x first.
+
+        Args:
+            frames: uint8 (T, H, W) gray or (T, 3, H, W) RGB for a clip, (N, 2, H, W) for pairs of
+                gray frames.
+
+        Returns:
+            float32 (max(T - 1, 0), 2, H, W) or (N, 2, H, W).
+
+        Raises:
+            ValueError: the frames' shape, type or size is not as above.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class CPUEngine:
-    """TV-L1 on one CPU core."""
+    """TV-L1 on CPU cores."""
 
     settings: TVL1
+    threads: int = 1
+    """How many threads share the pairs of a call out among them."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise UserError(f"flow: threads is {self.threads!r}; it must be at least 1")
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return flow(frames, self.settings)
+        return flow(frames, self.settings, threads=self.threads)
 
 
-def get_engine(settings: TVL1, device: str = "cpu") -> FlowEngine:
+def get_engine(settings: TVL1 | RAFT, device: str = "cpu", threads: int = 1) -> FlowEngine:
     """The engine for a device.
 
     Args:
-        settings: parameters of the flow.
-        device: "cpu".
+        settings: parameters of the flow: `TVL1`, or `actors.flow.raft.RAFT`.
+        device: "cpu", "cuda" or "cuda:N".
+        threads: threads of TV-L1 on the CPU.
 
     Raises:
-        UserError: there is no engine for the device.
+        UserError: there is no engine for the device, or threads is below 1.
     """
-    if device != "cpu":
-        raise UserError(f"no optical flow for device {device!r}; choose 'cpu'")
-    return CPUEngine(settings)
+    if device != "cpu" and device.partition(":")[0] != "cuda":
+        raise UserError(f"no optical flow for device {device!r}; choose 'cpu', 'cuda' or 'cuda:0'")
+    if not isinstance(settings, TVL1):
+        from actors.flow.raft import RAFTEngine
+
+        return RAFTEngine(settings, device)
+    if device == "cpu":
+        return CPUEngine(settings, threads)
+    from actors.flow.cuda import CUDAEngine
+
+    return CUDAEngine(settings, device)
 
 
 def compile_kernels() -> float:
-    """Compiles the flow's loops, or loads them where Numba's cache has them already.
+    """Compiles the flow's loops, or loads them where the cache on disk has them already.
 
-    Done once after installation, so that no job waits for it. Numba keeps the result beside the
-    package, in the user's cache folder where that can't be written, or in NUMBA_CACHE_DIR.
+    Done once after installation, so that no job waits for it; `actors.flow.compiling` says where
+    the result is kept.
 
     Returns:
         Seconds it took.

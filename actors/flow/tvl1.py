@@ -1,14 +1,21 @@
-"""TV-L1 optical flow between the frames of a clip, coarse to fine, on one CPU core."""
+"""TV-L1 optical flow between the frames of a clip, coarse to fine, on CPU cores."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.flow import kernels
 from actors.flow.settings import SMALLEST_SIDE, TVL1
 
 Pyramid = list[NDArray[np.float32]]
+"""A frame as flat float32 rows at each scale, finest first."""
+
+RUN = 16
+"""Pairs at most that a thread takes at once; the frame between two runs is scaled twice."""
 
 
 def to_gray(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -24,41 +31,59 @@ def to_gray(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((9798 * red + 19235 * green + 3735 * blue + (1 << 14)) >> 15).astype(np.uint8)
 
 
-def flow(frames: NDArray[np.uint8], settings: TVL1 | None = None) -> NDArray[np.float32]:
-    """Optical flow from each frame to the next.
+def flow(
+    frames: NDArray[np.uint8], settings: TVL1 | None = None, *, threads: int = 1
+) -> NDArray[np.float32]:
+    """Optical flow from each frame to the next, or from the first to the second of each pair.
 
     Agrees with OpenCV's ``DualTVL1OpticalFlow`` of the same parameters.
 
     Args:
-        frames: uint8 (T, H, W) gray or (T, 3, H, W) RGB, at least 16 pixels wide and high.
+        frames: uint8 (T, H, W) gray or (T, 3, H, W) RGB for a clip, (N, 2, H, W) for pairs of gray
+            frames; at least 16 pixels wide and high, of any strides.
         settings: parameters; OpenCV's, without the median filter, if not given.
+        threads: how many threads share the pairs out among them. The result is the same.
 
     Returns:
-        float32 (max(T - 1, 0), 2, H, W): displacements in pixels, x first.
+        float32 (max(T - 1, 0), 2, H, W) or (N, 2, H, W): displacements in pixels, x first.
 
     Raises:
-        ValueError: the frames' shape, type or size is not as above.
+        ValueError: the frames' shape, type or size is not as above, or threads is below 1.
     """
     settings = settings or TVL1()
-    frames = _checked(frames)
-    gray = to_gray(frames) if frames.ndim == 4 else frames
-    fields = np.zeros((max(len(gray) - 1, 0), 2, *gray.shape[1:]), np.float32)
-    previous: Pyramid = []
-    for index, frame in enumerate(gray):
-        current = _pyramid(frame, settings)
-        if index:
-            fields[index - 1] = _pair(previous, current, settings)
-        previous = current
+    frames = check_frames(frames)
+    if threads < 1:
+        raise ValueError(f"threads is {threads}; give at least 1")
+    if frames.ndim == 4 and frames.shape[1] == 3:
+        frames = to_gray(frames)
+    pairs = len(frames) if frames.ndim == 4 else max(len(frames) - 1, 0)
+    fields = np.empty((pairs, 2, *frames.shape[-2:]), np.float32)
+    runs = _runs(pairs, threads)
+    if min(threads, pairs) <= 1:
+        _solve_runs(frames, settings, runs, fields)
+        return fields
+    with ThreadPoolExecutor(min(threads, pairs)) as pool:
+        work = [
+            pool.submit(_solve_runs, frames, settings, runs, fields)
+            for _ in range(min(threads, pairs))
+        ]
+        for done in work:
+            done.result()
     return fields
 
 
-def _checked(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The frames, once their type and shape are as `flow` wants them."""
+def check_frames(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The frames, once their type and shape are as `flow` wants them.
+
+    Raises:
+        ValueError: they are not.
+    """
     if frames.dtype != np.uint8:
         raise ValueError(f"frames are {frames.dtype}; give uint8 intensities of 0..255")
-    if frames.ndim != 3 and not (frames.ndim == 4 and frames.shape[1] == 3):
+    if frames.ndim != 3 and not (frames.ndim == 4 and frames.shape[1] in (2, 3)):
         raise ValueError(
-            f"frames have shape {frames.shape}; give (T, H, W) gray or (T, 3, H, W) RGB"
+            f"frames have shape {frames.shape}; give (T, H, W) gray, (T, 3, H, W) RGB, "
+            "or (N, 2, H, W) pairs of gray"
         )
     height, width = frames.shape[-2:]
     if min(height, width) < SMALLEST_SIDE:
@@ -69,46 +94,152 @@ def _checked(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return frames
 
 
-def _pyramid(frame: NDArray[np.uint8], settings: TVL1) -> Pyramid:
-    """The frame as float32 at each scale, finest first."""
-    scales = [np.ascontiguousarray(frame, dtype=np.float32)]
-    step = 1 / settings.scale_step
+def _runs(pairs: int, threads: int) -> Iterator[range]:
+    """Runs of consecutive pairs, shorter towards the end, so that all threads end together."""
+    runs, start = [], 0
+    while start < pairs:
+        size = max(1, min(RUN, (pairs - start) // (4 * threads)))
+        runs.append(range(start, start + size))
+        start += size
+    return iter(runs)
+
+
+def _solve_runs(
+    frames: NDArray[np.uint8],
+    settings: TVL1,
+    runs: Iterator[range],
+    fields: NDArray[np.float32],
+) -> None:
+    """One thread's share: runs from the common iterator until there are no more."""
+    height, width = frames.shape[-2:]
+    solver = Solver(height, width, settings)
+    for run in runs:
+        for pair in run:
+            if frames.ndim == 4:
+                solver.show(frames[pair, 0])
+                solver.show(frames[pair, 1])
+            else:
+                if pair == run.start:
+                    solver.show(frames[pair])
+                solver.show(frames[pair + 1])
+            solver.solve(fields[pair])
+
+
+class Scale(NamedTuple):
+    """Size of a pyramid scale, and from row to row of its planes (see `kernels`)."""
+
+    height: int
+    width: int
+    stride: int
+
+    def image(self) -> tuple[int, int, int, int]:
+        """Where a frame lies in its flat array, for `kernels.resize`."""
+        return self.height, self.width, self.width, 0
+
+    def plane(self) -> tuple[int, int, int, int]:
+        """Where a variable lies in its plane, for `kernels.resize`."""
+        return self.height, self.width, self.stride, self.stride
+
+
+def pyramid_scales(height: int, width: int, settings: TVL1) -> list[Scale]:
+    """The sizes of a pyramid's scales, finest first."""
+    from actors.flow.kernels import LANES
+
+    scales = [Scale(height, width, (width // LANES + 1) * LANES)]
     while len(scales) < settings.scales:
         # round() is half to even, as is OpenCV's cvRound.
-        height, width = (round(side * settings.scale_step) for side in scales[-1].shape)
+        height, width = (round(side * settings.scale_step) for side in (height, width))
         if min(height, width) < SMALLEST_SIDE:
             break
-        scales.append(kernels.resize(scales[-1], height, width, step, step))
+        scales.append(Scale(height, width, (width // LANES + 1) * LANES))
     return scales
 
 
-def _pair(first: Pyramid, second: Pyramid, settings: TVL1) -> NDArray[np.float32]:
-    """Flow (2, H, W) between two frames, from the coarsest scale to the finest."""
-    field = np.zeros((2, *first[-1].shape), np.float32)
-    for scale in reversed(range(len(first))):
-        height, width = first[scale].shape
-        if scale < len(first) - 1:
-            field = _enlarged(field, height, width, 1 / settings.scale_step)
-        kernels.solve_scale(
-            first[scale],
-            second[scale],
-            field,
+def _aligned(rows: int, size: int) -> NDArray[np.float32]:
+    """Zeros (rows, size), the first at the start of a cache line; size in whole lines."""
+    line = 64
+    raw = np.zeros(4 * rows * size + line, np.uint8)
+    start = -raw.ctypes.data % line
+    return raw[start : start + 4 * rows * size].view(np.float32).reshape(rows, size)
+
+
+class Solver:
+    """Finds flow between the last two frames it was shown; for one thread.
+
+    Its memory, some 100 bytes per pixel, is set aside once and serves all pairs: fresh memory
+    costs a page fault per kilobyte or four.
+    """
+
+    def __init__(self, height: int, width: int, settings: TVL1) -> None:
+        # Numba takes a while to import, which those who only read flow needn't wait for.
+        from actors.flow import kernels
+        from actors.flow.networks import median_network
+
+        self._kernels = kernels
+        self._settings = settings
+        self._scales = pyramid_scales(height, width, settings)
+        self._pyramids: tuple[Pyramid, Pyramid] = (self._pyramid(), self._pyramid())
+        stride = self._scales[0].stride
+        size = (height + 2) * stride
+        self._planes, self._finer = _aligned(kernels.PLANES, size), _aligned(2, size)
+        margin = 2 * kernels.MARGIN
+        self._packed = _aligned(4, (height + margin) * (width + margin)).reshape(-1)
+        self._network = median_network(settings.median_filtering)
+
+    def _pyramid(self) -> Pyramid:
+        return [np.empty(scale.height * scale.width, np.float32) for scale in self._scales]
+
+    def show(self, frame: NDArray[np.uint8]) -> None:
+        """Makes uint8 (H, W) the second frame, and the second the first."""
+        self._pyramids = self._pyramids[::-1]
+        pyramid = self._pyramids[1]
+        np.copyto(pyramid[0].reshape(frame.shape), frame)
+        step = 1 / self._settings.scale_step
+        for finer in range(len(self._scales) - 1):
+            shapes = [scale.image() for scale in self._scales[finer : finer + 2]]
+            self._kernels.resize(
+                pyramid[finer], shapes[0], pyramid[finer + 1], shapes[1], step, step, 1.0
+            )
+
+    def solve(self, field: NDArray[np.float32]) -> None:
+        """Writes the flow (2, H, W) in pixels from the first frame to the second, x first."""
+        self._planes[:2] = 0
+        for scale in reversed(range(len(self._scales))):
+            if scale < len(self._scales) - 1:
+                self._enlarge(self._scales[scale + 1], self._scales[scale])
+            self._refine(scale)
+        height, width, stride = self._scales[0]
+        planes = self._planes[:2, stride : (height + 1) * stride]
+        np.copyto(field, planes.reshape(2, height, stride)[:, :, :width])
+
+    def _enlarge(self, coarse: Scale, fine: Scale) -> None:
+        """Brings the flow to the next finer scale: more pixels, longer displacements."""
+        steps = coarse.height / fine.height, coarse.width / fine.width
+        zoom = 1 / self._settings.scale_step
+        for source, target in zip(self._planes[:2], self._finer, strict=True):
+            self._kernels.resize(source, coarse.plane(), target, fine.plane(), *steps, zoom)
+        used = (fine.height + 2) * fine.stride
+        self._planes[:2, :used] = self._finer[:, :used]
+
+    def _refine(self, scale: int) -> None:
+        """Warps and iterates at one scale."""
+        settings, (height, width, stride) = self._settings, self._scales[scale]
+        self._kernels.pack(self._pyramids[1][scale], self._packed, height, width)
+        self._kernels.solve_scale(
+            self._pyramids[0][scale],
+            self._packed,
+            self._planes,
+            height,
+            width,
+            stride,
             settings.warps,
             settings.outer_iterations,
             settings.inner_iterations,
             settings.median_filtering,
-            np.float32(settings.lambda_ * settings.theta),
-            np.float32(settings.theta),
-            np.float32(settings.tau / settings.theta),
+            self._network,
+            settings.lambda_ * settings.theta,
+            settings.tau,
+            settings.tau / settings.theta,
             settings.epsilon**2 * height * width,
+            settings.cubic,
         )
-    return field
-
-
-def _enlarged(
-    field: NDArray[np.float32], height: int, width: int, zoom: float
-) -> NDArray[np.float32]:
-    """The flow at the next finer scale: more pixels, and displacements longer by the zoom."""
-    step_y, step_x = field.shape[1] / height, field.shape[2] / width
-    larger = [kernels.resize(side, height, width, step_y, step_x) for side in field]
-    return np.stack(larger) * np.float32(zoom)

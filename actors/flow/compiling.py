@@ -1,0 +1,87 @@
+"""How the flow's loops are compiled: vectorised, and kept on disk once per kind of machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from llvmlite import binding
+from numba.core.compiler import Compiler
+
+# Numba fills this module with its settings at run time.
+config: Any = numba.config
+
+
+class _Disjoint(Compiler):
+    """Numba's compiler, told that a function's array arguments never overlap.
+
+    LLVM vectorises a loop over ten arrays only if it may assume so: the run-time checks in place
+    of it exceed LLVM's threshold, which could otherwise only be raised for the whole process.
+    """
+
+    def define_pipelines(self) -> list[Any]:
+        self.state.flags.noalias = True
+        return super().define_pipelines()
+
+
+class _DisjointAcross(_Disjoint):
+    """As above, and also vectorises neighbouring statements, which Numba leaves switched off."""
+
+    def compile_extra(self, func: Any) -> Any:
+        # Numba reads this at the end of each compilation, all of which it does under one lock.
+        usual = config.SLP_VECTORIZE
+        config.SLP_VECTORIZE = 1
+        try:
+            return super().compile_extra(func)
+        finally:
+            config.SLP_VECTORIZE = usual
+
+
+def cache_folder() -> Path:
+    """Where compiled loops are kept unless NUMBA_CACHE_DIR says otherwise.
+
+    In the user's cache folder, apart for each processor and Numba: Numba numbers the files of a
+    folder, so two kinds of machine that share a home and compile at once could swap theirs.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    processor = binding.get_host_cpu_name() + binding.get_host_cpu_features().flatten()
+    kind = hashlib.sha256(f"{numba.__version__} {processor}".encode()).hexdigest()[:16]
+    return Path(base) / "multiclue" / "numba" / kind
+
+
+def compiled(
+    *, disjoint: bool = False, across: bool = False, inline: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compiles a function on its first call, or loads it from the cache on disk.
+
+    The machine code runs without the interpreter's lock. Many processes may start at once: Numba
+    replaces whole files only.
+
+    Args:
+        disjoint: the function's array arguments never overlap.
+        across: vectorise like statements that follow each other, not only loops; disjoint too.
+        inline: put into its callers, whatever its size.
+    """
+    pipeline = _DisjointAcross if across else _Disjoint if disjoint else Compiler
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        chosen = config.CACHE_DIR
+        # Numba reads this when a function is decorated; only ours are to go there.
+        config.CACHE_DIR = chosen or str(cache_folder())
+        try:
+            return numba.njit(
+                cache=True,
+                fastmath=True,
+                nogil=True,
+                error_model="numpy",
+                pipeline_class=pipeline,
+                forceinline=inline,
+            )(function)
+        finally:
+            config.CACHE_DIR = chosen
+
+    return decorate
