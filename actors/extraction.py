@@ -14,8 +14,8 @@ from actors.artifact import VERSION, Clip, ImageSpool, Spool, artifact_name, pie
 from actors.codecs import Codec, check_codec
 from actors.decode import PictureDecoder, best_pictures, open_media, packets
 from actors.errors import MediaError, UserError, nearest
-from actors.flow import SMALLEST_SIDE, TVL1, FlowEngine, to_gray
-from actors.flow.methods import FlowMethod, choose, find_quantised, make_engine
+from actors.flow import SMALLEST_SIDE, TVL1, FlowEngine, get_engine, to_gray
+from actors.flow.methods import FlowMethod, choose, find_quantised
 from actors.flow.raft import RAFT
 from actors.sound import SoundDecoder, SoundSettings
 from actors.storage import Storage
@@ -123,7 +123,7 @@ def extract_clip(
             known = ", ".join(STREAMS)
             raise UserError(f"stream {stream!r} does not exist ({known}){nearest(stream, STREAMS)}")
     if flow is None and MOTION in streams:
-        flow = make_engine(settings.chosen_flow)
+        flow = get_engine(settings.chosen_flow)
     return _Extraction(path, settings, streams, flow, overlap).run()
 
 
@@ -390,7 +390,7 @@ class ClipExtractor:
             MediaError: the video can't be used.
         """
         if self._engine is None and MOTION in self.streams:
-            self._engine = make_engine(self.settings.chosen_flow, self.device)
+            self._engine = get_engine(self.settings.chosen_flow, self.device)
         clip = extract_clip(
             row["path"],
             settings=self.settings,

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from actors.artifact import ArtifactReader, pack
 from actors.errors import MediaError, UserError
 from actors.extraction import ExtractSettings, extract_clip
-from actors.flow import FlowEngine
-from actors.flow.methods import make_engine
+from actors.flow import FlowEngine, get_engine
 from actors.storage import Storage
 from actors.streams import MOTION, STREAMS
 from trainers.embedding import Embedding, EmbeddingSettings, embed_clip
@@ -122,7 +121,7 @@ class Hybrid:
         if MOTION not in self.streams:
             return None
         if device not in self._engines:
-            self._engines[device] = make_engine(self.extract.chosen_flow, device)
+            self._engines[device] = get_engine(self.extract.chosen_flow, device)
         return self._engines[device]
 
     def predict(self, paths: Iterable[str], *, device: str = "cpu") -> list[ClipPrediction]:

@@ -61,7 +61,8 @@ def get_engine(settings: TVL1 | RAFT, device: str = "cpu", threads: int = 1) -> 
         threads: threads of TV-L1 on the CPU.
 
     Raises:
-        UserError: there is no engine for the device, or threads is below 1.
+        UserError: there is no engine for the device, RAFT's weights can't be had, or threads is
+            below 1.
     """
     if device != "cpu" and device.partition(":")[0] != "cuda":
         raise UserError(f"no optical flow for device {device!r}; choose 'cpu', 'cuda' or 'cuda:0'")

@@ -1,4 +1,4 @@
-"""Which method finds the flow, by name, and the engine that runs it on a device."""
+"""Which method finds the flow, by name, and flow as bytes from any engine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.errors import UserError, nearest
-from actors.flow.engine import FlowEngine, get_engine
+from actors.flow.engine import FlowEngine
 from actors.flow.fields import quantise
-from actors.flow.raft import RAFT, RAFTEngine
+from actors.flow.raft import RAFT
 from actors.flow.settings import SCHEDULES, TVL1
 
 FlowMethod = Literal["tvl1", "exact", "fast", "raft"]
@@ -45,25 +45,6 @@ def choose(method: str, tvl1: TVL1, raft: RAFT) -> TVL1 | RAFT:
     if method == "raft":
         return raft
     return tvl1 if method == "tvl1" else SCHEDULES[method]
-
-
-def make_engine(settings: TVL1 | RAFT, device: str = "cpu") -> FlowEngine:
-    """The engine for these parameters on a device.
-
-    Args:
-        settings: of TV-L1 or RAFT.
-        device: "cpu" or "cuda", as torch names them.
-
-    Raises:
-        UserError: there is no engine for the device, or RAFT's weights can't be had.
-    """
-    if isinstance(settings, RAFT):
-        return RAFTEngine(settings, device)
-    if device.startswith("cuda"):
-        from actors.flow.cuda import CUDAEngine  # needs a GPU's compiler to be imported
-
-        return CUDAEngine(settings)
-    return get_engine(settings, device)
 
 
 def find_quantised(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from actors.errors import UserError, nearest
-from actors.flow.settings import SMALLEST_SIDE
+from actors.flow.tvl1 import check_frames
 from actors.weights import published_state, read_state
 
 Size = Literal["small", "large"]
@@ -133,7 +133,7 @@ class RAFTEngine:
         Raises:
             ValueError: the frames' shape, type or size is not as above.
         """
-        frames = _checked(frames)
+        frames = check_frames(frames)
         pairs = frames.ndim == 4 and frames.shape[1] == 2
         count = len(frames) if pairs else max(len(frames) - 1, 0)
         height, width = frames.shape[-2:]
@@ -229,20 +229,3 @@ def _repeatable() -> Iterator[None]:
     """cuDNN takes the same algorithms each time."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         yield
-
-
-def _checked(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The frames, once their type and shape are as `RAFTEngine` wants them."""
-    if frames.dtype != np.uint8:
-        raise ValueError(f"frames are {frames.dtype}; give uint8 intensities of 0..255")
-    if frames.ndim != 3 and not (frames.ndim == 4 and frames.shape[1] in (2, 3)):
-        raise ValueError(
-            f"frames have shape {frames.shape}; give (T, H, W) gray, (T, 3, H, W) RGB, "
-            "or (N, 2, H, W) pairs"
-        )
-    height, width = frames.shape[-2:]
-    if min(height, width) < SMALLEST_SIDE:
-        raise ValueError(
-            f"frames are {width}x{height} pixels; give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}"
-        )
-    return frames

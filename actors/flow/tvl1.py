@@ -88,7 +88,7 @@ def check_frames(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width = frames.shape[-2:]
     if min(height, width) < SMALLEST_SIDE:
         raise ValueError(
-            f"frames are {width}x{height} pixels; TV-L1 needs at least "
+            f"frames are {width}x{height} pixels; flow needs at least "
             f"{SMALLEST_SIDE}x{SMALLEST_SIDE}: resize them first"
         )
     return frames

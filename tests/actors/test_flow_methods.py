@@ -10,8 +10,8 @@ import pytest
 
 from actors.errors import UserError
 from actors.extraction import ExtractSettings
-from actors.flow import TVL1, CPUEngine, quantise
-from actors.flow.methods import METHODS, QuantisingEngine, choose, find_quantised, make_engine
+from actors.flow import TVL1, CPUEngine, get_engine, quantise
+from actors.flow.methods import METHODS, QuantisingEngine, choose, find_quantised
 from actors.flow.raft import RAFT, load_network
 from actors.flow.settings import SCHEDULES
 
@@ -36,19 +36,20 @@ def test_extraction_takes_its_flow_by_name():
 
 
 def test_engines_by_device(monkeypatch):
-    assert make_engine(QUICK) == CPUEngine(QUICK)
+    assert get_engine(QUICK) == CPUEngine(QUICK)
 
     class CUDAEngine:
-        def __init__(self, settings):
-            self.settings = settings
+        def __init__(self, settings, device):
+            self.settings, self.device = settings, device
 
     module = ModuleType("actors.flow.cuda")
     module.CUDAEngine = CUDAEngine
     monkeypatch.setitem(sys.modules, "actors.flow.cuda", module)
-    engine = make_engine(QUICK, "cuda")
-    assert isinstance(engine, CUDAEngine) and engine.settings == QUICK
+    engine = get_engine(QUICK, "cuda:1")
+    assert isinstance(engine, CUDAEngine)
+    assert (engine.settings, engine.device) == (QUICK, "cuda:1")
     with pytest.raises(UserError, match="no optical flow for device 'tpu'"):
-        make_engine(QUICK, "tpu")
+        get_engine(QUICK, "tpu")
 
 
 def test_raft_by_name(tmp_path):
@@ -57,7 +58,7 @@ def test_raft_by_name(tmp_path):
 
     path = tmp_path / "small.safetensors"
     safetensors.torch.save_file(raft_small().state_dict(), path)
-    engine = make_engine(RAFT(weights=str(path), updates=1))
+    engine = get_engine(RAFT(weights=str(path), updates=1))
     assert engine.colour
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8)
     assert find_quantised(engine, frames, 20.0).shape == (1, 2, 32, 32)

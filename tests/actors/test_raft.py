@@ -78,7 +78,7 @@ def test_small_frames_are_padded_to_what_the_network_takes(engine):
     assert padding(16, 17) == (55, 56, 56, 56)
     field = engine(noise(2, 16, 17))
     assert field.shape == (1, 2, 16, 17) and np.isfinite(field).all()
-    with pytest.raises(ValueError, match="40x15 pixels; give at least 16x16"):
+    with pytest.raises(ValueError, match="40x15 pixels; flow needs at least 16x16"):
         engine(noise(2, 15, 40))
 
 
