@@ -28,7 +28,7 @@ LARGEST_BATCH = 1024
 """Pairs at once at most; more no longer help to fill a GPU."""
 TILE = {"ROWS": 8, "COLUMNS": 32}
 """What one program of the kernels without iterations works on, in pixels."""
-STRIPS = 1
+STRIPS = 2
 """Strips of 24 columns per program of the iterations, one warp each."""
 WARPS_PER_PROCESSOR = 32
 """Warps of iterations wanted per multiprocessor: twice what is resident, for an even end."""

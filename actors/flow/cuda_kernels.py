@@ -29,6 +29,8 @@ HALO = tl.constexpr(4)
 """Iterations per launch at most, and columns and rows by which neighbouring pieces overlap."""
 MARGIN = tl.constexpr(8)
 """Zeros around a frame: more than a bicubic kernel 4 pixels outside reaches."""
+UNROLL = tl.constexpr(2)
+"""Rows per turn of the innermost loop; several spare moving registers from row to row."""
 FLAT = tl.constexpr(1.1920929e-07)
 """A squared gradient below this carries no motion, as on the CPU."""
 DONE = tl.constexpr(-1.0)
@@ -168,9 +170,8 @@ def linearise(
     gy = tl.zeros((ROWS, COLUMNS), tl.float32)
     for j in tl.static_range(4):
         for i in tl.static_range(4):
-            tap = tl.load(taps + j * frame_pitch + i, mask=inside, other=0).to(
-                tl.uint64, bitcast=True
-            )
+            # No mask: beyond the image's last row or column this still reads the margin.
+            tap = tl.load(taps + j * frame_pitch + i).to(tl.uint64, bitcast=True)
             weight = wy[j] * wx[i]
             dx, dy = _unpack((tap >> 32).to(tl.uint32))
             value += weight * tap.to(tl.uint32).to(tl.float32, bitcast=True)
@@ -205,11 +206,12 @@ def _total_change(changes, step, pair, PARTS: tl.constexpr):  # type: ignore[no-
 
 
 @triton.jit
-def _load_row(state, data, y, x, inside, height, pitch):  # type: ignore[no-untyped-def]
+def _load_row(state, data, y, x, inside, height, pitch, EDGE: tl.constexpr):  # type: ignore[no-untyped-def]
     """One row of all a strip needs to iterate; zeros outside the image."""
     plane = height * pitch
     place = y * pitch + x
-    inside &= y < height
+    if EDGE:
+        inside &= y < height
     u = tl.load(state + place, mask=inside, other=0.0)
     v = tl.load(state + plane + place, mask=inside, other=0.0)
     pu = tl.load(state + 2 * plane + place, mask=inside, other=0.0)
@@ -220,13 +222,14 @@ def _load_row(state, data, y, x, inside, height, pitch):  # type: ignore[no-unty
 
 
 @triton.jit
-def _iteration(row, above, within_x, within_y, limit, tau, rate):  # type: ignore[no-untyped-def]
+def _iteration(row, above, left, right, within_y, limit, tau, rate):  # type: ignore[no-untyped-def]
     """One iteration on one row (Zach et al., Eq. 13 to 15).
 
     Args:
         row: u, v, the four old duals and the four data terms of row r.
         above: the new u and v and the four old duals of row r - 1.
-        within_x: 1 where the column has a right neighbour in the image, else 0.
+        left: lane of the left neighbour.
+        right: lane of the right neighbour, a lane's own where there is none in the image.
         within_y: 1 if r - 1 and r are both in the image, else 0.
 
     Returns:
@@ -234,17 +237,14 @@ def _iteration(row, above, within_x, within_y, limit, tau, rate):  # type: ignor
     """
     u, v, pux, puy, pvx, pvy, gx, gy, inverse, residual = row
     old_u, old_v, qux, quy, qvx, qvy = above
-    lane = tl.arange(0, LANES)[None, :]
-    left = tl.broadcast_to(tl.maximum(lane - 1, 0), u.shape)
-    right = tl.broadcast_to(tl.minimum(lane + 1, LANES - 1), u.shape)
     step = tl.minimum(tl.maximum((residual + gx * u + gy * v) * inverse, -limit), limit)
-    change_u = pux - tl.gather(pux, left, 1) + puy - quy + step * gx
-    change_v = pvx - tl.gather(pvx, left, 1) + pvy - qvy + step * gy
+    change_u = pux - tl.gather(pux, left, 1) + (puy - quy) + step * gx
+    change_v = pvx - tl.gather(pvx, left, 1) + (pvy - qvy) + step * gy
     u += change_u
     v += change_v
-    ux = (tl.gather(old_u, right, 1) - old_u) * within_x
+    ux = tl.gather(old_u, right, 1) - old_u
     uy = (u - old_u) * within_y
-    vx = (tl.gather(old_v, right, 1) - old_v) * within_x
+    vx = tl.gather(old_v, right, 1) - old_v
     vy = (v - old_v) * within_y
     shrink_u = _inverse(1.0 + rate * tl.sqrt(ux * ux + uy * uy))
     shrink_v = _inverse(1.0 + rate * tl.sqrt(vx * vx + vy * vy))
@@ -256,60 +256,98 @@ def _iteration(row, above, within_x, within_y, limit, tau, rate):  # type: ignor
 
 
 @triton.jit
+def _walk(
+    walk, source, target, data, y, x, own, start, stop, height, width, pitch, limit, tau, rate,
+    EDGE: tl.constexpr, ITERATIONS: tl.constexpr,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Takes in row y, iterates once on each of the rows y, y - 1, ..., lets the last one go.
+
+    Args:
+        walk: what is carried from row to row: row y as loaded; per iteration what it left of the
+            row above, and the data terms on their way down to the next; the squared change.
+        EDGE: whether rows outside the image or the piece can occur.
+
+    Returns:
+        `walk` for the next row.
+    """
+    loaded, aboves, terms, error = walk
+    u, v, pu, pv, gradient, residual = loaded
+    inside = (x >= 0) & (x < width)
+    # Asked for a row early: memory answers while this row is worked on.
+    ahead = _load_row(source, data, y + 1, x, inside, height, pitch, EDGE)
+    lane = tl.arange(0, LANES)[None, :]
+    left = tl.broadcast_to(tl.maximum(lane - 1, 0), x.shape)
+    right = tl.where(inside & (x < width - 1) & (lane < LANES - 1), lane + 1, lane)
+    gx, gy = _unpack(gradient.to(tl.uint32, bitcast=True))
+    squared = gx * gx + gy * gy
+    # A flat place gets 0 by way of the product: its reciprocal may be infinite.
+    inverse = tl.where(squared > FLAT, -_inverse(tl.maximum(squared, FLAT)), 0.0)
+    flow, term = (u, v), (gx, gy, inverse, residual)
+    duals = _unpack(pu.to(tl.uint32, bitcast=True)) + _unpack(pv.to(tl.uint32, bitcast=True))
+    new_aboves, new_terms = (), ()
+    squares = error
+    for k in tl.static_range(ITERATIONS):
+        within_y = 1.0
+        if EDGE:
+            within_y = tl.where((y - k > 0) & (y - k < height), 1.0, 0.0)
+        above = aboves[k]
+        new, new_duals, squares = _iteration(
+            flow + duals + term, above, left, right, within_y, limit, tau, rate
+        )
+        new_aboves = new_aboves + (new + duals,)
+        new_terms = new_terms + (term,)
+        flow, duals, term = (above[0], above[1]), new_duals, terms[k]
+    done = y - (ITERATIONS - 1)
+    write = own
+    if EDGE:
+        write = own & (done >= start) & (done < stop)
+        squares = tl.where(write, squares, 0.0)
+    plane = height * pitch
+    place = done * pitch + x
+    tl.store(target + place, new_aboves[ITERATIONS - 1][0], mask=write)
+    tl.store(target + plane + place, new_aboves[ITERATIONS - 1][1], mask=write)
+    if EDGE:
+        write = own & (done > start) & (done <= stop)
+    pu = _pack(duals[0], duals[1]).to(tl.float32, bitcast=True)
+    pv = _pack(duals[2], duals[3]).to(tl.float32, bitcast=True)
+    tl.store(target + 2 * plane + place - pitch, pu, mask=write)
+    tl.store(target + 3 * plane + place - pitch, pv, mask=write)
+    return ahead, new_aboves, new_terms, error + squares
+
+
+@triton.jit
 def _iterate_piece(
     source, target, data, x, own, start, stop, height, width, pitch, limit, tau, rate,
     STRIPS: tl.constexpr, ITERATIONS: tl.constexpr,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
     """ITERATIONS iterations on the strips' rows start..stop; their last one's squared change."""
-    inside = (x >= 0) & (x < width)
-    within_x = tl.where((x >= 0) & (x < width - 1), 1.0, 0.0)
-    plane = height * pitch
     zero = tl.zeros((STRIPS, LANES), tl.float32)
-    # Per iteration: what it left of the row above; and the data terms on their way down to it.
     aboves, terms = (), ()
     for _ in tl.static_range(ITERATIONS):
         aboves = aboves + ((zero, zero, zero, zero, zero, zero),)
         terms = terms + ((zero, zero, zero, zero),)
-    error = zero
     first = tl.maximum(start - HALO, 0)
-    ahead = _load_row(source, data, first, x, inside, height, pitch)
-    for y in range(first, stop + ITERATIONS):
-        u, v, pu, pv, gradient, residual = ahead
-        # Asked for a row early: memory answers while this row is worked on.
-        ahead = _load_row(source, data, y + 1, x, inside, height, pitch)
-        gx, gy = _unpack(gradient.to(tl.uint32, bitcast=True))
-        squared = gx * gx + gy * gy
-        inverse = tl.where(squared > FLAT, -_inverse(squared), 0.0)
-        flow = (u, v)
-        duals = _unpack(pu.to(tl.uint32, bitcast=True)) + _unpack(pv.to(tl.uint32, bitcast=True))
-        term = (gx, gy, inverse, residual)
-        new_aboves, new_terms = (), ()
-        squares = zero
-        for k in tl.static_range(ITERATIONS):
-            within_y = tl.where((y - k > 0) & (y - k < height), 1.0, 0.0)
-            above = aboves[k]
-            new, new_duals, squares = _iteration(
-                flow + duals + term, above, within_x, within_y, limit, tau, rate
-            )
-            new_aboves = new_aboves + (new + duals,)
-            new_terms = new_terms + (term,)
-            flow = (above[0], above[1])
-            duals = new_duals
-            term = terms[k]
-        aboves, terms = new_aboves, new_terms
-        done = y - (ITERATIONS - 1)
-        write = own & (done >= start) & (done < stop)
-        error += tl.where(write, squares, 0.0)
-        place = done * pitch + x
-        tl.store(target + place, aboves[ITERATIONS - 1][0], mask=write)
-        tl.store(target + plane + place, aboves[ITERATIONS - 1][1], mask=write)
-        write = own & (done > start) & (done <= stop)
-        place -= pitch
-        pu = _pack(duals[0], duals[1]).to(tl.float32, bitcast=True)
-        pv = _pack(duals[2], duals[3]).to(tl.float32, bitcast=True)
-        tl.store(target + 2 * plane + place, pu, mask=write)
-        tl.store(target + 3 * plane + place, pv, mask=write)
-    return tl.sum(tl.sum(error, 1), 0)
+    ahead = _load_row(source, data, first, x, (x >= 0) & (x < width), height, pitch, True)
+    walk = (ahead, aboves, terms, zero)
+    # Between these rows no iteration is at an edge of the piece: most of the way, without checks.
+    inner = start + ITERATIONS
+    outer = tl.maximum(inner, tl.minimum(stop + ITERATIONS, height) - 1)
+    for y in range(first, inner):
+        walk = _walk(
+            walk, source, target, data, y, x, own, start, stop, height, width, pitch,
+            limit, tau, rate, True, ITERATIONS,
+        )  # fmt: skip
+    for y in tl.range(inner, outer, loop_unroll_factor=UNROLL):
+        walk = _walk(
+            walk, source, target, data, y, x, own, start, stop, height, width, pitch,
+            limit, tau, rate, False, ITERATIONS,
+        )  # fmt: skip
+    for y in range(outer, stop + ITERATIONS):
+        walk = _walk(
+            walk, source, target, data, y, x, own, start, stop, height, width, pitch,
+            limit, tau, rate, True, ITERATIONS,
+        )  # fmt: skip
+    return tl.sum(tl.sum(tl.where(own, walk[3], 0.0), 1), 0)
 
 
 @triton.jit
