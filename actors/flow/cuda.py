@@ -4,9 +4,8 @@ The host only queues work; it waits once, for the result. How far each pair has 
 the device alone: every warp gets as many launches as it may need at most, and those of a pair that
 has converged return at once.
 
-Differences from the CPU's result. Convergence is looked at after every `HALO` iterations instead of
-each, so a warp may take up to three iterations more. The dual variables and gradients are stored in
-half precision.
+Each warp of a pair takes as many iterations as on the CPU. The results differ in that the dual
+variables and the gradients are stored in half precision, and in the order of sums.
 """
 
 from __future__ import annotations
@@ -97,6 +96,11 @@ def _ceiling(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
 
 
+def _power_of_two(number: int) -> int:
+    """The smallest not below the number."""
+    return 1 << (number - 1).bit_length()
+
+
 class _Solver:
     """Memory for a batch of pairs of one size, and the launches that fill it.
 
@@ -132,28 +136,20 @@ class _Solver:
             torch.zeros((frames, *s.frame_shape(self.margin)), dtype=torch.int64, device=device)
             for s in self.scales
         ]
-        area = pairs * self.scales[0].height * self.scales[0].pitch
-        self.states = [torch.zeros(4 * area + 4, device=device)[4:] for _ in range(2)]
-        self.data = torch.empty(2 * area + 4, device=device)[4:]
-        self.steps = self._steps()
-        parts = max(self._pieces(scale)[0] * self._pieces(scale)[1] for scale in self.scales)
-        self.changes = torch.empty(len(self.steps) * pairs * parts, device=device)
+        self.room = 4 * self.scales[0].height * self.scales[0].pitch
+        # A row's first element is its fifth: see `_Scale.pitch`.
+        self.states = torch.zeros(pairs * 2 * self.room + 4, device=device)[4:]
+        self.data = torch.empty(pairs * self.room // 2 + 4, device=device)[4:]
+        parts = [self._parts(scale) for scale in self.scales]
+        self.slots = [torch.zeros(pairs * n, dtype=torch.int32, device=device) for n in parts]
+        self.changes = torch.empty(2 * pairs * max(parts) * self.halo, device=device)
+        self.flow = torch.empty((pairs, 2, height, width), device=device)
 
     @staticmethod
     def bytes_per_pair(height: int, width: int, settings: TVL1, frame_step: int) -> int:
         """About what a pair takes on the device, its result in double precision included."""
         area = sum(scale.height * scale.pitch for scale in _scales(height, width, settings))
-        return frame_step * 14 * area + (2 * 16 + 8 + 2 * 32) * height * (width + 12)
-
-    def _steps(self) -> list[tuple[str, int]]:
-        """What is launched after each linearisation: kernel, and its iterations or side."""
-        settings = self.settings
-        if settings.median_filtering <= 1:
-            total = settings.outer_iterations * settings.inner_iterations
-            return [("iterate", count) for count in _cut(total, self.halo)]
-        rounds = [("filter_flow", settings.median_filtering)]
-        rounds += [("iterate", count) for count in _cut(settings.inner_iterations, self.halo)]
-        return rounds * settings.outer_iterations
+        return frame_step * 14 * area + (2 * 16 + 8 + 8 + 2 * 32) * height * (width + 12)
 
     def _pieces(self, scale: _Scale) -> tuple[int, int, int]:
         """Pieces beside and below each other that a pair is cut into, and a piece's rows."""
@@ -162,8 +158,12 @@ class _Solver:
         rows = _ceiling(scale.height, max(1, min(wanted, scale.height // FEWEST_ROWS)))
         return wide, _ceiling(scale.height, rows), rows
 
-    def _tiles(self, height: int, width: int) -> int:
-        return _ceiling(height, TILE["ROWS"]) * _ceiling(width, TILE["COLUMNS"])
+    def _parts(self, scale: _Scale) -> int:
+        wide, high, _ = self._pieces(scale)
+        return wide * high
+
+    def _tiles(self, scale: _Scale) -> int:
+        return _ceiling(scale.height, TILE["ROWS"]) * _ceiling(scale.width, TILE["COLUMNS"])
 
     def solve(self, gray: torch.Tensor) -> torch.Tensor:
         """Queues all work for a batch.
@@ -177,95 +177,92 @@ class _Solver:
         """
         count = (len(gray) - 2) // self.frame_step + 1
         self._build_pyramids(gray)
-        self.states[0].zero_()
-        source = 0
-        for scale in reversed(range(len(self.scales))):
-            if scale < len(self.scales) - 1:
-                source = self._enlarge(scale, source, count)
+        self.states.zero_()
+        self.slots[-1].zero_()
+        for index in reversed(range(len(self.scales))):
+            if index < len(self.scales) - 1:
+                self._enlarge(index, count)
             for _ in range(self.settings.warps):
-                self._linearise(scale, source, count)
-                source = self._iterate(scale, source, count)
+                self._linearise(index, count)
+                self._converge(index, count)
         finest = self.scales[0]
-        return self._planes(source, finest, count)[:, :2, :, : finest.width]
-
-    def _planes(self, state: int, scale: _Scale, count: int) -> torch.Tensor:
-        """A state as (count, 4, height, pitch): u, v and the duals at a scale."""
-        shape = (count, 4, scale.height, scale.pitch)
-        flat = self.states[state]
-        return flat.as_strided(
-            shape,
-            (4 * scale.height * scale.pitch, scale.height * scale.pitch, scale.pitch, 1),
-            flat.storage_offset(),
-        )
+        self.kernels.collect[self._tiles(finest), count](
+            self.states, self.slots[0], self.flow, self.room,
+            finest.height, finest.width, finest.pitch, self._parts(finest), **TILE,
+        )  # fmt: skip
+        return self.flow[:count]
 
     def _build_pyramids(self, gray: torch.Tensor) -> None:
         """Intensities and gradients of every frame at every scale."""
         frames = len(gray)
         self.images[0][:frames].copy_(gray)
-        step = 1 / self.settings.scale_step
         for index, scale in enumerate(self.scales):
             if index:
                 larger = self.scales[index - 1]
-                self.kernels.resize[self._tiles(scale.height, scale.width), frames, 1](
-                    self.images[index - 1], self.images[index],
-                    larger.height, larger.width, larger.width, larger.height * larger.width, 0,
-                    scale.height, scale.width, scale.width, scale.height * scale.width, 0,
-                    step, step, 1.0, **TILE,
+                self.kernels.resize[self._tiles(scale), frames](
+                    self.images[index - 1], self.images[index], larger.height, larger.width,
+                    scale.height, scale.width, 1 / self.settings.scale_step, **TILE,
                 )  # fmt: skip
-            self.kernels.pack_frames[self._tiles(scale.height, scale.width), frames](
+            self.kernels.pack_frames[self._tiles(scale), frames](
                 self.images[index], self.frames[index], scale.height, scale.width,
                 scale.frame_shape(self.margin)[1], **TILE,
             )  # fmt: skip
 
-    def _enlarge(self, index: int, source: int, count: int) -> int:
-        """Brings u and v to the next finer scale, with duals from zero; returns where they are."""
+    def _enlarge(self, index: int, count: int) -> None:
+        """Brings the flow to a scale from the next coarser one."""
         small, large = self.scales[index + 1], self.scales[index]
-        area, new_area = small.height * small.pitch, large.height * large.pitch
-        self._planes(1 - source, large, count)[:, 2:].zero_()
-        self.kernels.resize[self._tiles(large.height, large.width), count, 2](
-            self.states[source], self.states[1 - source],
-            small.height, small.width, small.pitch, 4 * area, area,
-            large.height, large.width, large.pitch, 4 * new_area, new_area,
+        self.kernels.enlarge[self._tiles(large), count](
+            self.states, self.slots[index + 1], self.slots[index], self.room,
+            small.height, small.width, small.pitch, self._parts(small),
+            large.height, large.width, large.pitch, self._parts(large),
             small.height / large.height, small.width / large.width, 1 / self.settings.scale_step,
-            **TILE,
+            PARTS=_power_of_two(self._parts(large)), **TILE,
         )  # fmt: skip
-        return 1 - source
 
-    def _linearise(self, index: int, source: int, count: int) -> None:
+    def _linearise(self, index: int, count: int) -> None:
         scale = self.scales[index]
-        self.kernels.linearise[self._tiles(scale.height, scale.width), count](
-            self.frames[index], self.states[source], self.data,
+        self.kernels.linearise[self._tiles(scale), count](
+            self.frames[index], self.states, self.slots[index], self.data, self.room,
             scale.height, scale.width, scale.frame_shape(self.margin)[1], scale.pitch,
-            self.frame_step, self.settings.cubic, **TILE,
+            self._parts(scale), self.frame_step, self.settings.cubic, **TILE,
         )  # fmt: skip
 
-    def _iterate(self, index: int, source: int, count: int) -> int:
-        """Queues one warp's iterations; returns in which state they end."""
+    def _converge(self, index: int, count: int) -> None:
+        """Queues one warp's iterations, with the median filter before each round if set."""
+        settings = self.settings
+        if settings.median_filtering <= 1:
+            self._iterate(index, count, settings.outer_iterations * settings.inner_iterations, 0)
+            return
+        scale = self.scales[index]
+        wide, high, rows = self._pieces(scale)
+        launches = 0
+        for _ in range(settings.outer_iterations):
+            self.kernels.filter_flow[wide * high, count](
+                self.states, self.slots[index], self.room, launches,
+                scale.height, scale.width, scale.pitch, wide, rows,
+                STRIPS=STRIPS, SIDE=settings.median_filtering, num_warps=STRIPS,
+            )  # fmt: skip
+            launches = self._iterate(index, count, settings.inner_iterations, launches + 1)
+
+    def _iterate(self, index: int, count: int, iterations: int, launches: int) -> int:
+        """Queues iterations; `launches` and the result count since the frame was warped."""
         settings, scale = self.settings, self.scales[index]
         wide, high, rows = self._pieces(scale)
-        tolerance = settings.epsilon**2 * scale.height * scale.width
-        common: dict[str, Any] = {
-            "STRIPS": STRIPS, "PARTS": 1 << (wide * high - 1).bit_length(), "num_warps": STRIPS
-        }  # fmt: skip
-        last = source ^ len(self.steps) & 1
-        for step, (kernel, size) in enumerate(self.steps):
-            place = (
-                step, scale.height, scale.width, scale.pitch, wide, rows, int(source != last)
+        sizes = _cut(iterations, self.halo)
+        check = settings.epsilon > 0
+        # What the last iterations brought is seen in one launch more, which only stops pairs.
+        for place, size in enumerate([*sizes, sizes[-1]] if check else sizes):
+            self.kernels.iterate[wide * high, count](
+                self.states, self.slots[index], self.data, self.changes, self.room,
+                launches, sizes[place - 1] if place else 0, int(place < len(sizes)),
+                scale.height, scale.width, scale.pitch, wide, rows,
+                settings.epsilon**2 * scale.height * scale.width,
+                settings.lambda_ * settings.theta, settings.tau, settings.tau / settings.theta,
+                CHECK=check, PARTS=_power_of_two(wide * high), STRIPS=STRIPS, ITERATIONS=size,
+                num_warps=STRIPS,
             )  # fmt: skip
-            states = self.states[source], self.states[1 - source]
-            if kernel == "iterate":
-                self.kernels.iterate[wide * high, count](
-                    *states, self.data, self.changes, *place, tolerance,
-                    settings.lambda_ * settings.theta, settings.tau, settings.tau / settings.theta,
-                    CHECK=settings.epsilon > 0, ITERATIONS=size, **common,
-                )  # fmt: skip
-            else:
-                self.kernels.filter_flow[wide * high, count](
-                    *states, self.changes, *place, tolerance, SIDE=size,
-                    CHECK=settings.epsilon > 0, **common,
-                )  # fmt: skip
-            source = 1 - source
-        return source
+            launches += 1
+        return launches
 
 
 def _checked(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,12 +1,13 @@
 """The loops of TV-L1 for a GPU, in Triton; `actors.flow.cuda` launches them.
 
-Layout. Rows of a pair's arrays lie `pitch` elements apart. `state` is float32 (pairs, 4, height,
-pitch): the displacements u and v in pixels, then the dual variables of u and of v, each a pair
-(x, y) of float16 in the bits of one float32, kept multiplied by theta. `data` is (pairs, 2, height,
-pitch): the warped gradient, two float16 likewise, and the residual at zero flow. `frames` is int64
-(frames, height + 2 MARGIN, pitch): intensity as float32 in the low half, gradient in the high half,
-zeros around. Half precision is for storage only, all arithmetic is float32. The residual is made
-with the rounded gradient, so rounding does not move the point of linearisation.
+Layout. Each pair has two states, `room` elements apart, and what one launch reads from one it
+writes to the other. A state is float32 (4, height, pitch): the displacements u and v in pixels,
+then the dual variables of u and of v, each a pair (x, y) of float16 in the bits of one float32,
+kept multiplied by theta. `data` is (pairs, 2, height, pitch): the warped gradient, two float16
+likewise, and the residual at zero flow. `frames` is int64 (frames, height + 2 MARGIN, pitch):
+intensity as float32 in the low half, gradient in the high half, zeros around. Half precision is for
+storage only, all arithmetic is float32. The residual is made with the rounded gradient, so rounding
+does not move the point of linearisation.
 
 Iterations. A warp of 32 lanes owns a strip of columns and walks down its rows. Once row y is
 loaded, iteration 1 can be done on row y, iteration 2 on row y - 1 and so on: the rows between live
@@ -14,9 +15,12 @@ in registers, neighbours in a row are reached by shuffles, and no barrier is nee
 spoils one more column at either side of the strip, so a strip overlaps its neighbours by HALO
 columns and keeps the 32 - 2 HALO in the middle.
 
-Convergence. A launch writes to one state what it reads from the other. Each program leaves the
-summed squared change of its piece's last iteration in `changes`; the next launch's programs add
-up those of their pair, always in the same order, and do nothing more if the sum is small enough.
+Convergence. A program leaves the summed squared change of its piece in each iteration of a launch
+in `changes`. In the next launch all programs of a pair add these up, always in the same order, and
+come to the same verdict. If the pair had converged before the launch's last iteration, they do it
+again from the state before, with just as many iterations as were needed; the pair is then done
+until its frame is warped anew. Each program keeps in its own element of `slots` which state is the
+latest (bit 0) and whether the pair is done (bit 1): nobody else writes there, nobody waits.
 """
 
 from __future__ import annotations
@@ -33,8 +37,6 @@ UNROLL = tl.constexpr(2)
 """Rows per turn of the innermost loop; several spare moving registers from row to row."""
 FLAT = tl.constexpr(1.1920929e-07)
 """A squared gradient below this carries no motion, as on the CPU."""
-DONE = tl.constexpr(-1.0)
-"""Stands in `changes` for a pair that both states hold the solution of."""
 
 
 @triton.jit
@@ -60,39 +62,95 @@ def _inverse(x):  # type: ignore[no-untyped-def]
     return root * root
 
 
-@triton.jit(
-    do_not_specialize=["height", "width", "new_height", "new_width", "pitch", "new_pitch"]
-)
-def resize(
-    source, target, height, width, pitch, stride, plane,
-    new_height, new_width, new_pitch, new_stride, new_plane, step_y, step_x, gain,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
-    """Bilinear resize with pixel centres at halves and edges replicated, times `gain`.
-
-    Grid: tiles, images, planes of an image. `stride` and `plane` are elements between images and
-    between planes.
-    """
-    tiles = tl.cdiv(new_width, COLUMNS)
+@triton.jit
+def _tile(width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Rows and columns of this program's tile of an image."""
+    tiles = tl.cdiv(width, COLUMNS)
     tile = tl.program_id(0)
     y = (tile // tiles) * ROWS + tl.arange(0, ROWS)[:, None]
     x = (tile % tiles) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    image, side = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    source += image * stride + side * plane
-    target += image * new_stride + side * new_plane
-    inside = (y < new_height) & (x < new_width)
+    return y, x
+
+
+@triton.jit
+def _bilinear(image, y, x, inside, height, width, pitch, step_y, step_x):  # type: ignore[no-untyped-def]
+    """The image at pixels (y, x) of another size; centres at halves, edges replicated."""
     at_y = tl.minimum(tl.maximum((y + 0.5) * step_y - 0.5, 0.0), height - 1.0)
     at_x = tl.minimum(tl.maximum((x + 0.5) * step_x - 0.5, 0.0), width - 1.0)
     top, left = at_y.to(tl.int32), at_x.to(tl.int32)
     wy, wx = at_y - top, at_x - left
     bottom, right = tl.minimum(top + 1, height - 1), tl.minimum(left + 1, width - 1)
-    a = tl.load(source + top * pitch + left, mask=inside, other=0.0)
-    b = tl.load(source + top * pitch + right, mask=inside, other=0.0)
-    c = tl.load(source + bottom * pitch + left, mask=inside, other=0.0)
-    d = tl.load(source + bottom * pitch + right, mask=inside, other=0.0)
+    a = tl.load(image + top * pitch + left, mask=inside, other=0.0)
+    b = tl.load(image + top * pitch + right, mask=inside, other=0.0)
+    c = tl.load(image + bottom * pitch + left, mask=inside, other=0.0)
+    d = tl.load(image + bottom * pitch + right, mask=inside, other=0.0)
     above = a + wx * (b - a)
     below = c + wx * (d - c)
-    tl.store(target + y * new_pitch + x, gain * (above + wy * (below - above)), mask=inside)
+    return above + wy * (below - above)
+
+
+@triton.jit(do_not_specialize=["height", "width", "new_height", "new_width"])
+def resize(
+    images, smaller, height, width, new_height, new_width, step,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Images float32 (count, height, width) to the next coarser scale. Grid: tiles, images."""
+    y, x = _tile(new_width, ROWS, COLUMNS)
+    image = tl.program_id(1).to(tl.int64)
+    images += image * height * width
+    smaller += image * new_height * new_width
+    inside = (y < new_height) & (x < new_width)
+    value = _bilinear(images, y, x, inside, height, width, width, step, step)
+    tl.store(smaller + y * new_width + x, value, mask=inside)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "room", "height", "width", "pitch", "parts",
+        "new_height", "new_width", "new_pitch", "new_parts",
+    ]
+)  # fmt: skip
+def enlarge(
+    states, slots, new_slots, room, height, width, pitch, parts,
+    new_height, new_width, new_pitch, new_parts, step_y, step_x, zoom,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """The flow from one scale to the next finer one, into each pair's other state; duals of zero.
+
+    Grid: tiles of the finer scale, pairs. PARTS is a power of two not below `new_parts`.
+    """
+    y, x = _tile(new_width, ROWS, COLUMNS)
+    pair = tl.program_id(1).to(tl.int64)
+    side = tl.load(slots + pair * parts) & 1
+    source = states + pair * 2 * room + side * room
+    target = states + pair * 2 * room + (1 - side) * room
+    inside = (y < new_height) & (x < new_width)
+    plane, new_plane = height * pitch, new_height * new_pitch
+    place = y * new_pitch + x
+    for k in tl.static_range(2):
+        image = source + k * plane
+        value = zoom * _bilinear(image, y, x, inside, height, width, pitch, step_y, step_x)
+        tl.store(target + k * new_plane + place, value, mask=inside)
+        tl.store(target + (k + 2) * new_plane + place, 0.0, mask=inside)
+    if tl.program_id(0) == 0:
+        part = tl.arange(0, PARTS)
+        tl.store(new_slots + pair * new_parts + part, 1 - side, mask=part < new_parts)
+
+
+@triton.jit(do_not_specialize=["room", "height", "width", "pitch", "parts"])
+def collect(
+    states, slots, flow, room, height, width, pitch, parts,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Each pair's latest u and v to float32 (pairs, 2, height, width). Grid: tiles, pairs."""
+    y, x = _tile(width, ROWS, COLUMNS)
+    pair = tl.program_id(1).to(tl.int64)
+    states += pair * 2 * room + (tl.load(slots + pair * parts) & 1) * room
+    flow += pair * 2 * height * width
+    inside = (y < height) & (x < width)
+    for k in tl.static_range(2):
+        value = tl.load(states + (k * height + y) * pitch + x, mask=inside, other=0.0)
+        tl.store(flow + (k * height + y) * width + x, value, mask=inside)
 
 
 @triton.jit(do_not_specialize=["height", "width", "pitch"])
@@ -101,10 +159,7 @@ def pack_frames(
 ):  # type: ignore[no-untyped-def]
     """Images float32 (count, height, width) to `frames`: with central differences, one-sided and
     halved at the edges. Grid: tiles, images."""
-    tiles = tl.cdiv(width, COLUMNS)
-    tile = tl.program_id(0)
-    y = (tile // tiles) * ROWS + tl.arange(0, ROWS)[:, None]
-    x = (tile % tiles) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    y, x = _tile(width, ROWS, COLUMNS)
     image = tl.program_id(1).to(tl.int64)
     images += image * height * width
     inside = (y < height) & (x < width)
@@ -133,10 +188,12 @@ def _cubic_weights(t, a):  # type: ignore[no-untyped-def]
 
 
 @triton.jit(
-    do_not_specialize=["height", "width", "frame_pitch", "pitch", "frame_step", "cubic"]
-)
+    do_not_specialize=[
+        "room", "height", "width", "frame_pitch", "pitch", "parts", "frame_step", "cubic"
+    ]
+)  # fmt: skip
 def linearise(
-    frames, state, data, height, width, frame_pitch, pitch, frame_step, cubic,
+    frames, states, slots, data, room, height, width, frame_pitch, pitch, parts, frame_step, cubic,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
     """Warps each pair's second frame by the flow and linearises brightness constancy around it.
@@ -144,15 +201,12 @@ def linearise(
     What lies outside the second frame counts as zero, gradients included. Pair i has the frames
     i * frame_step and the one after it. Grid: tiles, pairs.
     """
-    tiles = tl.cdiv(width, COLUMNS)
-    tile = tl.program_id(0)
-    y = (tile // tiles) * ROWS + tl.arange(0, ROWS)[:, None]
-    x = (tile % tiles) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    y, x = _tile(width, ROWS, COLUMNS)
     pair = tl.program_id(1).to(tl.int64)
     plane = height * pitch
     inside = (y < height) & (x < width)
     place = y * pitch + x
-    state += pair * 4 * plane
+    state = states + pair * 2 * room + (tl.load(slots + pair * parts) & 1) * room
     u = tl.load(state + place, mask=inside, other=0.0)
     v = tl.load(state + plane + place, mask=inside, other=0.0)
     # A displacement beyond the frame stays beyond it, but within the margin.
@@ -196,13 +250,16 @@ def _piece(width, pieces_wide, STRIPS: tl.constexpr):  # type: ignore[no-untyped
 
 
 @triton.jit
-def _total_change(changes, step, pair, PARTS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The pair's summed squared change in the launch before; large if there was none."""
+def _needed(changes, previous, tolerance, PARTS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """After how many iterations of the launch before the pair had converged; if not, a number
+    above `previous`, that launch's iterations."""
     parts = tl.num_programs(0)
-    part = tl.arange(0, PARTS)
-    before = changes + ((step - 1) * tl.num_programs(1) + pair) * parts
-    each = tl.load(before + part, mask=(part < parts) & (step > 0), other=0.0)
-    return tl.where(step > 0, tl.sum(each, 0), 3e38)
+    part = tl.arange(0, PARTS)[:, None]
+    iteration = tl.arange(0, HALO)[None, :]
+    ran = iteration < previous
+    each = tl.load(changes + part * HALO + iteration, mask=(part < parts) & ran, other=0.0)
+    total = tl.sum(each, 0, keep_dims=True)
+    return tl.min(tl.min(tl.where((total <= tolerance) & ran, iteration, HALO) + 1, 1), 0)
 
 
 @triton.jit
@@ -258,19 +315,21 @@ def _iteration(row, above, left, right, within_y, limit, tau, rate):  # type: ig
 @triton.jit
 def _walk(
     walk, source, target, data, y, x, own, start, stop, height, width, pitch, limit, tau, rate,
-    EDGE: tl.constexpr, ITERATIONS: tl.constexpr,
+    count, EDGE: tl.constexpr, PARTIAL: tl.constexpr, ITERATIONS: tl.constexpr,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
     """Takes in row y, iterates once on each of the rows y, y - 1, ..., lets the last one go.
 
     Args:
         walk: what is carried from row to row: row y as loaded; per iteration what it left of the
-            row above, and the data terms on their way down to the next; the squared change.
+            row above, the data terms on their way down to the next, and the squared change.
+        count: iterations that change anything, if PARTIAL.
         EDGE: whether rows outside the image or the piece can occur.
+        PARTIAL: whether the iterations from `count` on are to hand on what they get.
 
     Returns:
         `walk` for the next row.
     """
-    loaded, aboves, terms, error = walk
+    loaded, aboves, terms, errors = walk
     u, v, pu, pv, gradient, residual = loaded
     inside = (x >= 0) & (x < width)
     # Asked for a row early: memory answers while this row is worked on.
@@ -284,8 +343,7 @@ def _walk(
     inverse = tl.where(squared > FLAT, -_inverse(tl.maximum(squared, FLAT)), 0.0)
     flow, term = (u, v), (gx, gy, inverse, residual)
     duals = _unpack(pu.to(tl.uint32, bitcast=True)) + _unpack(pv.to(tl.uint32, bitcast=True))
-    new_aboves, new_terms = (), ()
-    squares = error
+    new_aboves, new_terms, new_errors = (), (), ()
     for k in tl.static_range(ITERATIONS):
         within_y = 1.0
         if EDGE:
@@ -294,14 +352,24 @@ def _walk(
         new, new_duals, squares = _iteration(
             flow + duals + term, above, left, right, within_y, limit, tau, rate
         )
+        if EDGE:
+            squares = tl.where((y - k >= start) & (y - k < stop), squares, 0.0)
+        if PARTIAL:
+            new = tl.where(k < count, new[0], flow[0]), tl.where(k < count, new[1], flow[1])
+            new_duals = (
+                tl.where(k < count, new_duals[0], above[2]),
+                tl.where(k < count, new_duals[1], above[3]),
+                tl.where(k < count, new_duals[2], above[4]),
+                tl.where(k < count, new_duals[3], above[5]),
+            )
         new_aboves = new_aboves + (new + duals,)
         new_terms = new_terms + (term,)
+        new_errors = new_errors + (errors[k] + squares,)
         flow, duals, term = (above[0], above[1]), new_duals, terms[k]
     done = y - (ITERATIONS - 1)
     write = own
     if EDGE:
         write = own & (done >= start) & (done < stop)
-        squares = tl.where(write, squares, 0.0)
     plane = height * pitch
     place = done * pitch + x
     tl.store(target + place, new_aboves[ITERATIONS - 1][0], mask=write)
@@ -312,110 +380,137 @@ def _walk(
     pv = _pack(duals[2], duals[3]).to(tl.float32, bitcast=True)
     tl.store(target + 2 * plane + place - pitch, pu, mask=write)
     tl.store(target + 3 * plane + place - pitch, pv, mask=write)
-    return ahead, new_aboves, new_terms, error + squares
+    return ahead, new_aboves, new_terms, new_errors
 
 
 @triton.jit
-def _iterate_piece(
-    source, target, data, x, own, start, stop, height, width, pitch, limit, tau, rate,
-    STRIPS: tl.constexpr, ITERATIONS: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
-    """ITERATIONS iterations on the strips' rows start..stop; their last one's squared change."""
-    zero = tl.zeros((STRIPS, LANES), tl.float32)
-    aboves, terms = (), ()
+def _set_out(source, data, start, x, width, height, pitch, ITERATIONS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The first row of a walk to the row `start`, and what `_walk` carries from it."""
+    zero = tl.zeros(x.shape, tl.float32)
+    aboves, terms, errors = (), (), ()
     for _ in tl.static_range(ITERATIONS):
         aboves = aboves + ((zero, zero, zero, zero, zero, zero),)
         terms = terms + ((zero, zero, zero, zero),)
+        errors = errors + (zero,)
     first = tl.maximum(start - HALO, 0)
-    ahead = _load_row(source, data, first, x, (x >= 0) & (x < width), height, pitch, True)
-    walk = (ahead, aboves, terms, zero)
+    row = _load_row(source, data, first, x, (x >= 0) & (x < width), height, pitch, True)
+    return first, (row, aboves, terms, errors)
+
+
+@triton.jit
+def _advance(
+    source, target, data, changes, x, own, start, stop, height, width, pitch, limit, tau, rate,
+    CHECK: tl.constexpr, ITERATIONS: tl.constexpr,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """ITERATIONS iterations on the piece's rows start..stop; their squared changes to `changes`."""
+    first, walk = _set_out(source, data, start, x, width, height, pitch, ITERATIONS)
     # Between these rows no iteration is at an edge of the piece: most of the way, without checks.
     inner = start + ITERATIONS
-    outer = tl.maximum(inner, tl.minimum(stop + ITERATIONS, height) - 1)
+    outer = tl.maximum(inner, tl.minimum(stop, height - 1))
     for y in range(first, inner):
         walk = _walk(
             walk, source, target, data, y, x, own, start, stop, height, width, pitch,
-            limit, tau, rate, True, ITERATIONS,
+            limit, tau, rate, 0, True, False, ITERATIONS,
         )  # fmt: skip
     for y in tl.range(inner, outer, loop_unroll_factor=UNROLL):
         walk = _walk(
             walk, source, target, data, y, x, own, start, stop, height, width, pitch,
-            limit, tau, rate, False, ITERATIONS,
+            limit, tau, rate, 0, False, False, ITERATIONS,
         )  # fmt: skip
     for y in range(outer, stop + ITERATIONS):
         walk = _walk(
             walk, source, target, data, y, x, own, start, stop, height, width, pitch,
-            limit, tau, rate, True, ITERATIONS,
+            limit, tau, rate, 0, True, False, ITERATIONS,
         )  # fmt: skip
-    return tl.sum(tl.sum(tl.where(own, walk[3], 0.0), 1), 0)
+    if CHECK:
+        for k in tl.static_range(ITERATIONS):
+            tl.store(changes + k, tl.sum(tl.sum(tl.where(own, walk[3][k], 0.0), 1), 0))
 
 
 @triton.jit
-def _copy_piece(
-    source, target, x, own, start, stop, height, pitch, FIRST: tl.constexpr
-):  # type: ignore[no-untyped-def]
-    """Copies the piece's rows start..stop from state to state, but for planes before FIRST."""
-    plane = height * pitch
-    for y in range(start, stop):
-        for side in tl.static_range(FIRST, 4):
-            place = side * plane + y * pitch + x
-            tl.store(target + place, tl.load(source + place, mask=own, other=0.0), mask=own)
+def _advance_by(
+    source, target, data, count, x, own, start, stop, height, width, pitch, limit, tau, rate,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """As `_advance`, but `count` iterations, 1 to HALO - 1: decided late, so not as fast."""
+    first, walk = _set_out(source, data, start, x, width, height, pitch, HALO - 1)
+    for y in range(first, stop + HALO - 1):
+        walk = _walk(
+            walk, source, target, data, y, x, own, start, stop, height, width, pitch,
+            limit, tau, rate, count, True, True, HALO - 1,
+        )  # fmt: skip
 
 
 @triton.jit(
-    do_not_specialize=["step", "height", "width", "pitch", "pieces_wide", "rows", "copy"]
-)
+    do_not_specialize=[
+        "room", "step", "previous", "more", "height", "width", "pitch", "pieces_wide", "rows"
+    ]
+)  # fmt: skip
 def iterate(
-    source, target, data, changes, step, height, width, pitch, pieces_wide, rows, copy,
-    tolerance, limit, tau, rate,
-    CHECK: tl.constexpr, STRIPS: tl.constexpr, PARTS: tl.constexpr, ITERATIONS: tl.constexpr,
+    states, slots, data, changes, room, step, previous, more, height, width, pitch, pieces_wide,
+    rows, tolerance, limit, tau, rate,
+    CHECK: tl.constexpr, PARTS: tl.constexpr, STRIPS: tl.constexpr, ITERATIONS: tl.constexpr,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
-    """A few iterations from the state `source` to `target`, unless the pair has converged.
+    """A few iterations of each pair that has not converged.
 
     Grid: pieces of the image (pieces_wide times as many as `rows` rows go into the height), pairs.
 
     Args:
-        source: state before.
-        target: state after.
+        states: two states of each pair.
+        slots: int32 (pairs, pieces), where the latest state is and whether the pair is done.
         data: data terms.
-        changes: float32 (steps, pairs, pieces), summed squared changes.
+        changes: float32 (2, pairs, pieces, HALO), summed squared changes of the last two launches.
+        room: elements between a pair's states.
         step: this launch's number since the frame was warped.
+        previous: iterations of the launch before whose changes are yet to be looked at, or 0.
+        more: not 0 if pairs that have not converged are to go on.
         height: rows.
         width: columns.
         pitch: elements between rows.
         pieces_wide: pieces beside each other.
         rows: rows of a piece.
-        copy: not 0 if a converged pair's solution is to be in `target` in the end.
-        tolerance: a pair has converged when its summed squared change is not above this.
+        tolerance: a pair has converged when an iteration's summed squared change is not above this.
         limit: lambda * theta.
         tau: time step.
         rate: tau / theta.
         CHECK: whether pairs may converge.
-        STRIPS: strips of a piece, one warp each.
         PARTS: a power of two not below the number of pieces.
+        STRIPS: strips of a piece, one warp each.
         ITERATIONS: 1 to HALO.
     """
     pair = tl.program_id(1).to(tl.int64)
     x, own = _piece(width, pieces_wide, STRIPS)
     start = (tl.program_id(0) // pieces_wide) * rows
     stop = tl.minimum(start + rows, height)
-    source += pair * 4 * height * pitch
-    target += pair * 4 * height * pitch
+    slot = slots + pair * tl.num_programs(0) + tl.program_id(0)
+    state = tl.load(slot)
+    side = state & 1
+    source = states + pair * 2 * room + side * room
+    target = states + pair * 2 * room + (1 - side) * room
     data += pair * 2 * height * pitch
-    total = 3e38
     if CHECK:
-        total = _total_change(changes, step, pair, PARTS)
-    error = DONE
-    if total > tolerance:
-        error = _iterate_piece(
-            source, target, data, x, own, start, stop, height, width, pitch, limit, tau, rate,
-            STRIPS, ITERATIONS,
+        every = tl.num_programs(1).to(tl.int64) * tl.num_programs(0) * HALO
+        mine = changes + pair * tl.num_programs(0) * HALO
+        if (state < 2) | (step == 0):
+            needed = _needed(mine + ((step + 1) & 1) * every, previous, tolerance, PARTS)
+            if needed <= previous:
+                if needed < previous:
+                    _advance_by(
+                        target, source, data, needed, x, own, start, stop, height, width, pitch,
+                        limit, tau, rate,
+                    )  # fmt: skip
+                tl.store(slot, side + 2)
+            elif more != 0:
+                _advance(
+                    source, target, data, mine + (step & 1) * every + tl.program_id(0) * HALO,
+                    x, own, start, stop, height, width, pitch, limit, tau, rate, True, ITERATIONS,
+                )  # fmt: skip
+                tl.store(slot, 1 - side)
+    else:
+        _advance(
+            source, target, data, changes, x, own, start, stop, height, width, pitch,
+            limit, tau, rate, False, ITERATIONS,
         )  # fmt: skip
-    elif (total >= 0) & (copy != 0):
-        _copy_piece(source, target, x, own, start, stop, height, pitch, 0)
-    if CHECK:
-        here = (step * tl.num_programs(1) + pair) * tl.num_programs(0) + tl.program_id(0)
-        tl.store(changes + here, error)
+        tl.store(slot, 1 - side)
 
 
 @triton.jit
@@ -456,37 +551,32 @@ def _median(image, y, x, own, height, width, pitch, SIDE: tl.constexpr):  # type
 
 
 @triton.jit(
-    do_not_specialize=["step", "height", "width", "pitch", "pieces_wide", "rows", "copy"]
+    do_not_specialize=["room", "step", "height", "width", "pitch", "pieces_wide", "rows"]
 )
 def filter_flow(
-    source, target, changes, step, height, width, pitch, pieces_wide, rows, copy, tolerance,
-    CHECK: tl.constexpr, STRIPS: tl.constexpr, PARTS: tl.constexpr, SIDE: tl.constexpr,
+    states, slots, room, step, height, width, pitch, pieces_wide, rows,
+    STRIPS: tl.constexpr, SIDE: tl.constexpr,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
-    """Median-filters u and v from the state `source` to `target`, and copies the duals.
+    """Median-filters the flow of each pair that is not done, into its other state.
 
-    Grid and arguments as `iterate`; SIDE is the filter's side. A pair that has converged is left
-    alone, one that has not is handed on as such.
+    Grid and arguments as `iterate`; SIDE is the filter's side.
     """
     pair = tl.program_id(1).to(tl.int64)
     x, own = _piece(width, pieces_wide, STRIPS)
     start = (tl.program_id(0) // pieces_wide) * rows
     stop = tl.minimum(start + rows, height)
     plane = height * pitch
-    source += pair * 4 * plane
-    target += pair * 4 * plane
-    total = 3e38
-    if CHECK:
-        total = _total_change(changes, step, pair, PARTS)
-    handed = DONE
-    if total > tolerance:
-        handed = 3e38 / PARTS
-        _copy_piece(source, target, x, own, start, stop, height, pitch, 2)
+    slot = slots + pair * tl.num_programs(0) + tl.program_id(0)
+    state = tl.load(slot)
+    side = state & 1
+    source = states + pair * 2 * room + side * room
+    target = states + pair * 2 * room + (1 - side) * room
+    if (state < 2) | (step == 0):
         for y in range(start, stop):
-            for side in tl.static_range(2):
-                middle = _median(source + side * plane, y, x, own, height, width, pitch, SIDE)
-                tl.store(target + side * plane + y * pitch + x, middle, mask=own)
-    elif (total >= 0) & (copy != 0):
-        _copy_piece(source, target, x, own, start, stop, height, pitch, 0)
-    if CHECK:
-        here = (step * tl.num_programs(1) + pair) * tl.num_programs(0) + tl.program_id(0)
-        tl.store(changes + here, handed)
+            for k in tl.static_range(2):
+                middle = _median(source + k * plane, y, x, own, height, width, pitch, SIDE)
+                place = k * plane + y * pitch + x
+                tl.store(target + place, middle, mask=own)
+                place += 2 * plane
+                tl.store(target + place, tl.load(source + place, mask=own, other=0.0), mask=own)
+        tl.store(slot, 1 - side)
