@@ -33,6 +33,8 @@ WARPS_PER_PROCESSOR = 32
 """Warps of iterations wanted per multiprocessor: twice what is resident, for an even end."""
 FEWEST_ROWS = 32
 """Rows of a piece at least: each costs 2 HALO rows more than it yields."""
+FEWEST_PARTS = 64
+"""Room for so many pieces is compiled in at least, so that most sizes share a kernel."""
 
 
 def _kernels(device: torch.device) -> ModuleType:
@@ -87,18 +89,16 @@ def _scales(height: int, width: int, settings: TVL1) -> list[_Scale]:
 
 def _cut(iterations: int, longest: int) -> list[int]:
     """Iterations launch by launch, none longer than `longest`."""
-    return [longest] * (iterations // longest) + [iterations % longest] * (
-        iterations % longest > 0
-    )
+    return [longest] * (iterations // longest) + [iterations % longest] * (iterations % longest > 0)
 
 
 def _ceiling(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
 
 
-def _power_of_two(number: int) -> int:
-    """The smallest not below the number."""
-    return 1 << (number - 1).bit_length()
+def _room_for(parts: int) -> int:
+    """A power of two not below the number."""
+    return max(FEWEST_PARTS, 1 << (parts - 1).bit_length())
 
 
 class _Solver:
@@ -216,7 +216,7 @@ class _Solver:
             small.height, small.width, small.pitch, self._parts(small),
             large.height, large.width, large.pitch, self._parts(large),
             small.height / large.height, small.width / large.width, 1 / self.settings.scale_step,
-            PARTS=_power_of_two(self._parts(large)), **TILE,
+            PARTS=_room_for(self._parts(large)), **TILE,
         )  # fmt: skip
 
     def _linearise(self, index: int, count: int) -> None:
@@ -258,7 +258,7 @@ class _Solver:
                 scale.height, scale.width, scale.pitch, wide, rows,
                 settings.epsilon**2 * scale.height * scale.width,
                 settings.lambda_ * settings.theta, settings.tau, settings.tau / settings.theta,
-                CHECK=check, PARTS=_power_of_two(wide * high), STRIPS=STRIPS, ITERATIONS=size,
+                CHECK=check, PARTS=_room_for(wide * high), STRIPS=STRIPS, ITERATIONS=size,
                 num_warps=STRIPS,
             )  # fmt: skip
             launches += 1
@@ -304,12 +304,12 @@ class CUDAEngine:
         batch: pairs computed at once; as many as fit into the device's free memory if not given.
 
     Raises:
-        UserError: there is no such device, no Triton, or the batch is not at least 1.
+        UserError: there is no such device, no Triton, or the batch is not from 1 to LARGEST_BATCH.
     """
 
     def __init__(self, settings: TVL1, device: str = "cuda", *, batch: int | None = None) -> None:
-        if batch is not None and batch < 1:
-            raise UserError(f"flow batch is {batch!r} pairs; it must be at least 1")
+        if batch is not None and not 1 <= batch <= LARGEST_BATCH:
+            raise UserError(f"flow batch is {batch!r} pairs; choose 1 to {LARGEST_BATCH}")
         self.settings = settings
         self.device = torch.device(device)
         self.batch = batch
@@ -365,13 +365,21 @@ class CUDAEngine:
                     self.settings, self._kernels, self.device, height, width, batch, 1 + paired
                 )
                 for start, piece in _chunks(frames, count, batch):
-                    raw = torch.from_numpy(np.ascontiguousarray(piece)).to(self.device)
+                    raw = self._upload(piece)
                     flow = solver.solve(_gray(raw) if raw.ndim == 4 else raw)
                     flow = flow if bound is None else _quantised(flow, bound)
                     result[start : start + len(flow)].copy_(flow, non_blocking=True)
                 if on_gpu:
                     torch.cuda.current_stream().synchronize()
         return result.numpy()
+
+    def _upload(self, frames: NDArray[np.uint8]) -> torch.Tensor:
+        """The frames on the device, or on their way there."""
+        raw = torch.from_numpy(np.ascontiguousarray(frames))
+        if self.device.type == "cuda":
+            # From pageable memory the copy would wait for the batch before.
+            raw = raw.pin_memory()
+        return raw.to(self.device, non_blocking=True)
 
     def _batch(self, count: int, height: int, width: int, frame_step: int) -> int:
         """Pairs at once: all if they fit, else in equal parts."""

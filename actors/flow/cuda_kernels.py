@@ -23,6 +23,10 @@ until its frame is warped anew. Each program keeps in its own element of `slots`
 latest (bit 0) and whether the pair is done (bit 1): nobody else writes there, nobody waits.
 """
 
+# What a kernel takes and returns is known to Triton's compiler alone: only constants are annotated.
+# ruff: noqa: ANN001, ANN201
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import triton
@@ -40,7 +44,7 @@ FLAT = tl.constexpr(1.1920929e-07)
 
 
 @triton.jit
-def _pack(low, high):  # type: ignore[no-untyped-def]
+def _pack(low, high):
     """Two float32 rounded to float16, in the bits of one uint32."""
     low = low.to(tl.float16).to(tl.uint16, bitcast=True).to(tl.uint32)
     high = high.to(tl.float16).to(tl.uint16, bitcast=True).to(tl.uint32)
@@ -48,7 +52,7 @@ def _pack(low, high):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _unpack(bits):  # type: ignore[no-untyped-def]
+def _unpack(bits):
     """The two float32 that `_pack` took, rounded."""
     low = bits.to(tl.uint16).to(tl.float16, bitcast=True)
     high = (bits >> 16).to(tl.uint16).to(tl.float16, bitcast=True)
@@ -56,14 +60,14 @@ def _unpack(bits):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _inverse(x):  # type: ignore[no-untyped-def]
+def _inverse(x):
     """1 / x of positive x: two instructions, where a division takes about eight."""
     root = tl.rsqrt(x)
     return root * root
 
 
 @triton.jit
-def _tile(width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _tile(width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Rows and columns of this program's tile of an image."""
     tiles = tl.cdiv(width, COLUMNS)
     tile = tl.program_id(0)
@@ -73,7 +77,7 @@ def _tile(width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-
 
 
 @triton.jit
-def _bilinear(image, y, x, inside, height, width, pitch, step_y, step_x):  # type: ignore[no-untyped-def]
+def _bilinear(image, y, x, inside, height, width, pitch, step_y, step_x):
     """The image at pixels (y, x) of another size; centres at halves, edges replicated."""
     at_y = tl.minimum(tl.maximum((y + 0.5) * step_y - 0.5, 0.0), height - 1.0)
     at_x = tl.minimum(tl.maximum((x + 0.5) * step_x - 0.5, 0.0), width - 1.0)
@@ -93,7 +97,7 @@ def _bilinear(image, y, x, inside, height, width, pitch, step_y, step_x):  # typ
 def resize(
     images, smaller, height, width, new_height, new_width, step,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """Images float32 (count, height, width) to the next coarser scale. Grid: tiles, images."""
     y, x = _tile(new_width, ROWS, COLUMNS)
     image = tl.program_id(1).to(tl.int64)
@@ -114,7 +118,7 @@ def enlarge(
     states, slots, new_slots, room, height, width, pitch, parts,
     new_height, new_width, new_pitch, new_parts, step_y, step_x, zoom,
     PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """The flow from one scale to the next finer one, into each pair's other state; duals of zero.
 
     Grid: tiles of the finer scale, pairs. PARTS is a power of two not below `new_parts`.
@@ -141,7 +145,7 @@ def enlarge(
 def collect(
     states, slots, flow, room, height, width, pitch, parts,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """Each pair's latest u and v to float32 (pairs, 2, height, width). Grid: tiles, pairs."""
     y, x = _tile(width, ROWS, COLUMNS)
     pair = tl.program_id(1).to(tl.int64)
@@ -154,9 +158,7 @@ def collect(
 
 
 @triton.jit(do_not_specialize=["height", "width", "pitch"])
-def pack_frames(
-    images, frames, height, width, pitch, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):  # type: ignore[no-untyped-def]
+def pack_frames(images, frames, height, width, pitch, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Images float32 (count, height, width) to `frames`: with central differences, one-sided and
     halved at the edges. Grid: tiles, images."""
     y, x = _tile(width, ROWS, COLUMNS)
@@ -178,7 +180,7 @@ def pack_frames(
 
 
 @triton.jit
-def _cubic_weights(t, a):  # type: ignore[no-untyped-def]
+def _cubic_weights(t, a):
     """Weights of the pixels at -1, 0, 1, 2 for a point t in 0..1 after pixel 0 (Keys, 1981)."""
     s = 1.0 - t
     first = ((a * (t + 1.0) - 5.0 * a) * (t + 1.0) + 8.0 * a) * (t + 1.0) - 4.0 * a
@@ -189,13 +191,13 @@ def _cubic_weights(t, a):  # type: ignore[no-untyped-def]
 
 @triton.jit(
     do_not_specialize=[
-        "room", "height", "width", "frame_pitch", "pitch", "parts", "frame_step", "cubic"
+        "room", "height", "width", "frame_pitch", "pitch", "parts", "frame_step"
     ]
 )  # fmt: skip
 def linearise(
     frames, states, slots, data, room, height, width, frame_pitch, pitch, parts, frame_step, cubic,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """Warps each pair's second frame by the flow and linearises brightness constancy around it.
 
     What lies outside the second frame counts as zero, gradients included. Pair i has the frames
@@ -241,7 +243,7 @@ def linearise(
 
 
 @triton.jit
-def _piece(width, pieces_wide, STRIPS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _piece(width, pieces_wide, STRIPS: tl.constexpr):
     """Which columns this program's lanes stand on, and whether they are its own to write."""
     lane = tl.arange(0, LANES)[None, :]
     strip = (tl.program_id(0) % pieces_wide) * STRIPS + tl.arange(0, STRIPS)[:, None]
@@ -250,7 +252,7 @@ def _piece(width, pieces_wide, STRIPS: tl.constexpr):  # type: ignore[no-untyped
 
 
 @triton.jit
-def _needed(changes, previous, tolerance, PARTS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _needed(changes, previous, tolerance, PARTS: tl.constexpr):
     """After how many iterations of the launch before the pair had converged; if not, a number
     above `previous`, that launch's iterations."""
     parts = tl.num_programs(0)
@@ -263,7 +265,7 @@ def _needed(changes, previous, tolerance, PARTS: tl.constexpr):  # type: ignore[
 
 
 @triton.jit
-def _load_row(state, data, y, x, inside, height, pitch, EDGE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _load_row(state, data, y, x, inside, height, pitch, EDGE: tl.constexpr):
     """One row of all a strip needs to iterate; zeros outside the image."""
     plane = height * pitch
     place = y * pitch + x
@@ -279,7 +281,7 @@ def _load_row(state, data, y, x, inside, height, pitch, EDGE: tl.constexpr):  # 
 
 
 @triton.jit
-def _iteration(row, above, left, right, within_y, limit, tau, rate):  # type: ignore[no-untyped-def]
+def _iteration(row, above, left, right, within_y, limit, tau, rate):
     """One iteration on one row (Zach et al., Eq. 13 to 15).
 
     Args:
@@ -316,7 +318,7 @@ def _iteration(row, above, left, right, within_y, limit, tau, rate):  # type: ig
 def _walk(
     walk, source, target, data, y, x, own, start, stop, height, width, pitch, limit, tau, rate,
     count, EDGE: tl.constexpr, PARTIAL: tl.constexpr, ITERATIONS: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """Takes in row y, iterates once on each of the rows y, y - 1, ..., lets the last one go.
 
     Args:
@@ -384,7 +386,7 @@ def _walk(
 
 
 @triton.jit
-def _set_out(source, data, start, x, width, height, pitch, ITERATIONS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _set_out(source, data, start, x, width, height, pitch, ITERATIONS: tl.constexpr):
     """The first row of a walk to the row `start`, and what `_walk` carries from it."""
     zero = tl.zeros(x.shape, tl.float32)
     aboves, terms, errors = (), (), ()
@@ -401,7 +403,7 @@ def _set_out(source, data, start, x, width, height, pitch, ITERATIONS: tl.conste
 def _advance(
     source, target, data, changes, x, own, start, stop, height, width, pitch, limit, tau, rate,
     CHECK: tl.constexpr, ITERATIONS: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """ITERATIONS iterations on the piece's rows start..stop; their squared changes to `changes`."""
     first, walk = _set_out(source, data, start, x, width, height, pitch, ITERATIONS)
     # Between these rows no iteration is at an edge of the piece: most of the way, without checks.
@@ -430,7 +432,7 @@ def _advance(
 @triton.jit
 def _advance_by(
     source, target, data, count, x, own, start, stop, height, width, pitch, limit, tau, rate,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """As `_advance`, but `count` iterations, 1 to HALO - 1: decided late, so not as fast."""
     first, walk = _set_out(source, data, start, x, width, height, pitch, HALO - 1)
     for y in range(first, stop + HALO - 1):
@@ -449,7 +451,7 @@ def iterate(
     states, slots, data, changes, room, step, previous, more, height, width, pitch, pieces_wide,
     rows, tolerance, limit, tau, rate,
     CHECK: tl.constexpr, PARTS: tl.constexpr, STRIPS: tl.constexpr, ITERATIONS: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """A few iterations of each pair that has not converged.
 
     Grid: pieces of the image (pieces_wide times as many as `rows` rows go into the height), pairs.
@@ -483,6 +485,7 @@ def iterate(
     stop = tl.minimum(start + rows, height)
     slot = slots + pair * tl.num_programs(0) + tl.program_id(0)
     state = tl.load(slot)
+    tl.debug_barrier()  # The first warp to end writes the slot: all have read it by then.
     side = state & 1
     source = states + pair * 2 * room + side * room
     target = states + pair * 2 * room + (1 - side) * room
@@ -514,7 +517,7 @@ def iterate(
 
 
 @triton.jit
-def _without_extremes(values, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _without_extremes(values, SIZE: tl.constexpr):
     """The values but for their smallest and their largest."""
     least = values[0]
     rest = ()
@@ -530,7 +533,7 @@ def _without_extremes(values, SIZE: tl.constexpr):  # type: ignore[no-untyped-de
 
 
 @triton.jit
-def _median(image, y, x, own, height, width, pitch, SIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _median(image, y, x, own, height, width, pitch, SIDE: tl.constexpr):
     """Median of the SIDE x SIDE pixels around each; edges replicated.
 
     Of n values, the smallest and the largest of any n // 2 + 2 can't be the median: drop them,
@@ -550,13 +553,11 @@ def _median(image, y, x, own, height, width, pitch, SIDE: tl.constexpr):  # type
     return _without_extremes(kept, 3)[0]
 
 
-@triton.jit(
-    do_not_specialize=["room", "step", "height", "width", "pitch", "pieces_wide", "rows"]
-)
+@triton.jit(do_not_specialize=["room", "step", "height", "width", "pitch", "pieces_wide", "rows"])
 def filter_flow(
     states, slots, room, step, height, width, pitch, pieces_wide, rows,
     STRIPS: tl.constexpr, SIDE: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """Median-filters the flow of each pair that is not done, into its other state.
 
     Grid and arguments as `iterate`; SIDE is the filter's side.
@@ -568,6 +569,7 @@ def filter_flow(
     plane = height * pitch
     slot = slots + pair * tl.num_programs(0) + tl.program_id(0)
     state = tl.load(slot)
+    tl.debug_barrier()  # The first warp to end writes the slot: all have read it by then.
     side = state & 1
     source = states + pair * 2 * room + side * room
     target = states + pair * 2 * room + (1 - side) * room
