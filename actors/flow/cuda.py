@@ -5,7 +5,7 @@ the device alone: every warp gets as many launches as it may need at most, and t
 has converged return at once.
 
 Each warp of a pair takes as many iterations as on the CPU. The results differ in that the dual
-variables and the gradients are stored in half precision, and in the order of sums.
+variables are stored in 16 bits and the frames' gradients in 21, and in the order of sums.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class _Solver:
         self.room = 4 * self.scales[0].height * self.scales[0].pitch
         # A row's first element is its fifth: see `_Scale.pitch`.
         self.states = torch.zeros(pairs * 2 * self.room + 4, device=device)[4:]
-        self.data = torch.empty(pairs * self.room // 2 + 4, device=device)[4:]
+        self.data = torch.empty(pairs * (self.room // 4 * 3) + 4, device=device)[4:]
         parts = [self._parts(scale) for scale in self.scales]
         self.slots = [torch.zeros(pairs * n, dtype=torch.int32, device=device) for n in parts]
         self.changes = torch.empty(2 * pairs * max(parts) * self.halo, device=device)
@@ -149,7 +149,7 @@ class _Solver:
     def bytes_per_pair(height: int, width: int, settings: TVL1, frame_step: int) -> int:
         """About what a pair takes on the device, its result in double precision included."""
         area = sum(scale.height * scale.pitch for scale in _scales(height, width, settings))
-        return frame_step * 14 * area + (2 * 16 + 8 + 8 + 2 * 32) * height * (width + 12)
+        return frame_step * 14 * area + (2 * 16 + 12 + 8 + 2 * 32) * height * (width + 12)
 
     def _pieces(self, scale: _Scale) -> tuple[int, int, int]:
         """Pieces beside and below each other that a pair is cut into, and a piece's rows."""
@@ -258,6 +258,7 @@ class _Solver:
                 scale.height, scale.width, scale.pitch, wide, rows,
                 settings.epsilon**2 * scale.height * scale.width,
                 settings.lambda_ * settings.theta, settings.tau, settings.tau / settings.theta,
+                settings.theta / 32767,
                 CHECK=check, PARTS=_room_for(wide * high), STRIPS=STRIPS, ITERATIONS=size,
                 num_warps=STRIPS,
             )  # fmt: skip

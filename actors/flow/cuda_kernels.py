@@ -2,12 +2,12 @@
 
 Layout. Each pair has two states, `room` elements apart, and what one launch reads from one it
 writes to the other. A state is float32 (4, height, pitch): the displacements u and v in pixels,
-then the dual variables of u and of v, each a pair (x, y) of float16 in the bits of one float32,
-kept multiplied by theta. `data` is (pairs, 2, height, pitch): the warped gradient, two float16
-likewise, and the residual at zero flow. `frames` is int64 (frames, height + 2 MARGIN, pitch):
-intensity as float32 in the low half, gradient in the high half, zeros around. Half precision is for
-storage only, all arithmetic is float32. The residual is made with the rounded gradient, so rounding
-does not move the point of linearisation.
+then the dual variables of u and of v, kept multiplied by theta: each a pair (x, y) of 16-bit
+integers in the bits of one float32, in units of `grain` = theta / 32767. `data` is float32 (pairs,
+3, height, pitch): the warped gradient and the residual at zero flow. `frames` is int64 (frames,
+height + 2 MARGIN, pitch) with zeros around: intensity, x and y gradient as integers of 21 bits.
+Integers are for storage only, all arithmetic is float32. They have the bits of float16, or fewer
+than two float32, but an even grain: float16 cost several times as much accuracy.
 
 Iterations. A warp of 32 lanes owns a strip of columns and walks down its rows. Once row y is
 loaded, iteration 1 can be done on row y, iteration 2 on row y - 1 and so on: the rows between live
@@ -43,20 +43,39 @@ FLAT = tl.constexpr(1.1920929e-07)
 """A squared gradient below this carries no motion, as on the CPU."""
 
 
-@triton.jit
-def _pack(low, high):
-    """Two float32 rounded to float16, in the bits of one uint32."""
-    low = low.to(tl.float16).to(tl.uint16, bitcast=True).to(tl.uint32)
-    high = high.to(tl.float16).to(tl.uint16, bitcast=True).to(tl.uint32)
-    return low | (high << 16)
+INTENSITY = tl.constexpr(4096.0)
+"""Units of a frame's intensity per gray level: 255 levels take 20 bits and a sign."""
+GRADIENT = tl.constexpr(8192.0)
+"""Units of its gradient, which is half as large at most."""
 
 
 @triton.jit
-def _unpack(bits):
-    """The two float32 that `_pack` took, rounded."""
-    low = bits.to(tl.uint16).to(tl.float16, bitcast=True)
-    high = (bits >> 16).to(tl.uint16).to(tl.float16, bitcast=True)
-    return low.to(tl.float32), high.to(tl.float32)
+def _to_bits(x):
+    """The integer nearest to x in the low bits, two's complement; |x| below 2^22.
+
+    Where a float32's last place is worth 1, its last bits are an integer.
+    """
+    return (x + 12582912.0).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _from_bits(bits, SIGN: tl.constexpr):
+    """The integer that `_to_bits` gave; SIGN is its sign bit, and nothing stands above that."""
+    return (bits ^ (0x4B000000 + SIGN)).to(tl.float32, bitcast=True) - (8388608.0 + SIGN)
+
+
+@triton.jit
+def _pack(x, y, grain_inverse):
+    """A dual variable's two components in the bits of one float32."""
+    low = _to_bits(x * grain_inverse) & 0xFFFF
+    return (low | (_to_bits(y * grain_inverse) << 16)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _unpack(packed, grain):
+    """The components that `_pack` took, rounded."""
+    bits = packed.to(tl.uint32, bitcast=True)
+    return _from_bits(bits & 0xFFFF, 0x8000) * grain, _from_bits(bits >> 16, 0x8000) * grain
 
 
 @triton.jit
@@ -172,11 +191,18 @@ def pack_frames(images, frames, height, width, pitch, ROWS: tl.constexpr, COLUMN
     dx -= tl.load(images + y * width + left, mask=inside, other=0.0)
     dy = tl.load(images + below * width + x, mask=inside, other=0.0)
     dy -= tl.load(images + above * width + x, mask=inside, other=0.0)
-    low = value.to(tl.uint32, bitcast=True).to(tl.uint64)
-    high = _pack(0.5 * dx, 0.5 * dy).to(tl.uint64)
+    bits = (_to_bits(value * INTENSITY) & 0x1FFFFF).to(tl.uint64)
+    bits |= (_to_bits(dx * (0.5 * GRADIENT)) & 0x1FFFFF).to(tl.uint64) << 21
+    bits |= (_to_bits(dy * (0.5 * GRADIENT)) & 0x1FFFFF).to(tl.uint64) << 42
     frames += image * (height + 2 * MARGIN) * pitch
     place = (y + MARGIN) * pitch + x + MARGIN
-    tl.store(frames + place, (low | (high << 32)).to(tl.int64, bitcast=True), mask=inside)
+    tl.store(frames + place, bits.to(tl.int64, bitcast=True), mask=inside)
+
+
+@triton.jit
+def _field(pixel, SHIFT: tl.constexpr):
+    """One of a frame's pixel's three integers, as float32."""
+    return _from_bits((pixel >> SHIFT).to(tl.uint32) & 0x1FFFFF, 0x100000)
 
 
 @triton.jit
@@ -229,17 +255,18 @@ def linearise(
             # No mask: beyond the image's last row or column this still reads the margin.
             tap = tl.load(taps + j * frame_pitch + i).to(tl.uint64, bitcast=True)
             weight = wy[j] * wx[i]
-            dx, dy = _unpack((tap >> 32).to(tl.uint32))
-            value += weight * tap.to(tl.uint32).to(tl.float32, bitcast=True)
-            gx += weight * dx
-            gy += weight * dy
+            value += weight * _field(tap, 0)
+            gx += weight * _field(tap, 21)
+            gy += weight * _field(tap, 42)
     here = tl.load(first + (y + MARGIN) * frame_pitch + x + MARGIN, mask=inside, other=0)
-    packed = _pack(gx, gy)
-    gx, gy = _unpack(packed)
-    here = here.to(tl.uint64, bitcast=True).to(tl.uint32).to(tl.float32, bitcast=True)
-    data += pair * 2 * plane + place
-    tl.store(data, packed.to(tl.float32, bitcast=True), mask=inside)
-    tl.store(data + plane, value - gx * u - gy * v - here, mask=inside)
+    here = _field(here.to(tl.uint64, bitcast=True), 0)
+    gx *= 1.0 / GRADIENT
+    gy *= 1.0 / GRADIENT
+    residual = (value - here) * (1.0 / INTENSITY) - gx * u - gy * v
+    data += pair * 3 * plane + place
+    tl.store(data, gx, mask=inside)
+    tl.store(data + plane, gy, mask=inside)
+    tl.store(data + 2 * plane, residual, mask=inside)
 
 
 @triton.jit
@@ -275,9 +302,10 @@ def _load_row(state, data, y, x, inside, height, pitch, EDGE: tl.constexpr):
     v = tl.load(state + plane + place, mask=inside, other=0.0)
     pu = tl.load(state + 2 * plane + place, mask=inside, other=0.0)
     pv = tl.load(state + 3 * plane + place, mask=inside, other=0.0)
-    gradient = tl.load(data + place, mask=inside, other=0.0)
-    residual = tl.load(data + plane + place, mask=inside, other=0.0)
-    return u, v, pu, pv, gradient, residual
+    gx = tl.load(data + place, mask=inside, other=0.0)
+    gy = tl.load(data + plane + place, mask=inside, other=0.0)
+    residual = tl.load(data + 2 * plane + place, mask=inside, other=0.0)
+    return u, v, pu, pv, gx, gy, residual
 
 
 @triton.jit
@@ -316,7 +344,7 @@ def _iteration(row, above, left, right, within_y, limit, tau, rate):
 
 @triton.jit
 def _walk(
-    walk, source, target, data, y, x, own, start, stop, height, width, pitch, limit, tau, rate,
+    walk, source, target, data, y, x, own, start, stop, height, width, pitch, limit, tau, rate, grain,
     count, EDGE: tl.constexpr, PARTIAL: tl.constexpr, ITERATIONS: tl.constexpr,
 ):  # fmt: skip
     """Takes in row y, iterates once on each of the rows y, y - 1, ..., lets the last one go.
@@ -332,19 +360,18 @@ def _walk(
         `walk` for the next row.
     """
     loaded, aboves, terms, errors = walk
-    u, v, pu, pv, gradient, residual = loaded
+    u, v, pu, pv, gx, gy, residual = loaded
     inside = (x >= 0) & (x < width)
     # Asked for a row early: memory answers while this row is worked on.
     ahead = _load_row(source, data, y + 1, x, inside, height, pitch, EDGE)
     lane = tl.arange(0, LANES)[None, :]
     left = tl.broadcast_to(tl.maximum(lane - 1, 0), x.shape)
     right = tl.where(inside & (x < width - 1) & (lane < LANES - 1), lane + 1, lane)
-    gx, gy = _unpack(gradient.to(tl.uint32, bitcast=True))
     squared = gx * gx + gy * gy
     # A flat place gets 0 by way of the product: its reciprocal may be infinite.
     inverse = tl.where(squared > FLAT, -_inverse(tl.maximum(squared, FLAT)), 0.0)
     flow, term = (u, v), (gx, gy, inverse, residual)
-    duals = _unpack(pu.to(tl.uint32, bitcast=True)) + _unpack(pv.to(tl.uint32, bitcast=True))
+    duals = _unpack(pu, grain) + _unpack(pv, grain)
     new_aboves, new_terms, new_errors = (), (), ()
     for k in tl.static_range(ITERATIONS):
         within_y = 1.0
@@ -378,10 +405,9 @@ def _walk(
     tl.store(target + plane + place, new_aboves[ITERATIONS - 1][1], mask=write)
     if EDGE:
         write = own & (done > start) & (done <= stop)
-    pu = _pack(duals[0], duals[1]).to(tl.float32, bitcast=True)
-    pv = _pack(duals[2], duals[3]).to(tl.float32, bitcast=True)
-    tl.store(target + 2 * plane + place - pitch, pu, mask=write)
-    tl.store(target + 3 * plane + place - pitch, pv, mask=write)
+    place += 2 * plane - pitch
+    tl.store(target + place, _pack(duals[0], duals[1], 1.0 / grain), mask=write)
+    tl.store(target + plane + place, _pack(duals[2], duals[3], 1.0 / grain), mask=write)
     return ahead, new_aboves, new_terms, new_errors
 
 
@@ -401,7 +427,7 @@ def _set_out(source, data, start, x, width, height, pitch, ITERATIONS: tl.conste
 
 @triton.jit
 def _advance(
-    source, target, data, changes, x, own, start, stop, height, width, pitch, limit, tau, rate,
+    source, target, data, changes, x, own, start, stop, height, width, pitch, limit, tau, rate, grain,
     CHECK: tl.constexpr, ITERATIONS: tl.constexpr,
 ):  # fmt: skip
     """ITERATIONS iterations on the piece's rows start..stop; their squared changes to `changes`."""
@@ -412,17 +438,17 @@ def _advance(
     for y in range(first, inner):
         walk = _walk(
             walk, source, target, data, y, x, own, start, stop, height, width, pitch,
-            limit, tau, rate, 0, True, False, ITERATIONS,
+            limit, tau, rate, grain, 0, True, False, ITERATIONS,
         )  # fmt: skip
     for y in tl.range(inner, outer, loop_unroll_factor=UNROLL):
         walk = _walk(
             walk, source, target, data, y, x, own, start, stop, height, width, pitch,
-            limit, tau, rate, 0, False, False, ITERATIONS,
+            limit, tau, rate, grain, 0, False, False, ITERATIONS,
         )  # fmt: skip
     for y in range(outer, stop + ITERATIONS):
         walk = _walk(
             walk, source, target, data, y, x, own, start, stop, height, width, pitch,
-            limit, tau, rate, 0, True, False, ITERATIONS,
+            limit, tau, rate, grain, 0, True, False, ITERATIONS,
         )  # fmt: skip
     if CHECK:
         for k in tl.static_range(ITERATIONS):
@@ -431,14 +457,14 @@ def _advance(
 
 @triton.jit
 def _advance_by(
-    source, target, data, count, x, own, start, stop, height, width, pitch, limit, tau, rate,
+    source, target, data, count, x, own, start, stop, height, width, pitch, limit, tau, rate, grain,
 ):  # fmt: skip
     """As `_advance`, but `count` iterations, 1 to HALO - 1: decided late, so not as fast."""
     first, walk = _set_out(source, data, start, x, width, height, pitch, HALO - 1)
     for y in range(first, stop + HALO - 1):
         walk = _walk(
             walk, source, target, data, y, x, own, start, stop, height, width, pitch,
-            limit, tau, rate, count, True, True, HALO - 1,
+            limit, tau, rate, grain, count, True, True, HALO - 1,
         )  # fmt: skip
 
 
@@ -449,7 +475,7 @@ def _advance_by(
 )  # fmt: skip
 def iterate(
     states, slots, data, changes, room, step, previous, more, height, width, pitch, pieces_wide,
-    rows, tolerance, limit, tau, rate,
+    rows, tolerance, limit, tau, rate, grain,
     CHECK: tl.constexpr, PARTS: tl.constexpr, STRIPS: tl.constexpr, ITERATIONS: tl.constexpr,
 ):  # fmt: skip
     """A few iterations of each pair that has not converged.
@@ -474,6 +500,7 @@ def iterate(
         limit: lambda * theta.
         tau: time step.
         rate: tau / theta.
+        grain: unit of the stored dual variables.
         CHECK: whether pairs may converge.
         PARTS: a power of two not below the number of pieces.
         STRIPS: strips of a piece, one warp each.
@@ -489,7 +516,7 @@ def iterate(
     side = state & 1
     source = states + pair * 2 * room + side * room
     target = states + pair * 2 * room + (1 - side) * room
-    data += pair * 2 * height * pitch
+    data += pair * 3 * height * pitch
     if CHECK:
         every = tl.num_programs(1).to(tl.int64) * tl.num_programs(0) * HALO
         mine = changes + pair * tl.num_programs(0) * HALO
@@ -499,19 +526,19 @@ def iterate(
                 if needed < previous:
                     _advance_by(
                         target, source, data, needed, x, own, start, stop, height, width, pitch,
-                        limit, tau, rate,
+                        limit, tau, rate, grain,
                     )  # fmt: skip
                 tl.store(slot, side + 2)
             elif more != 0:
                 _advance(
                     source, target, data, mine + (step & 1) * every + tl.program_id(0) * HALO,
-                    x, own, start, stop, height, width, pitch, limit, tau, rate, True, ITERATIONS,
+                    x, own, start, stop, height, width, pitch, limit, tau, rate, grain, True, ITERATIONS,
                 )  # fmt: skip
                 tl.store(slot, 1 - side)
     else:
         _advance(
             source, target, data, changes, x, own, start, stop, height, width, pitch,
-            limit, tau, rate, False, ITERATIONS,
+            limit, tau, rate, grain, False, ITERATIONS,
         )  # fmt: skip
         tl.store(slot, 1 - side)
 

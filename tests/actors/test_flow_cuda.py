@@ -33,8 +33,8 @@ Engine = partial(CUDAEngine, device="cpu" if INTERPRETED else "cuda")
 
 # Seven iterations are a launch of four and one of three.
 QUICK = TVL1(scales=1, warps=1, epsilon=0.0, inner_iterations=7, outer_iterations=1)
-# Half precision in the dual variables and gradients; fields of up to a few pixels.
-TOLERANCE = 0.01
+# For 16 bits in the dual variables and fields of up to a few pixels.
+TOLERANCE = 0.001
 
 
 def clip(frames=3, height=20, width=34):
@@ -67,7 +67,7 @@ def test_under_the_interpreter():
 def test_agrees_with_the_cpu_over_scales_and_warps():
     frames = clip(2, 22, 36)
     settings = replace(QUICK, scales=2, warps=2)
-    assert_agrees(Engine(settings)(frames), flow(frames, settings), 0.02)
+    assert_agrees(Engine(settings)(frames), flow(frames, settings))
 
 
 @needs_kernels
@@ -101,7 +101,7 @@ def test_stops_at_the_iteration_where_the_cpu_stops(epsilon, taken):
     settings = replace(QUICK, epsilon=epsilon, inner_iterations=9)
     assert iterations_taken(moving, settings) == taken
     ours = Engine(settings)(moving)
-    assert_agrees(ours, flow(moving, settings), 0.002)
+    assert_agrees(ours, flow(moving, settings))
     other = replace(settings, epsilon=0.0, inner_iterations=taken + 1)
     assert np.abs(ours - flow(moving, other)).max() > 0.02
 
@@ -110,7 +110,7 @@ def test_stops_at_the_iteration_where_the_cpu_stops(epsilon, taken):
 def test_each_pair_converges_on_its_own():
     settings = replace(QUICK, warps=2, epsilon=0.08, inner_iterations=6)
     moving = shifted_pair(16, 34, (0.6, 0.3))
-    frames = np.concatenate([moving, moving[1:], moving[:1]])
+    frames = np.concatenate([moving, moving[1:]])
     together = Engine(settings)(frames)
     assert_agrees(together, flow(frames, settings))
     assert np.array_equal(together[1], np.zeros_like(together[1]))
@@ -121,10 +121,9 @@ def test_each_pair_converges_on_its_own():
 @pytest.mark.parametrize("side", [3, 5])
 def test_median_filter(side):
     frames = clip(2, 17, 29)
-    settings = replace(QUICK, median_filtering=side, inner_iterations=3, outer_iterations=2)
-    assert_agrees(Engine(settings)(frames), flow(frames, settings))
-    # Converges in the second round, and the third does nothing.
-    settings = replace(settings, epsilon=0.08, outer_iterations=3)
+    # Converges in the second round with epsilon, and the third does nothing.
+    settings = replace(QUICK, median_filtering=side, inner_iterations=3, outer_iterations=3)
+    settings = replace(settings, epsilon=0.15 if side == 5 else 0.0)
     assert_agrees(Engine(settings)(frames), flow(frames, settings))
 
 
@@ -155,7 +154,6 @@ def test_warps_by_the_cubic_kernel_and_zero_outside(cubic):
     value, dx, dy = (
         np.einsum("jyx,iyx,ji->yx", by_row, by_column, image) for image in (frames[1], *gradients)
     )
-    residual = value - dx * displacement[0] - dy * displacement[1] - frames[0]
 
     engine = Engine(replace(QUICK, cubic=cubic))
     solver = _Solver(engine.settings, engine._kernels, engine.device, height, width, 1, 1)
@@ -164,19 +162,17 @@ def test_warps_by_the_cubic_kernel_and_zero_outside(cubic):
     rows = solver.states[: 2 * height * pitch].view(2, height, pitch)
     rows[:, :, :width] = torch.from_numpy(displacement).to(engine.device)
     solver._linearise(0, 1)
-    data = solver.data[: 2 * height * pitch].cpu().view(2, height, pitch)[:, :, :width].numpy()
-    ours = np.ascontiguousarray(data[0]).view(np.float16).reshape(height, width, 2)
-    assert np.allclose(ours[..., 0], dx, rtol=2e-3, atol=0.05)
-    assert np.allclose(ours[..., 1], dy, rtol=2e-3, atol=0.05)
-    # The residual goes with the gradients as rounded.
-    exact = residual + (dx - ours[..., 0]) * displacement[0] + (dy - ours[..., 1]) * displacement[1]
-    assert np.allclose(data[1], exact, rtol=1e-4, atol=0.01)
+    data = solver.data[: 3 * height * pitch].cpu().view(3, height, pitch)[:, :, :width].numpy()
+    assert np.allclose(data[0], dx, atol=1e-3)
+    assert np.allclose(data[1], dy, atol=1e-3)
+    residual = value - dx * displacement[0] - dy * displacement[1] - frames[0]
+    assert np.allclose(data[2], residual, atol=0.02)
 
 
 @needs_kernels
 def test_a_tall_field_is_cut_into_pieces():
-    frames = clip(2, 72, 20)
-    settings = replace(QUICK, inner_iterations=5)
+    frames = clip(2, 66, 20)
+    settings = replace(QUICK, inner_iterations=4)
     assert_agrees(Engine(settings)(frames), flow(frames, settings))
 
 
