@@ -5,7 +5,8 @@ the device alone: every warp gets as many launches as it may need at most, and t
 has converged return at once.
 
 Each warp of a pair takes as many iterations as on the CPU. The results differ in that the dual
-variables are stored in 16 bits and the frames' gradients in 21, and in the order of sums.
+variables are stored in 16 bits and the frames in 21, and in the order of sums. For the same frames
+and the same batch size a result repeats to the bit.
 """
 
 from __future__ import annotations
@@ -47,9 +48,12 @@ def _kernels(device: torch.device) -> ModuleType:
             "choose device 'cpu'"
         ) from error
     if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError(f"flow device is {str(device)!r}, but PyTorch finds no GPU: "
-                            "choose 'cpu'")  # fmt: skip
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= found:
+            raise UserError(
+                f"flow device is {str(device)!r}, but PyTorch finds {found or 'no'} GPU: "
+                "choose another, or 'cpu'"
+            )
     elif device.type != "cpu" or not triton.knobs.runtime.interpret:
         raise UserError(
             f"flow device is {str(device)!r}; choose 'cuda', or 'cpu' with TRITON_INTERPRET=1 set "
@@ -386,7 +390,10 @@ class CUDAEngine:
         """Pairs at once: all if they fit, else in equal parts."""
         most = self.batch or LARGEST_BATCH
         if self.batch is None and self.device.type == "cuda":
+            # What PyTorch keeps for reuse counts as free, so that every call finds the same.
             free = torch.cuda.mem_get_info(self.device)[0]
+            free += torch.cuda.memory_reserved(self.device)
+            free -= torch.cuda.memory_allocated(self.device)
             each = _Solver.bytes_per_pair(height, width, self.settings, frame_step)
             # The rest is for the frames as they come and whoever shares the device.
             most = max(1, min(most, int(0.6 * free) // each))

@@ -344,8 +344,8 @@ def _iteration(row, above, left, right, within_y, limit, tau, rate):
 
 @triton.jit
 def _walk(
-    walk, source, target, data, y, x, own, start, stop, height, width, pitch, limit, tau, rate, grain,
-    count, EDGE: tl.constexpr, PARTIAL: tl.constexpr, ITERATIONS: tl.constexpr,
+    walk, source, target, data, y, x, own, start, stop, height, width, pitch, limit, tau, rate,
+    grain, count, EDGE: tl.constexpr, PARTIAL: tl.constexpr, ITERATIONS: tl.constexpr,
 ):  # fmt: skip
     """Takes in row y, iterates once on each of the rows y, y - 1, ..., lets the last one go.
 
@@ -368,7 +368,7 @@ def _walk(
     left = tl.broadcast_to(tl.maximum(lane - 1, 0), x.shape)
     right = tl.where(inside & (x < width - 1) & (lane < LANES - 1), lane + 1, lane)
     squared = gx * gx + gy * gy
-    # A flat place gets 0 by way of the product: its reciprocal may be infinite.
+    # Where it is flat the reciprocal may be infinite, and isn't used.
     inverse = tl.where(squared > FLAT, -_inverse(tl.maximum(squared, FLAT)), 0.0)
     flow, term = (u, v), (gx, gy, inverse, residual)
     duals = _unpack(pu, grain) + _unpack(pv, grain)
@@ -427,8 +427,8 @@ def _set_out(source, data, start, x, width, height, pitch, ITERATIONS: tl.conste
 
 @triton.jit
 def _advance(
-    source, target, data, changes, x, own, start, stop, height, width, pitch, limit, tau, rate, grain,
-    CHECK: tl.constexpr, ITERATIONS: tl.constexpr,
+    source, target, data, changes, x, own, start, stop, height, width, pitch, limit, tau, rate,
+    grain, CHECK: tl.constexpr, ITERATIONS: tl.constexpr,
 ):  # fmt: skip
     """ITERATIONS iterations on the piece's rows start..stop; their squared changes to `changes`."""
     first, walk = _set_out(source, data, start, x, width, height, pitch, ITERATIONS)
@@ -532,7 +532,8 @@ def iterate(
             elif more != 0:
                 _advance(
                     source, target, data, mine + (step & 1) * every + tl.program_id(0) * HALO,
-                    x, own, start, stop, height, width, pitch, limit, tau, rate, grain, True, ITERATIONS,
+                    x, own, start, stop, height, width, pitch, limit, tau, rate, grain, True,
+                    ITERATIONS,
                 )  # fmt: skip
                 tl.store(slot, 1 - side)
     else:

@@ -233,7 +233,7 @@ def test_wrong_frames_are_refused():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so():
-    with pytest.raises(UserError, match="finds no GPU.*choose 'cpu'"):
+    with pytest.raises(UserError, match="finds no GPU.*'cpu'"):
         CUDAEngine(TVL1())
 
 
