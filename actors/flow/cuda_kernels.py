@@ -1,0 +1,612 @@
+"""The loops of TV-L1 for a GPU, in Triton; `actors.flow.cuda` launches them.
+
+Layout. Each pair has two states, `room` elements apart, and what one launch reads from one it
+writes to the other. A state is float32 (4, height, pitch): the displacements u and v in pixels,
+then the dual variables of u and of v, kept multiplied by theta: each a pair (x, y) of 16-bit
+integers in the bits of one float32, in units of `grain` = theta / 32767. `data` is float32 (pairs,
+3, height, pitch): the warped gradient and the residual at zero flow. `frames` is int64 (frames,
+height + 2 MARGIN, pitch) with zeros around: intensity, x and y gradient as integers of 21 bits.
+Integers are for storage only, all arithmetic is float32. They have the bits of float16, or fewer
+than two float32, but an even grain: float16 cost several times as much accuracy.
+
+Iterations. A warp of 32 lanes owns a strip of columns and walks down its rows. Once row y is
+loaded, iteration 1 can be done on row y, iteration 2 on row y - 1 and so on: the rows between live
+in registers, neighbours in a row are reached by shuffles, and no barrier is needed. Each iteration
+spoils one more column at either side of the strip, so a strip overlaps its neighbours by HALO
+columns and keeps the 32 - 2 HALO in the middle.
+
+Convergence. A program leaves the summed squared change of its piece in each iteration of a launch
+in `changes`. In the next launch all programs of a pair add these up, always in the same order, and
+come to the same verdict. If the pair had converged before the launch's last iteration, they do it
+again from the state before, with just as many iterations as were needed; the pair is then done
+until its frame is warped anew. Each program keeps in its own element of `slots` which state is the
+latest (bit 0) and whether the pair is done (bit 1): nobody else writes there, nobody waits.
+"""
+
+# What a kernel takes and returns is known to Triton's compiler alone: only constants are annotated.
+# ruff: noqa: ANN001, ANN201
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LANES = tl.constexpr(32)
+HALO = tl.constexpr(4)
+"""Iterations per launch at most, and columns and rows by which neighbouring pieces overlap."""
+MARGIN = tl.constexpr(8)
+"""Zeros around a frame: more than a bicubic kernel 4 pixels outside reaches."""
+UNROLL = tl.constexpr(2)
+"""Rows per turn of the innermost loop; several spare moving registers from row to row."""
+FLAT = tl.constexpr(1.1920929e-07)
+"""A squared gradient below this carries no motion, as on the CPU."""
+
+
+INTENSITY = tl.constexpr(4096.0)
+"""Units of a frame's intensity per gray level: 255 levels take 20 bits and a sign."""
+GRADIENT = tl.constexpr(8192.0)
+"""Units of its gradient, which is half as large at most."""
+
+
+@triton.jit
+def _to_bits(x):
+    """The integer nearest to x in the low bits, two's complement; |x| below 2^22.
+
+    Where a float32's last place is worth 1, its last bits are an integer.
+    """
+    return (x + 12582912.0).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _from_bits(bits, SIGN: tl.constexpr):
+    """The integer that `_to_bits` gave; SIGN is its sign bit, and nothing stands above that."""
+    return (bits ^ (0x4B000000 + SIGN)).to(tl.float32, bitcast=True) - (8388608.0 + SIGN)
+
+
+@triton.jit
+def _pack(x, y, grain_inverse):
+    """A dual variable's two components in the bits of one float32."""
+    low = _to_bits(x * grain_inverse) & 0xFFFF
+    return (low | (_to_bits(y * grain_inverse) << 16)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _unpack(packed, grain):
+    """The components that `_pack` took, rounded."""
+    bits = packed.to(tl.uint32, bitcast=True)
+    return _from_bits(bits & 0xFFFF, 0x8000) * grain, _from_bits(bits >> 16, 0x8000) * grain
+
+
+@triton.jit
+def _inverse(x):
+    """1 / x of positive x: two instructions, where a division takes about eight."""
+    root = tl.rsqrt(x)
+    return root * root
+
+
+@triton.jit
+def _tile(width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows and columns of this program's tile of an image."""
+    tiles = tl.cdiv(width, COLUMNS)
+    tile = tl.program_id(0)
+    y = (tile // tiles) * ROWS + tl.arange(0, ROWS)[:, None]
+    x = (tile % tiles) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    return y, x
+
+
+@triton.jit
+def _bilinear(image, y, x, inside, height, width, pitch, step_y, step_x):
+    """The image at pixels (y, x) of another size; centres at halves, edges replicated."""
+    at_y = tl.minimum(tl.maximum((y + 0.5) * step_y - 0.5, 0.0), height - 1.0)
+    at_x = tl.minimum(tl.maximum((x + 0.5) * step_x - 0.5, 0.0), width - 1.0)
+    top, left = at_y.to(tl.int32), at_x.to(tl.int32)
+    wy, wx = at_y - top, at_x - left
+    bottom, right = tl.minimum(top + 1, height - 1), tl.minimum(left + 1, width - 1)
+    a = tl.load(image + top * pitch + left, mask=inside, other=0.0)
+    b = tl.load(image + top * pitch + right, mask=inside, other=0.0)
+    c = tl.load(image + bottom * pitch + left, mask=inside, other=0.0)
+    d = tl.load(image + bottom * pitch + right, mask=inside, other=0.0)
+    above = a + wx * (b - a)
+    below = c + wx * (d - c)
+    return above + wy * (below - above)
+
+
+@triton.jit(do_not_specialize=["height", "width", "new_height", "new_width"])
+def resize(
+    images, smaller, height, width, new_height, new_width, step,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Images float32 (count, height, width) to the next coarser scale. Grid: tiles, images."""
+    y, x = _tile(new_width, ROWS, COLUMNS)
+    image = tl.program_id(1).to(tl.int64)
+    images += image * height * width
+    smaller += image * new_height * new_width
+    inside = (y < new_height) & (x < new_width)
+    value = _bilinear(images, y, x, inside, height, width, width, step, step)
+    tl.store(smaller + y * new_width + x, value, mask=inside)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "room", "height", "width", "pitch", "parts",
+        "new_height", "new_width", "new_pitch", "new_parts",
+    ]
+)  # fmt: skip
+def enlarge(
+    states, slots, new_slots, room, height, width, pitch, parts,
+    new_height, new_width, new_pitch, new_parts, step_y, step_x, zoom,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The flow from one scale to the next finer one, into each pair's other state; duals of zero.
+
+    Grid: tiles of the finer scale, pairs. PARTS is a power of two not below `new_parts`.
+    """
+    y, x = _tile(new_width, ROWS, COLUMNS)
+    pair = tl.program_id(1).to(tl.int64)
+    side = tl.load(slots + pair * parts) & 1
+    source = states + pair * 2 * room + side * room
+    target = states + pair * 2 * room + (1 - side) * room
+    inside = (y < new_height) & (x < new_width)
+    plane, new_plane = height * pitch, new_height * new_pitch
+    place = y * new_pitch + x
+    for k in tl.static_range(2):
+        image = source + k * plane
+        value = zoom * _bilinear(image, y, x, inside, height, width, pitch, step_y, step_x)
+        tl.store(target + k * new_plane + place, value, mask=inside)
+        tl.store(target + (k + 2) * new_plane + place, 0.0, mask=inside)
+    if tl.program_id(0) == 0:
+        part = tl.arange(0, PARTS)
+        tl.store(new_slots + pair * new_parts + part, 1 - side, mask=part < new_parts)
+
+
+@triton.jit(do_not_specialize=["room", "height", "width", "pitch", "parts"])
+def collect(
+    states, slots, flow, room, height, width, pitch, parts,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Each pair's latest u and v to float32 (pairs, 2, height, width). Grid: tiles, pairs."""
+    y, x = _tile(width, ROWS, COLUMNS)
+    pair = tl.program_id(1).to(tl.int64)
+    states += pair * 2 * room + (tl.load(slots + pair * parts) & 1) * room
+    flow += pair * 2 * height * width
+    inside = (y < height) & (x < width)
+    for k in tl.static_range(2):
+        value = tl.load(states + (k * height + y) * pitch + x, mask=inside, other=0.0)
+        tl.store(flow + (k * height + y) * width + x, value, mask=inside)
+
+
+@triton.jit(do_not_specialize=["height", "width", "pitch"])
+def pack_frames(images, frames, height, width, pitch, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Images float32 (count, height, width) to `frames`: with central differences, one-sided and
+    halved at the edges. Grid: tiles, images."""
+    y, x = _tile(width, ROWS, COLUMNS)
+    image = tl.program_id(1).to(tl.int64)
+    images += image * height * width
+    inside = (y < height) & (x < width)
+    left, right = tl.maximum(x - 1, 0), tl.minimum(x + 1, width - 1)
+    above, below = tl.maximum(y - 1, 0), tl.minimum(y + 1, height - 1)
+    value = tl.load(images + y * width + x, mask=inside, other=0.0)
+    dx = tl.load(images + y * width + right, mask=inside, other=0.0)
+    dx -= tl.load(images + y * width + left, mask=inside, other=0.0)
+    dy = tl.load(images + below * width + x, mask=inside, other=0.0)
+    dy -= tl.load(images + above * width + x, mask=inside, other=0.0)
+    bits = (_to_bits(value * INTENSITY) & 0x1FFFFF).to(tl.uint64)
+    bits |= (_to_bits(dx * (0.5 * GRADIENT)) & 0x1FFFFF).to(tl.uint64) << 21
+    bits |= (_to_bits(dy * (0.5 * GRADIENT)) & 0x1FFFFF).to(tl.uint64) << 42
+    frames += image * (height + 2 * MARGIN) * pitch
+    place = (y + MARGIN) * pitch + x + MARGIN
+    tl.store(frames + place, bits.to(tl.int64, bitcast=True), mask=inside)
+
+
+@triton.jit
+def _field(pixel, SHIFT: tl.constexpr):
+    """One of a frame's pixel's three integers, as float32."""
+    return _from_bits((pixel >> SHIFT).to(tl.uint32) & 0x1FFFFF, 0x100000)
+
+
+@triton.jit
+def _cubic_weights(t, a):
+    """Weights of the pixels at -1, 0, 1, 2 for a point t in 0..1 after pixel 0 (Keys, 1981)."""
+    s = 1.0 - t
+    first = ((a * (t + 1.0) - 5.0 * a) * (t + 1.0) + 8.0 * a) * (t + 1.0) - 4.0 * a
+    second = ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0
+    third = ((a + 2.0) * s - (a + 3.0)) * s * s + 1.0
+    return first, second, third, 1.0 - first - second - third
+
+
+@triton.jit(
+    do_not_specialize=[
+        "room", "height", "width", "frame_pitch", "pitch", "parts", "frame_step"
+    ]
+)  # fmt: skip
+def linearise(
+    frames, states, slots, data, room, height, width, frame_pitch, pitch, parts, frame_step, cubic,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Warps each pair's second frame by the flow and linearises brightness constancy around it.
+
+    What lies outside the second frame counts as zero, gradients included. Pair i has the frames
+    i * frame_step and the one after it. Grid: tiles, pairs.
+    """
+    y, x = _tile(width, ROWS, COLUMNS)
+    pair = tl.program_id(1).to(tl.int64)
+    plane = height * pitch
+    inside = (y < height) & (x < width)
+    place = y * pitch + x
+    state = states + pair * 2 * room + (tl.load(slots + pair * parts) & 1) * room
+    u = tl.load(state + place, mask=inside, other=0.0)
+    v = tl.load(state + plane + place, mask=inside, other=0.0)
+    # A displacement beyond the frame stays beyond it, but within the margin.
+    at_x = tl.minimum(tl.maximum(x + u, -4.0), width + 4.0)
+    at_y = tl.minimum(tl.maximum(y + v, -4.0), height + 4.0)
+    left, top = tl.floor(at_x), tl.floor(at_y)
+    wx = _cubic_weights(at_x - left, cubic)
+    wy = _cubic_weights(at_y - top, cubic)
+    size = (height + 2 * MARGIN) * frame_pitch
+    first = frames + pair * frame_step * size
+    start = (top.to(tl.int32) + (MARGIN - 1)) * frame_pitch + left.to(tl.int32) + (MARGIN - 1)
+    taps = first + size + start
+    value = tl.zeros((ROWS, COLUMNS), tl.float32)
+    gx = tl.zeros((ROWS, COLUMNS), tl.float32)
+    gy = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for j in tl.static_range(4):
+        for i in tl.static_range(4):
+            # No mask: beyond the image's last row or column this still reads the margin.
+            tap = tl.load(taps + j * frame_pitch + i).to(tl.uint64, bitcast=True)
+            weight = wy[j] * wx[i]
+            value += weight * _field(tap, 0)
+            gx += weight * _field(tap, 21)
+            gy += weight * _field(tap, 42)
+    here = tl.load(first + (y + MARGIN) * frame_pitch + x + MARGIN, mask=inside, other=0)
+    here = _field(here.to(tl.uint64, bitcast=True), 0)
+    gx *= 1.0 / GRADIENT
+    gy *= 1.0 / GRADIENT
+    residual = (value - here) * (1.0 / INTENSITY) - gx * u - gy * v
+    data += pair * 3 * plane + place
+    tl.store(data, gx, mask=inside)
+    tl.store(data + plane, gy, mask=inside)
+    tl.store(data + 2 * plane, residual, mask=inside)
+
+
+@triton.jit
+def _piece(width, pieces_wide, STRIPS: tl.constexpr):
+    """Which columns this program's lanes stand on, and whether they are its own to write."""
+    lane = tl.arange(0, LANES)[None, :]
+    strip = (tl.program_id(0) % pieces_wide) * STRIPS + tl.arange(0, STRIPS)[:, None]
+    x = strip * (LANES - 2 * HALO) - HALO + lane
+    return x, (lane >= HALO) & (lane < LANES - HALO) & (x < width)
+
+
+@triton.jit
+def _needed(changes, previous, tolerance, PARTS: tl.constexpr):
+    """After how many iterations of the launch before the pair had converged; if not, a number
+    above `previous`, that launch's iterations."""
+    parts = tl.num_programs(0)
+    part = tl.arange(0, PARTS)[:, None]
+    iteration = tl.arange(0, HALO)[None, :]
+    ran = iteration < previous
+    each = tl.load(changes + part * HALO + iteration, mask=(part < parts) & ran, other=0.0)
+    total = tl.sum(each, 0, keep_dims=True)
+    return tl.min(tl.min(tl.where((total <= tolerance) & ran, iteration, HALO) + 1, 1), 0)
+
+
+@triton.jit
+def _load_row(state, data, y, x, inside, height, pitch, EDGE: tl.constexpr):
+    """One row of all a strip needs to iterate; zeros outside the image."""
+    plane = height * pitch
+    place = y * pitch + x
+    if EDGE:
+        inside &= y < height
+    u = tl.load(state + place, mask=inside, other=0.0)
+    v = tl.load(state + plane + place, mask=inside, other=0.0)
+    pu = tl.load(state + 2 * plane + place, mask=inside, other=0.0)
+    pv = tl.load(state + 3 * plane + place, mask=inside, other=0.0)
+    gx = tl.load(data + place, mask=inside, other=0.0)
+    gy = tl.load(data + plane + place, mask=inside, other=0.0)
+    residual = tl.load(data + 2 * plane + place, mask=inside, other=0.0)
+    return u, v, pu, pv, gx, gy, residual
+
+
+@triton.jit
+def _iteration(row, above, left, right, within_y, limit, tau, rate):
+    """One iteration on one row (Zach et al., Eq. 13 to 15).
+
+    Args:
+        row: u, v, the four old duals and the four data terms of row r.
+        above: the new u and v and the four old duals of row r - 1.
+        left: lane of the left neighbour.
+        right: lane of the right neighbour, a lane's own where there is none in the image.
+        within_y: 1 if r - 1 and r are both in the image, else 0.
+
+    Returns:
+        The new u and v of row r, the new duals of row r - 1, the squared change.
+    """
+    u, v, pux, puy, pvx, pvy, gx, gy, inverse, residual = row
+    old_u, old_v, qux, quy, qvx, qvy = above
+    step = tl.minimum(tl.maximum((residual + gx * u + gy * v) * inverse, -limit), limit)
+    change_u = pux - tl.gather(pux, left, 1) + (puy - quy) + step * gx
+    change_v = pvx - tl.gather(pvx, left, 1) + (pvy - qvy) + step * gy
+    u += change_u
+    v += change_v
+    ux = tl.gather(old_u, right, 1) - old_u
+    uy = (u - old_u) * within_y
+    vx = tl.gather(old_v, right, 1) - old_v
+    vy = (v - old_v) * within_y
+    shrink_u = _inverse(1.0 + rate * tl.sqrt(ux * ux + uy * uy))
+    shrink_v = _inverse(1.0 + rate * tl.sqrt(vx * vx + vy * vy))
+    qux = (qux + tau * ux) * shrink_u
+    quy = (quy + tau * uy) * shrink_u
+    qvx = (qvx + tau * vx) * shrink_v
+    qvy = (qvy + tau * vy) * shrink_v
+    return (u, v), (qux, quy, qvx, qvy), change_u * change_u + change_v * change_v
+
+
+@triton.jit
+def _walk(
+    walk, source, target, data, y, x, own, start, stop, height, width, pitch, limit, tau, rate,
+    grain, count, EDGE: tl.constexpr, PARTIAL: tl.constexpr, ITERATIONS: tl.constexpr,
+):  # fmt: skip
+    """Takes in row y, iterates once on each of the rows y, y - 1, ..., lets the last one go.
+
+    Args:
+        walk: what is carried from row to row: row y as loaded; per iteration what it left of the
+            row above, the data terms on their way down to the next, and the squared change.
+        count: iterations that change anything, if PARTIAL.
+        EDGE: whether rows outside the image or the piece can occur.
+        PARTIAL: whether the iterations from `count` on are to hand on what they get.
+
+    Returns:
+        `walk` for the next row.
+    """
+    loaded, aboves, terms, errors = walk
+    u, v, pu, pv, gx, gy, residual = loaded
+    inside = (x >= 0) & (x < width)
+    # Asked for a row early: memory answers while this row is worked on.
+    ahead = _load_row(source, data, y + 1, x, inside, height, pitch, EDGE)
+    lane = tl.arange(0, LANES)[None, :]
+    left = tl.broadcast_to(tl.maximum(lane - 1, 0), x.shape)
+    right = tl.where(inside & (x < width - 1) & (lane < LANES - 1), lane + 1, lane)
+    squared = gx * gx + gy * gy
+    # Where it is flat the reciprocal may be infinite, and isn't used.
+    inverse = tl.where(squared > FLAT, -_inverse(tl.maximum(squared, FLAT)), 0.0)
+    flow, term = (u, v), (gx, gy, inverse, residual)
+    duals = _unpack(pu, grain) + _unpack(pv, grain)
+    new_aboves, new_terms, new_errors = (), (), ()
+    for k in tl.static_range(ITERATIONS):
+        within_y = 1.0
+        if EDGE:
+            within_y = tl.where((y - k > 0) & (y - k < height), 1.0, 0.0)
+        above = aboves[k]
+        new, new_duals, squares = _iteration(
+            flow + duals + term, above, left, right, within_y, limit, tau, rate
+        )
+        if EDGE:
+            squares = tl.where((y - k >= start) & (y - k < stop), squares, 0.0)
+        if PARTIAL:
+            new = tl.where(k < count, new[0], flow[0]), tl.where(k < count, new[1], flow[1])
+            new_duals = (
+                tl.where(k < count, new_duals[0], above[2]),
+                tl.where(k < count, new_duals[1], above[3]),
+                tl.where(k < count, new_duals[2], above[4]),
+                tl.where(k < count, new_duals[3], above[5]),
+            )
+        new_aboves = new_aboves + (new + duals,)
+        new_terms = new_terms + (term,)
+        new_errors = new_errors + (errors[k] + squares,)
+        flow, duals, term = (above[0], above[1]), new_duals, terms[k]
+    done = y - (ITERATIONS - 1)
+    write = own
+    if EDGE:
+        write = own & (done >= start) & (done < stop)
+    plane = height * pitch
+    place = done * pitch + x
+    tl.store(target + place, new_aboves[ITERATIONS - 1][0], mask=write)
+    tl.store(target + plane + place, new_aboves[ITERATIONS - 1][1], mask=write)
+    if EDGE:
+        write = own & (done > start) & (done <= stop)
+    place += 2 * plane - pitch
+    tl.store(target + place, _pack(duals[0], duals[1], 1.0 / grain), mask=write)
+    tl.store(target + plane + place, _pack(duals[2], duals[3], 1.0 / grain), mask=write)
+    return ahead, new_aboves, new_terms, new_errors
+
+
+@triton.jit
+def _set_out(source, data, start, x, width, height, pitch, ITERATIONS: tl.constexpr):
+    """The first row of a walk to the row `start`, and what `_walk` carries from it."""
+    zero = tl.zeros(x.shape, tl.float32)
+    aboves, terms, errors = (), (), ()
+    for _ in tl.static_range(ITERATIONS):
+        aboves = aboves + ((zero, zero, zero, zero, zero, zero),)
+        terms = terms + ((zero, zero, zero, zero),)
+        errors = errors + (zero,)
+    first = tl.maximum(start - HALO, 0)
+    row = _load_row(source, data, first, x, (x >= 0) & (x < width), height, pitch, True)
+    return first, (row, aboves, terms, errors)
+
+
+@triton.jit
+def _advance(
+    source, target, data, changes, x, own, start, stop, height, width, pitch, limit, tau, rate,
+    grain, CHECK: tl.constexpr, ITERATIONS: tl.constexpr,
+):  # fmt: skip
+    """ITERATIONS iterations on the piece's rows start..stop; their squared changes to `changes`."""
+    first, walk = _set_out(source, data, start, x, width, height, pitch, ITERATIONS)
+    # Between these rows no iteration is at an edge of the piece: most of the way, without checks.
+    inner = start + ITERATIONS
+    outer = tl.maximum(inner, tl.minimum(stop, height - 1))
+    for y in range(first, inner):
+        walk = _walk(
+            walk, source, target, data, y, x, own, start, stop, height, width, pitch,
+            limit, tau, rate, grain, 0, True, False, ITERATIONS,
+        )  # fmt: skip
+    for y in tl.range(inner, outer, loop_unroll_factor=UNROLL):
+        walk = _walk(
+            walk, source, target, data, y, x, own, start, stop, height, width, pitch,
+            limit, tau, rate, grain, 0, False, False, ITERATIONS,
+        )  # fmt: skip
+    for y in range(outer, stop + ITERATIONS):
+        walk = _walk(
+            walk, source, target, data, y, x, own, start, stop, height, width, pitch,
+            limit, tau, rate, grain, 0, True, False, ITERATIONS,
+        )  # fmt: skip
+    if CHECK:
+        for k in tl.static_range(ITERATIONS):
+            tl.store(changes + k, tl.sum(tl.sum(tl.where(own, walk[3][k], 0.0), 1), 0))
+
+
+@triton.jit
+def _advance_by(
+    source, target, data, count, x, own, start, stop, height, width, pitch, limit, tau, rate, grain,
+):  # fmt: skip
+    """As `_advance`, but `count` iterations, 1 to HALO - 1: decided late, so not as fast."""
+    first, walk = _set_out(source, data, start, x, width, height, pitch, HALO - 1)
+    for y in range(first, stop + HALO - 1):
+        walk = _walk(
+            walk, source, target, data, y, x, own, start, stop, height, width, pitch,
+            limit, tau, rate, grain, count, True, True, HALO - 1,
+        )  # fmt: skip
+
+
+@triton.jit(
+    do_not_specialize=[
+        "room", "step", "previous", "more", "height", "width", "pitch", "pieces_wide", "rows"
+    ]
+)  # fmt: skip
+def iterate(
+    states, slots, data, changes, room, step, previous, more, height, width, pitch, pieces_wide,
+    rows, tolerance, limit, tau, rate, grain,
+    CHECK: tl.constexpr, PARTS: tl.constexpr, STRIPS: tl.constexpr, ITERATIONS: tl.constexpr,
+):  # fmt: skip
+    """A few iterations of each pair that has not converged.
+
+    Grid: pieces of the image (pieces_wide times as many as `rows` rows go into the height), pairs.
+
+    Args:
+        states: two states of each pair.
+        slots: int32 (pairs, pieces), where the latest state is and whether the pair is done.
+        data: data terms.
+        changes: float32 (2, pairs, pieces, HALO), summed squared changes of the last two launches.
+        room: elements between a pair's states.
+        step: this launch's number since the frame was warped.
+        previous: iterations of the launch before whose changes are yet to be looked at, or 0.
+        more: not 0 if pairs that have not converged are to go on.
+        height: rows.
+        width: columns.
+        pitch: elements between rows.
+        pieces_wide: pieces beside each other.
+        rows: rows of a piece.
+        tolerance: a pair has converged when an iteration's summed squared change is not above this.
+        limit: lambda * theta.
+        tau: time step.
+        rate: tau / theta.
+        grain: unit of the stored dual variables.
+        CHECK: whether pairs may converge.
+        PARTS: a power of two not below the number of pieces.
+        STRIPS: strips of a piece, one warp each.
+        ITERATIONS: 1 to HALO.
+    """
+    pair = tl.program_id(1).to(tl.int64)
+    x, own = _piece(width, pieces_wide, STRIPS)
+    start = (tl.program_id(0) // pieces_wide) * rows
+    stop = tl.minimum(start + rows, height)
+    slot = slots + pair * tl.num_programs(0) + tl.program_id(0)
+    state = tl.load(slot)
+    tl.debug_barrier()  # The first warp to end writes the slot: all have read it by then.
+    side = state & 1
+    source = states + pair * 2 * room + side * room
+    target = states + pair * 2 * room + (1 - side) * room
+    data += pair * 3 * height * pitch
+    if CHECK:
+        every = tl.num_programs(1).to(tl.int64) * tl.num_programs(0) * HALO
+        mine = changes + pair * tl.num_programs(0) * HALO
+        if (state < 2) | (step == 0):
+            needed = _needed(mine + ((step + 1) & 1) * every, previous, tolerance, PARTS)
+            if needed <= previous:
+                if needed < previous:
+                    _advance_by(
+                        target, source, data, needed, x, own, start, stop, height, width, pitch,
+                        limit, tau, rate, grain,
+                    )  # fmt: skip
+                tl.store(slot, side + 2)
+            elif more != 0:
+                _advance(
+                    source, target, data, mine + (step & 1) * every + tl.program_id(0) * HALO,
+                    x, own, start, stop, height, width, pitch, limit, tau, rate, grain, True,
+                    ITERATIONS,
+                )  # fmt: skip
+                tl.store(slot, 1 - side)
+    else:
+        _advance(
+            source, target, data, changes, x, own, start, stop, height, width, pitch,
+            limit, tau, rate, grain, False, ITERATIONS,
+        )  # fmt: skip
+        tl.store(slot, 1 - side)
+
+
+@triton.jit
+def _without_extremes(values, SIZE: tl.constexpr):
+    """The values but for their smallest and their largest."""
+    least = values[0]
+    rest = ()
+    for i in tl.static_range(1, SIZE):
+        rest = rest + (tl.maximum(least, values[i]),)
+        least = tl.minimum(least, values[i])
+    most = rest[0]
+    kept = ()
+    for i in tl.static_range(1, SIZE - 1):
+        kept = kept + (tl.minimum(most, rest[i]),)
+        most = tl.maximum(most, rest[i])
+    return kept
+
+
+@triton.jit
+def _median(image, y, x, own, height, width, pitch, SIDE: tl.constexpr):
+    """Median of the SIDE x SIDE pixels around each; edges replicated.
+
+    Of n values, the smallest and the largest of any n // 2 + 2 can't be the median: drop them,
+    take in another, and so on.
+    """
+    values = ()
+    for k in tl.static_range(SIDE * SIDE):
+        row = tl.minimum(tl.maximum(y + (k // SIDE - SIDE // 2), 0), height - 1)
+        column = tl.minimum(tl.maximum(x + (k % SIDE - SIDE // 2), 0), width - 1)
+        values = values + (tl.load(image + row * pitch + column, mask=own, other=0.0),)
+    kept = ()
+    for k in tl.static_range(SIDE * SIDE // 2 + 2):
+        kept = kept + (values[k],)
+    for k in tl.static_range(SIDE * SIDE // 2 + 2, SIDE * SIDE):
+        kept = _without_extremes(kept, 2 * (SIDE * SIDE // 2 + 2) - k)
+        kept = kept + (values[k],)
+    return _without_extremes(kept, 3)[0]
+
+
+@triton.jit(do_not_specialize=["room", "step", "height", "width", "pitch", "pieces_wide", "rows"])
+def filter_flow(
+    states, slots, room, step, height, width, pitch, pieces_wide, rows,
+    STRIPS: tl.constexpr, SIDE: tl.constexpr,
+):  # fmt: skip
+    """Median-filters the flow of each pair that is not done, into its other state.
+
+    Grid and arguments as `iterate`; SIDE is the filter's side.
+    """
+    pair = tl.program_id(1).to(tl.int64)
+    x, own = _piece(width, pieces_wide, STRIPS)
+    start = (tl.program_id(0) // pieces_wide) * rows
+    stop = tl.minimum(start + rows, height)
+    plane = height * pitch
+    slot = slots + pair * tl.num_programs(0) + tl.program_id(0)
+    state = tl.load(slot)
+    tl.debug_barrier()  # The first warp to end writes the slot: all have read it by then.
+    side = state & 1
+    source = states + pair * 2 * room + side * room
+    target = states + pair * 2 * room + (1 - side) * room
+    if (state < 2) | (step == 0):
+        for y in range(start, stop):
+            for k in tl.static_range(2):
+                middle = _median(source + k * plane, y, x, own, height, width, pitch, SIDE)
+                place = k * plane + y * pitch + x
+                tl.store(target + place, middle, mask=own)
+                place += 2 * plane
+                tl.store(target + place, tl.load(source + place, mask=own, other=0.0), mask=own)
+        tl.store(slot, 1 - side)

@@ -1,0 +1,258 @@
+"""The GPU's TV-L1 against the CPU's: on a GPU if there is one, always under Triton's interpreter.
+
+Triton decides at its import whether to interpret, so a process of its own runs this file again with
+TRITON_INTERPRET set. Everything is small there: the interpreter takes a millisecond per operation.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from test_flow import share_within_one, shifted_pair
+
+from actors.errors import UserError
+from actors.flow import TVL1, flow, quantise, to_gray
+from actors.flow.cuda import CUDAEngine, _Solver
+from actors.flow.settings import SCHEDULES
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+needs_kernels = pytest.mark.skipif(
+    not INTERPRETED and not torch.cuda.is_available(), reason="no GPU, and not interpreted"
+)
+needs_gpu = pytest.mark.skipif(
+    INTERPRETED or not torch.cuda.is_available(), reason="no GPU, or interpreted"
+)
+Engine = partial(CUDAEngine, device="cpu" if INTERPRETED else "cuda")
+
+# Seven iterations are a launch of four and one of three.
+QUICK = TVL1(scales=1, warps=1, epsilon=0.0, inner_iterations=7, outer_iterations=1)
+# For 16 bits in the dual variables and fields of up to a few pixels.
+TOLERANCE = 0.001
+
+
+def clip(frames=3, height=20, width=34):
+    """Frames that move a pixel or so each."""
+    return np.concatenate(
+        [shifted_pair(height, width, (0.8 * t, -0.5 * t))[1:] for t in range(frames)]
+    )
+
+
+def assert_agrees(ours, theirs, tolerance=TOLERANCE):
+    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+    assert np.abs(ours - theirs).max() <= tolerance
+    within = np.abs(quantise(ours).astype(int) - quantise(theirs)) <= 1
+    assert within.all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="this is it")
+def test_under_the_interpreter():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_kernels
+def test_agrees_with_the_cpu_over_scales_and_warps():
+    frames = clip(2, 22, 36)
+    settings = replace(QUICK, scales=2, warps=2)
+    assert_agrees(Engine(settings)(frames), flow(frames, settings))
+
+
+@needs_kernels
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_takes_as_many_iterations_as_set(count):
+    frames = clip(2, 16, 24)
+    ours = Engine(replace(QUICK, inner_iterations=count))(frames)
+    error = [
+        np.abs(ours - flow(frames, replace(QUICK, inner_iterations=count + more))).max()
+        for more in (0, 1)
+    ]
+    assert error[0] < 0.1 * error[1]
+
+
+def iterations_taken(frames, settings):
+    """How many iterations the CPU takes until it converges, or as many as it may."""
+    field = flow(frames, settings)
+    most = settings.inner_iterations * settings.outer_iterations
+    fixed = replace(settings, epsilon=0.0, outer_iterations=1)
+    errors = [
+        np.abs(flow(frames, replace(fixed, inner_iterations=n)) - field).max()
+        for n in range(1, most + 1)
+    ]
+    return 1 + int(np.argmin(errors))
+
+
+@needs_kernels
+@pytest.mark.parametrize(("epsilon", "taken"), [(0.1, 3), (0.08, 5), (0.01, 9)])
+def test_stops_at_the_iteration_where_the_cpu_stops(epsilon, taken):
+    moving = shifted_pair(16, 34, (0.6, 0.3))
+    settings = replace(QUICK, epsilon=epsilon, inner_iterations=9)
+    assert iterations_taken(moving, settings) == taken
+    ours = Engine(settings)(moving)
+    assert_agrees(ours, flow(moving, settings))
+    other = replace(settings, epsilon=0.0, inner_iterations=taken + 1)
+    assert np.abs(ours - flow(moving, other)).max() > 0.02
+
+
+@needs_kernels
+def test_each_pair_converges_on_its_own():
+    settings = replace(QUICK, warps=2, epsilon=0.08, inner_iterations=6)
+    moving = shifted_pair(16, 34, (0.6, 0.3))
+    frames = np.concatenate([moving, moving[1:]])
+    together = Engine(settings)(frames)
+    assert_agrees(together, flow(frames, settings))
+    assert np.array_equal(together[1], np.zeros_like(together[1]))
+    assert np.array_equal(together[0], Engine(settings)(moving)[0])
+
+
+@needs_kernels
+@pytest.mark.parametrize("side", [3, 5])
+def test_median_filter(side):
+    frames = clip(2, 17, 29)
+    # Converges in the second round with epsilon, and the third does nothing.
+    settings = replace(QUICK, median_filtering=side, inner_iterations=3, outer_iterations=3)
+    settings = replace(settings, epsilon=0.15 if side == 5 else 0.0)
+    assert_agrees(Engine(settings)(frames), flow(frames, settings))
+
+
+def keys(distance, a):
+    """The bicubic kernel as Keys (1981) defines it."""
+    d = np.abs(distance)
+    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+    far = a * (d**3 - 5 * d**2 + 8 * d - 4)
+    return np.where(d <= 1, near, np.where(d < 2, far, 0))
+
+
+@needs_kernels
+@pytest.mark.parametrize("cubic", [-0.75, -0.5])
+def test_warps_by_the_cubic_kernel_and_zero_outside(cubic):
+    height, width = 17, 22
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, height, width)).astype(np.float32)
+    displacement = rng.normal(0, 6, (2, height, width)).astype(np.float32)
+    displacement[:, 0, 0] = 1e6
+    y, x = np.mgrid[:height, :width]
+    by_row = keys(y + displacement[1] - np.arange(height)[:, None, None], cubic)
+    by_column = keys(x + displacement[0] - np.arange(width)[:, None, None], cubic)
+    padded = np.pad(frames[1], 1, mode="edge")
+    gradients = (
+        (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2,
+        (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2,
+    )
+    value, dx, dy = (
+        np.einsum("jyx,iyx,ji->yx", by_row, by_column, image) for image in (frames[1], *gradients)
+    )
+
+    engine = Engine(replace(QUICK, cubic=cubic))
+    solver = _Solver(engine.settings, engine._kernels, engine.device, height, width, 1, 1)
+    solver._build_pyramids(torch.from_numpy(frames).to(engine.device))
+    pitch = solver.scales[0].pitch
+    rows = solver.states[: 2 * height * pitch].view(2, height, pitch)
+    rows[:, :, :width] = torch.from_numpy(displacement).to(engine.device)
+    solver._linearise(0, 1)
+    data = solver.data[: 3 * height * pitch].cpu().view(3, height, pitch)[:, :, :width].numpy()
+    assert np.allclose(data[0], dx, atol=1e-3)
+    assert np.allclose(data[1], dy, atol=1e-3)
+    residual = value - dx * displacement[0] - dy * displacement[1] - frames[0]
+    assert np.allclose(data[2], residual, atol=0.02)
+
+
+@needs_kernels
+def test_a_tall_field_is_cut_into_pieces():
+    frames = clip(2, 66, 20)
+    settings = replace(QUICK, inner_iterations=4)
+    assert_agrees(Engine(settings)(frames), flow(frames, settings))
+
+
+@needs_kernels
+def test_batches_make_no_difference():
+    frames = clip(4, 16, 20)
+    settings = replace(QUICK, inner_iterations=2)
+    whole = Engine(settings)(frames)
+    assert np.array_equal(Engine(settings, batch=2)(frames), whole)
+    assert_agrees(whole, flow(frames, settings))
+
+
+@needs_kernels
+def test_pairs_colour_and_any_strides():
+    settings = replace(QUICK, inner_iterations=2)
+    frames = clip(4, 16, 20)
+    pairs = Engine(settings, batch=1)(frames.reshape(2, 2, 16, 20))
+    assert_agrees(pairs, flow(frames, settings)[::2])
+    colour = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3), np.uint8)
+    colour = colour.transpose(0, 3, 1, 2)
+    assert np.array_equal(Engine(settings)(colour), Engine(settings)(to_gray(colour)))
+
+
+@needs_kernels
+def test_quantised_is_the_flow_quantised():
+    settings = replace(QUICK, inner_iterations=4)
+    frames = clip(2, 16, 24)
+    field = Engine(settings)(frames)
+    for bound in (20.0, 0.3):
+        levels = Engine(settings).quantised(frames, bound)
+        assert levels.dtype == np.uint8
+        assert np.array_equal(levels, quantise(field, bound))
+    with pytest.raises(ValueError, match="-1"):
+        Engine(settings).quantised(frames, -1)
+
+
+@needs_kernels
+def test_flat_equal_and_noisy_frames():
+    settings = replace(QUICK, inner_iterations=2, epsilon=0.01)
+    noise = np.random.default_rng(0).integers(0, 256, (16, 24), np.uint8)
+    frames = np.stack([np.full_like(noise, 9), np.full_like(noise, 9), noise, noise])
+    field = Engine(settings)(frames)
+    assert np.array_equal(field[[0, 2]], np.zeros_like(field[[0, 2]]))
+    assert np.isfinite(field).all()
+    assert Engine(settings)(frames[:1]).shape == (0, 2, 16, 24)
+
+
+@needs_kernels
+def test_wrong_frames_are_refused():
+    engine = Engine(QUICK)
+    with pytest.raises(ValueError, match="float32"):
+        engine(np.zeros((2, 32, 32), np.float32))
+    with pytest.raises(ValueError, match=r"\(2, 4, 32, 32\)"):
+        engine(np.zeros((2, 4, 32, 32), np.uint8))
+    with pytest.raises(ValueError, match="32x15 pixels.*at least 16x16"):
+        engine(np.zeros((2, 15, 32), np.uint8))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so():
+    with pytest.raises(UserError, match="finds no GPU.*'cpu'"):
+        CUDAEngine(TVL1())
+
+
+@pytest.mark.skipif(INTERPRETED, reason="interpreted")
+def test_the_cpu_is_for_the_interpreter_only():
+    with pytest.raises(UserError, match="TRITON_INTERPRET=1"):
+        CUDAEngine(TVL1(), "cpu")
+
+
+def test_wrong_batch_is_refused():
+    with pytest.raises(UserError, match="batch is 0"):
+        Engine(TVL1(), batch=0)
+
+
+@needs_gpu
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+def test_agrees_with_the_cpu_at_full_size(schedule):
+    settings = SCHEDULES[schedule]
+    frames = np.concatenate([clip(4, 240, 320), clip(2, 240, 320)[::-1]])
+    ours = CUDAEngine(settings, batch=3)(frames)
+    assert share_within_one(ours, flow(frames, settings)) >= 0.99
+    assert np.array_equal(ours, CUDAEngine(settings, batch=3)(frames))
