@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from actors.errors import UserError
 from actors.flow.settings import SMALLEST_SIDE, TVL1
+from actors.flow.tvl1 import check_frames
 
 LARGEST_BATCH = 1024
 """Pairs at once at most; more no longer help to fill a GPU."""
@@ -270,24 +271,6 @@ class _Solver:
         return launches
 
 
-def _checked(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The frames, once their type and shape are as `CUDAEngine` wants them."""
-    if frames.dtype != np.uint8:
-        raise ValueError(f"frames are {frames.dtype}; give uint8 intensities of 0..255")
-    if frames.ndim != 3 and not (frames.ndim == 4 and frames.shape[1] in (2, 3)):
-        raise ValueError(
-            f"frames have shape {frames.shape}; give (T, H, W) gray, (T, 3, H, W) RGB or "
-            "(N, 2, H, W) pairs"
-        )
-    height, width = frames.shape[-2:]
-    if min(height, width) < SMALLEST_SIDE:
-        raise ValueError(
-            f"frames are {width}x{height} pixels; TV-L1 needs at least "
-            f"{SMALLEST_SIDE}x{SMALLEST_SIDE}: resize them first"
-        )
-    return frames
-
-
 def _gray(frames: torch.Tensor) -> torch.Tensor:
     """Luma of uint8 (T, 3, H, W), as `actors.flow.tvl1.to_gray`."""
     red, green, blue = (frames[:, channel].to(torch.int32) for channel in range(3))
@@ -353,7 +336,7 @@ class CUDAEngine:
         return self._run(frames, bound)
 
     def _run(self, frames: NDArray[np.uint8], bound: float | None) -> NDArray[Any]:
-        frames = _checked(frames)
+        frames = check_frames(frames)
         height, width = frames.shape[-2:]
         paired = frames.ndim == 4 and frames.shape[1] == 2
         count = len(frames) if paired else max(len(frames) - 1, 0)
