@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -181,6 +181,6 @@ def default_folds(groups: ArrayLike) -> int:
     return min(10, len(np.unique(check_groups(names, len(names)))))
 
 
-def no_choice(reason: str, candidates: Sequence[str] = ()) -> Choice:
-    """``none``, where there is nothing to choose by."""
-    return Choice(NONE, reason, {name: float("nan") for name in candidates})
+def no_choice(reason: str, *, name: str = NONE) -> Choice:
+    """Where there is nothing to choose by, or nothing to choose."""
+    return Choice(name, reason)

@@ -179,9 +179,10 @@ def _headline(data: ReportData) -> _Headline:
             continue
         if method.n == joint.n and (single is None or score > getattr(single, measure(data))):
             single = method
+    chosen = next((m for m in data.methods if m.chosen and m is not joint), None)
     return _Headline(
         joint,
-        named.get("refined"),
+        chosen or named.get("refined"),
         None if single is joint else single,
         sum(stage.cached for stage in data.stages),
     )
