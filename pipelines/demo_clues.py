@@ -26,6 +26,9 @@ VISIBLE: dict[str, tuple[str, ...]] = {
     "motion_lstm": ("motion",),
     "fusion": ("appearance", "motion", "sound"),
     "hybrid": ("appearance", "motion", "sound", "order"),
+    "refined_confusion": ("appearance", "motion", "sound", "order"),
+    "refined_dasd": ("appearance", "motion", "sound", "order"),
+    "refined_learned": ("appearance", "motion", "sound", "order"),
     "refined": ("appearance", "motion", "sound", "order"),
 }
 """Method -> the clues that reach it; it can only guess the others."""

@@ -9,11 +9,12 @@ Does what is missing before it and nothing after it: the new version becomes the
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -23,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.storage import Storage
+from pipelines.datasets import Manifest
 from pipelines.extract import Extraction, extract
+from pipelines.inputs import FusionInputs
 from pipelines.job import Job, open_job
 from pipelines.launch import main_guard
 from pipelines.provenance import versions
@@ -35,16 +38,22 @@ from pipelines.train import NETWORK, TrainedStream, train
 from pipelines.tune import Tuned, few_threads, tune
 from trainers.evaluation import (
     MethodFigures,
+    Refinements,
     SystemScores,
-    fit_refinement,
+    fit_refinements,
     hybrid_scores,
     judge,
-    refined_scores,
+    members,
+    refined_systems,
 )
-from trainers.hybrid import Hybrid
+from trainers.fitted_refinement import METHODS, FittedRefinement
+from trainers.hybrid import REFINEMENT, Hybrid
 from trainers.networks.backbones import StreamNetwork
 from trainers.networks.recurrent import SequenceNetwork
 from trainers.networks.weights import load_network
+
+VALIDATION_SCORES = "validation_scores.npz"
+"""In the run's folder: what pipelines/refine.py can be tried on."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +61,17 @@ class Evaluated:
     """Everything known about the trained systems.
 
     Args:
-        scores: system -> scores of all usable clips; ``hybrid`` and ``refined`` among them.
+        scores: system -> scores of all usable clips; ``hybrid``, every ``refined_METHOD`` and
+            ``refined``, the chosen one of these, among them.
         figures: method -> figures on the test clips.
-        refinement: (C, C) R.
+        choice: ``method`` that was chosen, ``reason``, the ``notes`` of each method's fit, and
+            ``measures`` on the validation clips where it was chosen by these.
         version: of the registered model.
     """
 
     scores: Mapping[str, SystemScores]
     figures: Mapping[str, MethodFigures]
-    refinement: NDArray[np.float64]
+    choice: Mapping[str, Any]
     version: str
 
 
@@ -70,7 +81,9 @@ def evaluate(
     """Scores, joins, refines and judges; then saves and registers the ensemble."""
     stage = _score(job, trained, tuned)
     scores = _read_scores(stage)
-    refinement = np.array(stage.facts["refinement"])
+    if len(tuned.inputs.rows("val")):
+        content = validation_file(scores, tuned.inputs, job.manifest)
+        job.files.write_bytes(VALIDATION_SCORES, content)
     test = tuned.inputs.rows("test")
     targets = tuned.inputs.targets.numpy()[test]
     multi_label = job.manifest.multi_label
@@ -79,7 +92,7 @@ def evaluate(
         for name, system in scores.items()
     }
     version = _register(job, trained, tuned, stage, figures["refined"])
-    return Evaluated(scores, figures, refinement, version)
+    return Evaluated(scores, figures, stage.facts["choice"], version)
 
 
 def _score(job: Job, trained: Mapping[str, TrainedStream], tuned: Tuned) -> StageResult:
@@ -92,24 +105,71 @@ def _score(job: Job, trained: Mapping[str, TrainedStream], tuned: Tuned) -> Stag
             systems = collect_scores(trained, tuned, multi_label=multi_label)
             systems["hybrid"] = hybrid_scores(systems)
             held_out = inputs.rows("val")
-            targets = inputs.targets.numpy()[held_out]
-            truth = targets if multi_label else targets.argmax(1)
-            refinement = fit_refinement(
-                systems["hybrid"].scores[held_out], truth, settings, inputs.targets.shape[1]
+            refinements = fit_refinements(
+                members({name: one.part(held_out) for name, one in systems.items()}),
+                _truth(inputs, held_out, multi_label=multi_label),
+                inputs.groups[held_out],
+                settings,
+                classes=job.manifest.classes,
+                multi_label=multi_label,
             )
-            systems["refined"] = refined_scores(
-                systems["hybrid"], refinement, settings, multi_label=multi_label
-            )
+            systems |= refined_systems(systems, refinements)
         _write_scores(storage, systems)
-        return {"systems": list(systems), "refinement": refinement.tolist()}
+        if refinements.chosen is not None:
+            storage.write_bytes(REFINEMENT, refinements.chosen.to_bytes())
+        return {"systems": list(systems), "choice": _told(refinements)}
 
     key = [
+        "every refinement",
         settings,
         tuned.fusion.fingerprint,
         [fitted.lstm.fingerprint for fitted in trained.values() if fitted.lstm],
         {stream: fitted.embed.fingerprint for stream, fitted in trained.items()},
     ]
-    return job.stage("evaluate", key, work, items=len(inputs.clips))
+    return job.stage(
+        "evaluate",
+        key,
+        work,
+        items=len(inputs.clips),
+        describe=lambda facts: f"refinement: {METHODS[facts['choice']['method']]}",
+    )
+
+
+def _truth(inputs: FusionInputs, rows: NDArray[np.intp], *, multi_label: bool) -> NDArray:
+    targets = inputs.targets.numpy()[rows]
+    return targets.astype(bool) if multi_label else targets.argmax(1)
+
+
+def _told(refinements: Refinements) -> Facts:
+    choice = refinements.choice
+    return {
+        "method": choice.name,
+        "reason": choice.reason,
+        "measures": dict(choice.measures),
+        "notes": {name: one.note for name, one in refinements.fitted.items() if one.note},
+    }
+
+
+def validation_file(
+    scores: Mapping[str, SystemScores], inputs: FusionInputs, manifest: Manifest
+) -> bytes:
+    """The ensemble's members on the validation clips, as pipelines/refine.py reads them."""
+    rows = inputs.rows("val")
+    arrays: dict[str, NDArray] = {}
+    for name in members(scores):
+        arrays[f"{name}_scores"] = scores[name].scores[rows]
+        arrays[f"{name}_present"] = scores[name].present[rows]
+    content = io.BytesIO()
+    np.savez(
+        content,
+        labels=_truth(inputs, rows, multi_label=manifest.multi_label),
+        class_names=np.array(manifest.classes, dtype=str),
+        video_ids=np.array([inputs.clips[row].video.id for row in rows], dtype=str),
+        groups=inputs.groups[rows],
+        allow_pickle=False,
+        **arrays,
+    )
+    return content.getvalue()
 
 
 def _write_scores(storage: Storage, systems: Mapping[str, SystemScores]) -> None:
@@ -132,6 +192,12 @@ def _read_scores(stage: StageResult) -> dict[str, SystemScores]:
     }
 
 
+def _read_refinement(stage: StageResult) -> FittedRefinement | None:
+    if stage.facts["choice"]["method"] == "none" or not stage.storage.exists(REFINEMENT):
+        return None
+    return FittedRefinement.from_bytes(stage.storage.read_bytes(REFINEMENT))
+
+
 def _register(
     job: Job,
     trained: Mapping[str, TrainedStream],
@@ -142,7 +208,7 @@ def _register(
     """Saves the ensemble and registers it as the challenger."""
 
     def work(storage: Storage) -> Facts:
-        assemble(job, trained, tuned, np.array(scored.facts["refinement"])).save(storage)
+        assemble(job, trained, tuned, _read_refinement(scored)).save(storage)
         evaluation = Evaluation(
             metrics=figures.measures,
             videos=[clip.video for clip in tuned.inputs.clips if clip.video.split == "test"],
@@ -173,7 +239,7 @@ def assemble(
     job: Job,
     trained: Mapping[str, TrainedStream],
     tuned: Tuned,
-    refinement: NDArray[np.float64],
+    refinement: FittedRefinement | None,
 ) -> Hybrid:
     """The trained parts as the one object that predicts from a path."""
     settings = job.settings
@@ -190,7 +256,7 @@ def assemble(
             if fitted.lstm is not None
         },
         fusion=tuned.network(),
-        refinement=None if settings.refinement.method == "none" else refinement,
+        refinement=refinement,
         refinement_settings=settings.refinement,
         facts={
             "data": job.manifest.name,

@@ -37,6 +37,7 @@ from pipelines.registry import digest, download
 from pipelines.settings import default_storage
 from pipelines.stages import fingerprint
 from pipelines.tracking import Tracker, TrackingSettings
+from trainers.fitted_refinement import FittedRefinement
 from trainers.hybrid import Hybrid, read_files
 from trainers.prediction import ClipPredictor, Row, empty_row
 
@@ -59,6 +60,8 @@ class PredictSettings:
     """Storage of the training job, whose models are looked up; also used for sharing out work."""
     share_out_from: int = 32
     """From this many videos on, Ray shares them out among the CPUs or GPUs of the cluster."""
+    refinement: str | None = None
+    """File that pipelines/refine.py wrote, to be used instead of the model's own refinement."""
     gpus: float = 0.5
     """Share of a GPU per predicting process, where the cluster has GPUs."""
     device: str = "auto"
@@ -83,6 +86,9 @@ def predict(inputs: Sequence[str], settings: PredictSettings, console: Console) 
         UserError: an input that does not exist, no such model, an output that can't be written.
     """
     check_output(settings.output, embeddings=settings.embeddings)
+    if settings.refinement is not None and not Path(settings.refinement).is_file():
+        raise UserError(f"--refinement {settings.refinement} does not exist; give a file that "
+                        "pipelines/refine.py wrote")  # fmt: skip
     paths = find_videos(inputs)
     model = find_model(settings)
     with console.stage("predict", total=len(paths), unit="videos") as progress:
@@ -163,7 +169,9 @@ def predict_paths(
     """A row per path, in order; many are shared out by Ray, a few are done in this process."""
     if len(paths) >= settings.share_out_from:
         return _predict_shared(model, paths, settings, on_row)
-    predictor = ClipPredictor(model, top=settings.top, device=settings.device)
+    predictor = ClipPredictor(
+        model, top=settings.top, device=settings.device, refinement=_refinement(settings)
+    )
     rows = []
     for done, path in enumerate(paths, start=1):
         try:
@@ -183,8 +191,12 @@ def _predict_shared(
     from actors.pool import PoolResources, run_pool
     from pipelines.job import quiet_libraries, ray_session
 
-    files = read_files(model)
-    folder = Storage(settings.storage).join("predict", f"{digest(files)}-{settings.top}")
+    files, refinement = read_files(model), _refinement(settings)
+    if refinement is not None:
+        # Here, not first in every actor: a refinement that does not fit is the user's mistake.
+        ClipPredictor(model, top=settings.top, device="cpu", refinement=refinement)
+    mark = digest(files if refinement is None else {**files, "--refinement": refinement})
+    folder = Storage(settings.storage).join("predict", f"{mark}-{settings.top}")
     copy = folder.join("model")
     for name, content in reversed(files.items()):
         if not copy.exists(name):
@@ -194,7 +206,13 @@ def _predict_shared(
     with nullcontext() if ray.is_initialized() else ray_session():
         ledger = run_pool(
             tasks,
-            partial(ClipPredictor, copy, top=settings.top, device=settings.device),
+            partial(
+                ClipPredictor,
+                copy,
+                top=settings.top,
+                device=settings.device,
+                refinement=refinement,
+            ),
             storage=folder,
             resources=PoolResources.for_cluster(gpus_per_actor=settings.gpus),
             on_row=lambda done, total, row: on_row(done),
@@ -207,6 +225,19 @@ def _predict_shared(
         else empty_row(hybrid, path, f"{entry['kind']}: {entry['message']}")
         for path, entry in zip(paths, ledger, strict=True)
     ]
+
+
+def _refinement(settings: PredictSettings) -> bytes | None:
+    """Content of the file, which is known to hold a refinement.
+
+    Raises:
+        UserError: it does not.
+    """
+    if settings.refinement is None:
+        return None
+    content = Path(settings.refinement).read_bytes()
+    FittedRefinement.from_bytes(content, where=settings.refinement)
+    return content
 
 
 def absolute(paths: Iterable[str]) -> list[str]:

@@ -39,6 +39,7 @@ REQUIREMENTS = (
     "torchvision",
     "torchaudio",
     "numpy",
+    "scipy",
     "pandas",
     "pyarrow",
     "numba",

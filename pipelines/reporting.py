@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from actors.sampling import uniform_positions
 from actors.storage import Storage
 from actors.streams import AUDIO, MOTION, SPATIAL
 from pipelines.demo_clues import CLUES, VISIBLE, ceilings, clue_agreement
-from pipelines.evaluate import Evaluated
+from pipelines.evaluate import VALIDATION_SCORES, Evaluated
 from pipelines.extract import ExtractedClip, Extraction
 from pipelines.job import Job
 from pipelines.provenance import versions
@@ -37,7 +38,10 @@ from pipelines.stages import plain
 from pipelines.train import TrainedStream
 from pipelines.tune import SEARCH_FOLDER, Tuned
 from trainers.evaluation import MethodFigures, SystemScores, confusions, per_class_ap
+from trainers.fitted_refinement import METHODS
 
+FIGURES = ("accuracy", "mean_class_accuracy", "map", "hit5", "n")
+"""What MLflow keeps of a method."""
 EXAMPLES = 6
 EXAMPLE_FRAMES = 4
 
@@ -49,7 +53,9 @@ LABELS = {
     "motion_lstm": "Motion LSTM",
     "fusion": "Regularised fusion",
     "hybrid": "Hybrid (mean of LSTMs and fusion)",
-    "refined": "Hybrid + contextual refinement",
+    "refined_confusion": "Hybrid + contextual refinement",
+    "refined_dasd": "Hybrid + DASD",
+    "refined_learned": "Hybrid + learned refinement",
 }
 
 
@@ -81,10 +87,11 @@ def _log(job: Job, data: ReportData, page: str) -> None:
     for name, svg in figure_files(data).items():
         job.run.log_text(f"figures/{name}.svg", svg)
     metrics = {
-        f"{method.name}.{key}": getattr(method, key)
-        for method in data.methods
-        for key in ("accuracy", "mean_class_accuracy", "map", "hit5", "n")
+        f"{method.name}.{key}": getattr(method, key) for method in data.methods for key in FIGURES
     }
+    chosen = next((method for method in data.methods if method.chosen), None)
+    if chosen is not None:
+        metrics |= {f"refined.{key}": getattr(chosen, key) for key in FIGURES}
     job.run.log_metrics({name: value for name, value in metrics.items() if value is not None})
     job.run.log_table("rejected", job.files.read_table("rejected.parquet"))
 
@@ -92,7 +99,9 @@ def _log(job: Job, data: ReportData, page: str) -> None:
 def _print_summary(job: Job, data: ReportData) -> None:
     job.console.rich.print()
     job.console.rich.print(methods_table(data))
-    job.console.say(f"\nreport      {job.files.path('report.html')}")
+    job.console.say(f"\nrefinement  {data.refinement}", markup=False)
+    job.console.say(f"            scores to try others on: {job.files.path(VALIDATION_SCORES)}")
+    job.console.say(f"report      {job.files.path('report.html')}")
     if data.rejected:
         table = job.files.path("rejected.parquet")
         job.console.say(f"rejected    {len(data.rejected)} videos, listed in {table}")
@@ -113,7 +122,8 @@ def _gather(
     targets = tuned.inputs.targets.numpy()[test]
     on_test = {name: system.part(test) for name, system in evaluated.scores.items()}
     classes, multi_label = job.manifest.classes, job.manifest.multi_label
-    before, after = on_test["hybrid"], on_test["refined"]
+    before = on_test["hybrid"]
+    after = on_test["refined"] if chosen_row(evaluated) != "hybrid" else None
     search = tuned.search.facts
     return ReportData(
         title=f"{job.manifest.name}: hybrid video classifier",
@@ -126,9 +136,10 @@ def _gather(
         versions=versions(),
         settings=plain(job.settings),
         confusion=None if multi_label else confusions(before, targets),
-        confusion_refined=None if multi_label else confusions(after, targets),
+        confusion_refined=None if multi_label or after is None else confusions(after, targets),
         ap_before=per_class_ap(before, targets, classes),
-        ap_after=per_class_ap(after, targets, classes),
+        ap_after=None if after is None else per_class_ap(after, targets, classes),
+        refinement=_refinement_words(evaluated),
         curves=_curves(trained, tuned),
         trials=search["trials"],
         best={"lambda2": search["lambda2"], "lambda3": search["lambda3"]}
@@ -158,6 +169,19 @@ def _summary(job: Job, extraction: Extraction) -> DataSummary:
     )
 
 
+def chosen_row(evaluated: Evaluated) -> str:
+    """The row of the table that is registered: ``hybrid`` or a ``refined_METHOD``."""
+    name = f"refined_{evaluated.choice['method']}"
+    return name if name in evaluated.figures else "hybrid"
+
+
+def _refinement_words(evaluated: Evaluated) -> str:
+    choice = evaluated.choice
+    note = choice["notes"].get(choice["method"])
+    words = METHODS[choice["method"]] + (f" ({note})" if note else "")
+    return f"{words}: {choice['reason']}"
+
+
 def _methods(
     job: Job,
     tuned: Tuned,
@@ -173,7 +197,9 @@ def _methods(
             continue
         figures, (ceiling, share) = evaluated.figures[name], known.get(name, (None, None))
         note = "" if figures.n == figures.n_all else "clips that have the stream"
-        rows.append(_row(name, label, figures, ceiling=ceiling, share=share, note=note))
+        chosen = name == chosen_row(evaluated)
+        row = _row(name, label, figures, ceiling=ceiling, share=share, note=note)
+        rows.append(replace(row, chosen=True, note="chosen") if chosen else row)
         if note and figures.accuracy_all is not None:
             rows.append(
                 MethodResult(
@@ -278,13 +304,16 @@ def _example(
     reader = ArtifactReader.open(extraction.storage.path(clip.artifact))
     classes = job.manifest.classes
     opinions = {}
+    last = chosen_row(evaluated)
     for name in LABELS:
         system = evaluated.scores.get(name)
         if system is None or not system.present[row]:
             continue
+        if name.startswith("refined_") and name != last:
+            continue
         best = np.argsort(-system.scores[row], kind="stable")[:3]
         opinions[name] = [(classes[i], float(system.scores[row, i])) for i in best]
-    top, probability = opinions["refined"][0]
+    top, probability = opinions[last][0]
     sound = reader.spectrogram() if AUDIO in clip.streams else None
     return ExampleClip(
         id=clip.video.id,

@@ -115,7 +115,7 @@ class Settings:
     search: SearchSettings = SearchSettings()
     """Search for the fusion network's lambda2 and lambda3."""
     refinement: RefinementSettings = RefinementSettings()
-    """Contextual refinement."""
+    """How the ensemble's scores are refined."""
     resources: ResourceSettings = ResourceSettings()
     """CPUs and GPUs."""
     tracking: TrackingSettings = TrackingSettings()

@@ -13,6 +13,7 @@ from actors.extraction import ExtractSettings
 from actors.flow import TVL1
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
 from trainers.embedding import EmbeddingSettings
+from trainers.fitted_refinement import contextual
 from trainers.fusion_network import FusionNetwork, FusionSettings
 from trainers.hybrid import Hybrid
 from trainers.networks.backbones import NetworkSettings, build_network
@@ -69,7 +70,15 @@ def make_hybrid(
             multi_label=multi_label,
             seed=seed,
         ),
-        refinement=rows / rows.sum(1, keepdims=True) if refined else None,
+        refinement=contextual(
+            rows / rows.sum(1, keepdims=True),
+            streams=(*(f"{stream}_lstm" for stream in lstms), "fusion"),
+            classes=classes,
+            multi_label=multi_label,
+            normalise=True,
+        )
+        if refined
+        else None,
         facts={"data": "random weights"},
     )
 

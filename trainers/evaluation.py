@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainers.choose_refinement import Choice, choose, cross_validate, no_choice
 from trainers.ensemble import mean_scores
+from trainers.fitted_refinement import FittedRefinement, make_method, stack_of
 from trainers.metrics import confusion_matrix, mean_average_precision, summary
-from trainers.refinement import RefinementSettings, confusion_refinement, refine
+from trainers.refinement import RefinementSettings
+from trainers.score_streams import ScoreMethod
 
 HYBRID_SYSTEMS = ("spatial_lstm", "motion_lstm", "fusion")
 """What the ensemble averages (Jiang et al., section III-D)."""
+
+REFINEMENTS = ("confusion", "dasd", "learned")
+"""What is fitted on the validation clips, shown, and chosen from."""
+
+MOST_FOLDS = 10
+"""Of the cross-validation that chooses."""
 
 Floats = NDArray[np.floating]
 
@@ -62,25 +71,94 @@ def hybrid_scores(systems: Mapping[str, SystemScores]) -> SystemScores:
     return SystemScores(mean, np.ones(len(mean), bool))
 
 
-def fit_refinement(
-    validation: Floats, truth: NDArray, settings: RefinementSettings, n_classes: int
-) -> NDArray[np.float64]:
-    """R of the settings' method; the identity for ``none`` or without validation clips."""
-    if settings.method == "none" or not len(validation):
-        return np.eye(n_classes)
-    return confusion_refinement(validation, truth)
+def members(systems: Mapping[str, SystemScores]) -> dict[str, Floats]:
+    """What the ensemble averages: system -> (N, C), a clip that it can't judge holding NaN."""
+    return {
+        name: np.where(systems[name].present[:, None], systems[name].scores, np.nan)
+        for name in HYBRID_SYSTEMS
+        if name in systems
+    }
 
 
-def refined_scores(
-    hybrid: SystemScores,
-    refinement: NDArray[np.float64],
+@dataclass(frozen=True, eq=False)
+class Refinements:
+    """Every refinement, fitted on the validation clips, and which of them is used.
+
+    Args:
+        fitted: method -> refinement; empty without validation clips.
+        choice: its name is ``none`` or a key of ``fitted``.
+    """
+
+    fitted: Mapping[str, FittedRefinement]
+    choice: Choice
+
+    @property
+    def chosen(self) -> FittedRefinement | None:
+        return self.fitted.get(self.choice.name)
+
+
+def fit_refinements(
+    validation: Mapping[str, Floats],
+    truth: NDArray,
+    groups: NDArray,
     settings: RefinementSettings,
     *,
+    classes: Sequence[str],
     multi_label: bool,
-) -> SystemScores:
-    """The ensemble's scores refined; single-label ones sum to 1 if the settings say so."""
-    scores = refine(hybrid.scores, refinement, normalise=settings.normalise and not multi_label)
-    return SystemScores(scores, hybrid.present)
+) -> Refinements:
+    """Fits all of `REFINEMENTS`; for ``auto``, chooses by cross-validation by group.
+
+    Args:
+        validation: of the validation clips, see `members`; no test clip is ever among them.
+        truth: (N,) class indices, or (N, C) booleans of multi-label clips.
+        groups: (N,) what a fold must not cut.
+    """
+    if not len(truth):
+        return Refinements({}, no_choice("there are no validation clips"))
+    fitted = {
+        name: FittedRefinement.fit(
+            name,
+            validation,
+            truth,
+            given="probabilities",
+            classes=tuple(classes),
+            multi_label=multi_label,
+            groups=groups,
+            normalise=settings.normalise,
+        )
+        for name in REFINEMENTS
+    }
+    if settings.method != "auto":
+        return Refinements(fitted, no_choice("asked for", name=settings.method))
+    folds = min(MOST_FOLDS, len(np.unique(groups)))
+    if folds < 2:
+        return Refinements(fitted, no_choice("the validation clips are all in one group"))
+    held_out = cross_validate(
+        {name: _maker(name, settings, multi_label) for name in ("none", *REFINEMENTS)},
+        stack_of(validation, given="probabilities", multi_label=multi_label),
+        truth,
+        groups,
+        folds,
+    )
+    return Refinements(fitted, choose(held_out, truth, groups, multi_label=multi_label))
+
+
+def _maker(name: str, settings: RefinementSettings, multi_label: bool) -> Callable[[], ScoreMethod]:
+    return lambda: make_method(
+        name, given="probabilities", multi_label=multi_label, normalise=settings.normalise
+    )
+
+
+def refined_systems(
+    systems: Mapping[str, SystemScores], refinements: Refinements
+) -> dict[str, SystemScores]:
+    """``refined_METHOD`` for every method, and ``refined``: what is chosen."""
+    hybrid, given = systems["hybrid"], members(systems)
+    found = {
+        f"refined_{name}": SystemScores(one.predict_scores(given), hybrid.present)
+        for name, one in refinements.fitted.items()
+    }
+    return {**found, "refined": found.get(f"refined_{refinements.choice.name}", hybrid)}
 
 
 def judge(system: SystemScores, targets: Floats, *, multi_label: bool) -> MethodFigures:

@@ -25,12 +25,13 @@ from actors.storage import Storage
 from actors.streams import MOTION, STREAMS
 from trainers.embedding import Embedding, EmbeddingSettings, embed_clip
 from trainers.ensemble import mean_scores
+from trainers.fitted_refinement import FittedRefinement, contextual, read_record
 from trainers.fusion_network import FusionNetwork
 from trainers.networks.backbones import StreamNetwork
 from trainers.networks.recurrent import SequenceNetwork
 from trainers.networks.weights import network_from_bytes, network_to_bytes
 from trainers.records import from_record, to_record
-from trainers.refinement import RefinementSettings, refine
+from trainers.refinement import RefinementSettings
 from trainers.sequence_task import score_sequence
 from trainers.stream_settings import StreamSettings
 
@@ -83,8 +84,8 @@ class Hybrid:
         cnns: stream -> network.
         lstms: stream -> network over the stream's features; streams without one are left out.
         fusion: the network over the streams' mean features.
-        refinement: (C, C) float64 R with the truth in rows, or None.
-        refinement_settings: how it is applied.
+        refinement: of the probabilities of the LSTMs and the fusion network, or None.
+        refinement_settings: how it was chosen.
         facts: whatever else is worth keeping (versions, fingerprints), as JSON knows it.
     """
 
@@ -96,7 +97,7 @@ class Hybrid:
     cnns: Mapping[str, StreamNetwork]
     lstms: Mapping[str, SequenceNetwork]
     fusion: FusionNetwork
-    refinement: Scores | None = None
+    refinement: FittedRefinement | None = None
     refinement_settings: RefinementSettings = RefinementSettings()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -111,10 +112,31 @@ class Hybrid:
             raise ValueError(f"LSTMs of {sorted(self.lstms)}, but streams {sorted(streams)}")
         if self.fusion.n_classes != len(self.classes):
             raise ValueError(f"{len(self.classes)} classes, fusion of {self.fusion.n_classes}")
+        if self.refinement is not None:
+            self._check_refinement(self.refinement)
         self.streams: tuple[str, ...] = streams
         self._engines: dict[str, FlowEngine] = {}
         for network in (*self.cnns.values(), *self.lstms.values(), self.fusion):
             network.eval()
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The systems that the ensemble averages."""
+        return (*(f"{stream}_lstm" for stream in self.lstms), "fusion")
+
+    def _check_refinement(self, refinement: FittedRefinement) -> None:
+        if refinement.classes != self.classes:
+            raise ValueError(
+                f"the refinement is of {len(refinement.classes)} classes "
+                f"({', '.join(refinement.classes[:3])}, ...), not this model's {len(self.classes)}"
+            )
+        if refinement.given != "probabilities" or set(refinement.streams) != set(self.members):
+            raise ValueError(
+                f"the refinement takes {refinement.given} of {', '.join(refinement.streams)}; this "
+                f"model has probabilities of {', '.join(self.members)}"
+            )
+        if refinement.multi_label != self.multi_label:
+            raise ValueError("only one of refinement and model has several labels per clip")
 
     def _engine(self, device: str) -> FlowEngine | None:
         """What finds flow on a device, made once; None where no stream wants flow."""
@@ -178,8 +200,9 @@ class Hybrid:
         lacking = [None, *here] if len(here) > 1 else [None]
         single = self._stream_systems(embeddings)
         fused, embedding = self._fuse(embeddings, lacking)
-        joined = self._ensemble(single, fused, lacking)
-        refined = self._refine(joined)
+        scores, present = self._member_scores(single, fused, lacking)
+        joined = mean_scores(scores, present)
+        refined = joined if self.refinement is None else self._refine(scores, present)
         systems = {**single, "fusion": fused[0], "hybrid": joined[0]}
         if self.refinement is not None:
             systems["refined"] = refined[0]
@@ -217,23 +240,25 @@ class Hybrid:
         scores, activations = self.fusion.scores_and_embeddings(features, present)
         return scores.astype(np.float64), activations[0]
 
-    def _ensemble(
+    def _member_scores(
         self, single: Mapping[str, Scores], fused: Scores, lacking: Sequence[str | None]
-    ) -> Scores:
-        """(rows, C): the mean of the LSTMs that a row has and the fusion network."""
+    ) -> tuple[dict[str, Scores], dict[str, NDArray[np.bool_]]]:
+        """Member -> (rows, C) scores, and (rows,) whether a row has them."""
         scores, present = {"fusion": fused}, {"fusion": np.ones(len(lacking), bool)}
         for stream in self.lstms:
             name = f"{stream}_lstm"
             if name in single:
                 scores[name] = np.repeat(single[name][None], len(lacking), 0)
                 present[name] = np.array([lack != stream for lack in lacking])
-        return mean_scores(scores, present)
+        return scores, present
 
-    def _refine(self, scores: Scores) -> Scores:
-        if self.refinement is None:
-            return scores
-        normalise = self.refinement_settings.normalise and not self.multi_label
-        return refine(scores, self.refinement, normalise=normalise)
+    def _refine(
+        self, scores: Mapping[str, Scores], present: Mapping[str, NDArray[np.bool_]]
+    ) -> Scores:
+        assert self.refinement is not None
+        return self.refinement.predict_scores(
+            {name: np.where(present[name][:, None], scores[name], np.nan) for name in scores}
+        )
 
     def to_files(self) -> dict[str, bytes]:
         """File name -> content; what `from_files` takes."""
@@ -242,7 +267,7 @@ class Hybrid:
         files |= {f"{s}_lstm.safetensors": network_to_bytes(net) for s, net in self.lstms.items()}
         files[FUSION] = self.fusion.to_bytes()
         if self.refinement is not None:
-            files[REFINEMENT] = safetensors.numpy.save({"refinement": self.refinement})
+            files[REFINEMENT] = self.refinement.to_bytes()
         return files
 
     def _record(self) -> dict[str, Any]:
@@ -273,9 +298,7 @@ class Hybrid:
                     f"{where} has format {record['format']}, this version reads {FORMAT}; "
                     "train it again, or use the version that made it"
                 )
-            refinement = None
-            if REFINEMENT in files:
-                refinement = safetensors.numpy.load(files[REFINEMENT])["refinement"]
+            settings = from_record(RefinementSettings, record["refinement"])
             return cls(
                 classes=tuple(record["classes"]),
                 multi_label=record["multi_label"],
@@ -288,8 +311,8 @@ class Hybrid:
                 cnns=_networks(files, "cnn", record["streams"], StreamNetwork),
                 lstms=_networks(files, "lstm", record["lstms"], SequenceNetwork),
                 fusion=FusionNetwork.from_bytes(files[FUSION]),
-                refinement=refinement,
-                refinement_settings=from_record(RefinementSettings, record["refinement"]),
+                refinement=_refinement(files.get(REFINEMENT), record, settings),
+                refinement_settings=settings,
                 facts=record["facts"],
             )
         except KeyError as error:
@@ -324,6 +347,23 @@ def read_files(storage: Storage) -> dict[str, bytes]:
         raise UserError(f"{storage.path()} holds no model: there is no {FACTS}")
     names = [FACTS, *storage.names(".safetensors")]
     return {name: storage.read_bytes(name) for name in names}
+
+
+def _refinement(
+    content: bytes | None, record: Mapping[str, Any], settings: RefinementSettings
+) -> FittedRefinement | None:
+    """The refinement's file; in models of before it held the bare matrix R."""
+    if content is None:
+        return None
+    if read_record(content) is not None:
+        return FittedRefinement.from_bytes(content)
+    return contextual(
+        safetensors.numpy.load(content)["refinement"],
+        streams=(*(f"{stream}_lstm" for stream in record["lstms"]), "fusion"),
+        classes=tuple(record["classes"]),
+        multi_label=record["multi_label"],
+        normalise=settings.normalise,
+    )
 
 
 def _networks(files: Mapping[str, bytes], kind: str, streams: Iterable[str], of: type) -> dict:

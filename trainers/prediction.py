@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from actors.errors import MediaError
+from actors.errors import MediaError, UserError
 from actors.storage import Storage
+from trainers.fitted_refinement import FittedRefinement
 from trainers.hybrid import ClipPrediction, Hybrid
 
 Row = dict[str, Any]
@@ -71,10 +73,22 @@ class ClipPredictor:
         model: folder that `Hybrid.save` wrote.
         top: how many classes to name.
         device: ``auto`` takes a GPU that this process sees.
+        refinement: content of a refinement's file, to be used instead of the model's own.
+
+    Raises:
+        UserError: the model or the refinement can't be read, or the two don't belong together.
     """
 
-    def __init__(self, model: Storage, *, top: int, device: str = "auto") -> None:
+    def __init__(
+        self, model: Storage, *, top: int, device: str = "auto", refinement: bytes | None = None
+    ) -> None:
         self.hybrid = Hybrid.load(model)
+        if refinement is not None:
+            other = FittedRefinement.from_bytes(refinement)
+            try:
+                self.hybrid = replace(self.hybrid, refinement=other)
+            except ValueError as error:
+                raise UserError(f"this model can't use it: {error}") from error
         self._top, self._device = top, pick_device(device)
 
     def __call__(self, row: Mapping[str, Any]) -> Row:

@@ -1,22 +1,41 @@
-"""Contextual refinement: scores of related classes support each other (Hybrid paper, Eq. 6, 7)."""
+"""Contextual refinement: scores of related classes support each other (Hybrid paper, Eq. 6, 7).
+
+As printed, and with R shrunk towards the identity as far as an inner cross-validation says.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trainers.late_fusion import MeanOfLogits, MeanOfProbabilities
 from trainers.metrics import as_targets
+from trainers.score_streams import (
+    Floats,
+    Streams,
+    as_stack,
+    check_groups,
+    check_truth,
+    main_measure,
+    splits,
+)
+
+SHRINKAGES = (1.0, 0.9, 0.75, 0.5, 0.25, 0.1, 0.0)
+"""Shares of the identity that are tried; of equally good ones the first."""
 
 
 @dataclass(frozen=True)
 class RefinementSettings:
     """Whether and how the ensemble's scores are refined."""
 
-    method: Literal["confusion", "none"] = "confusion"
-    """confusion: by the confusions on the validation split (Eq. 6, 7); none: left as they are."""
+    method: Literal["auto", "none", "confusion", "dasd", "learned"] = "auto"
+    """none: left as they are; confusion: by the confusions on the validation split (Eq. 6, 7);
+    dasd: diffused on the class graph; learned: a linear map of the systems' logits, fitted on the
+    validation split; auto: what is best there by cross-validation, none if nothing is beyond
+    noise."""
     normalise: bool = True
     """Divide refined scores by their sum, so that they stay probabilities. Scores of multi-label
     data never are: their classes do not exclude one another."""
@@ -85,3 +104,57 @@ def refine(
     kept = np.where(sums > 0, refined, scores)
     totals = kept.sum(1, keepdims=True)
     return kept / np.where(totals > 0, totals, 1.0)
+
+
+@dataclass
+class ContextualRefinement:
+    """p = R f(x), f being the mean of the systems' scores.
+
+    Args:
+        base: how that mean is taken.
+        normalise: see `refine`; multi-label scores never are.
+        shrink: R becomes k I + (1 - k) R, k chosen by inner cross-validation by group for the main
+            measure; of equally good ones the nearest to the identity. Without it, as printed.
+    """
+
+    base: MeanOfLogits | MeanOfProbabilities
+    multi_label: bool = False
+    normalise: bool = True
+    shrink: bool = False
+    inner_folds: int = 5
+    matrix: Floats = field(default_factory=lambda: np.eye(1), init=False)
+    """(C, C) R, shrunk."""
+    shrinkage: float = field(default=0.0, init=False)
+    """k."""
+
+    def fit(self, streams: Streams, truth: ArrayLike, *, groups: ArrayLike | None = None) -> Self:
+        stack = as_stack(streams)
+        targets = check_truth(stack, truth, multi_label=self.multi_label)
+        names = check_groups(groups, len(stack))
+        scores = self.base.fit(stack, truth).predict_scores(stack)
+        self.shrinkage = self._choose(scores, targets, names) if self.shrink else 0.0
+        self.matrix = _shrunk(confusion_refinement(scores, targets), self.shrinkage)
+        return self
+
+    def predict_scores(self, streams: Streams) -> Floats:
+        return self._refined(self.base.predict_scores(streams), self.matrix)
+
+    def _refined(self, scores: Floats, matrix: Floats) -> Floats:
+        return refine(scores, matrix, normalise=self.normalise and not self.multi_label)
+
+    def _choose(self, scores: Floats, targets: NDArray[np.bool_], groups: NDArray) -> float:
+        if len(np.unique(groups)) < 2:
+            return 1.0
+        held_out = {k: np.empty_like(scores) for k in SHRINKAGES}
+        for rows, held in splits(groups, self.inner_folds):
+            matrix = confusion_refinement(scores[rows], targets[rows])
+            for k in SHRINKAGES:
+                held_out[k][held] = self._refined(scores[held], _shrunk(matrix, k))
+        found = [
+            main_measure(held_out[k], targets, multi_label=self.multi_label) for k in SHRINKAGES
+        ]
+        return SHRINKAGES[int(np.argmax(np.round(found, 9)))]
+
+
+def _shrunk(matrix: Floats, share: float) -> Floats:
+    return share * np.eye(len(matrix)) + (1 - share) * matrix

@@ -60,6 +60,8 @@ class MethodResult:
     """Accuracy over ceiling."""
     note: str = ""
     """A few words on which clips these are, e.g. ``clips that have sound``."""
+    chosen: bool = False
+    """Whether this is what the registered model gives: the ensemble or one of its refinements."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +161,8 @@ class ReportData:
     """(C,) average precision of every class before refinement, 0..1; NaN: no test clip."""
     ap_after: NDArray[np.floating] | None = None
     """(C,) the same after refinement."""
+    refinement: str = ""
+    """Which refinement was chosen, and why."""
     curves: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
     """Fit -> records with ``step`` and any of ``loss``, ``score``, in the order of steps."""
     trials: Sequence[Mapping[str, Any]] = ()
@@ -206,10 +210,12 @@ def report_json(data: ReportData) -> dict[str, Any]:
         ``{"methods": {name: {"accuracy", "mean_class_accuracy", "map", "hit5", "n"}},
         "stages": {name: {"seconds", "cached"}}, "rejected": int,
         "mlflow": {"run_id", "model_version", "promoted"}}``; methods with a known ceiling carry
-        ``ceiling`` and ``share_of_ceiling`` as well.
+        ``ceiling`` and ``share_of_ceiling`` as well. ``refined`` repeats the chosen method.
     """
+    methods = {method.name: _figures(method) for method in data.methods}
+    methods |= dict([("refined", _figures(method)) for method in data.methods if method.chosen])
     return {
-        "methods": {method.name: _figures(method) for method in data.methods},
+        "methods": methods,
         "stages": {
             stage.name: {"seconds": finite(stage.seconds), "cached": bool(stage.cached)}
             for stage in data.stages

@@ -246,3 +246,34 @@ def _svg(body: Markup, width: int, height: int, label: str) -> Markup:
         '<svg class="figure" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" role="img" '
         'aria-label="{}">{}</svg>'
     ).format(width, height, label, body)
+
+
+def panel_svg(
+    points: Points, *, sizes: Sequence[float], across: str, up: str, label: str
+) -> Markup:
+    """Draws points within the unit square, joined, with the diagonal to compare with.
+
+    Args:
+        sizes: of each dot, 0..1.
+    """
+    left, right, top, bottom = 44, 318, 10, 284
+    x, y = linear(0, 1, left, right), linear(0, 1, bottom, top)
+    parts = [
+        _panel(y, left, right),
+        Markup('<path class="break" d="M{} {}L{} {}"/>').format(left, bottom, right, top),
+        _path(points, x, y, "var(--joint)"),
+    ]
+    parts += [
+        Markup('<circle class="hit" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(
+            x.place(one), y.place(other), 2 + 8 * size
+        )
+        for (one, other), size in zip(points, sizes, strict=True)
+    ]
+    parts.append(_bottom_axis(x, bottom, left, right))
+    parts.append(
+        Markup(
+            '<text class="ink middle" x="{}" y="{}">{}</text><text class="ink middle" '
+            'transform="translate(11 {}) rotate(-90)">{}</text>'
+        ).format((left + right) / 2, bottom + 34, across, (top + bottom) / 2, up)
+    )
+    return _svg(Markup("").join(parts), 330, 324, label)

@@ -38,7 +38,7 @@ def render_html(data: ReportData) -> str:
     page = _environment().get_template("report.html")
     return page.render(
         data=data,
-        style=Markup(_asset("figures.css") + _asset("report.css")),
+        style=page_style(),
         headline=_headline(data),
         columns=shown_columns(data),
         measure=measure(data),
@@ -103,6 +103,11 @@ def _environment() -> Environment:
     }
     environment.globals |= {"interval": interval}
     return environment
+
+
+def page_style() -> Markup:
+    """The style sheet of a page."""
+    return Markup(_asset("figures.css") + _asset("report.css"))
 
 
 def _asset(name: str) -> str:
@@ -174,9 +179,10 @@ def _headline(data: ReportData) -> _Headline:
             continue
         if method.n == joint.n and (single is None or score > getattr(single, measure(data))):
             single = method
+    chosen = next((m for m in data.methods if m.chosen and m is not joint), None)
     return _Headline(
         joint,
-        named.get("refined"),
+        chosen or named.get("refined"),
         None if single is joint else single,
         sum(stage.cached for stage in data.stages),
     )

@@ -213,6 +213,9 @@ def test_ceilings_follow_from_what_is_visible():
         "motion_lstm": 1 / 8,
         "fusion": 1 / 2,
         "hybrid": 1.0,
+        "refined_confusion": 1.0,
+        "refined_dasd": 1.0,
+        "refined_learned": 1.0,
         "refined": 1.0,
     }
 

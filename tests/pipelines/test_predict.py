@@ -7,6 +7,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from pipelines.arguments import parse_arguments
 from pipelines.console import Console
 from pipelines.predict import PredictSettings, find_videos, predict, predict_paths
 from pipelines.predictions import check_output, predictions_table
+from trainers.fitted_refinement import contextual
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,32 @@ def test_the_table_on_the_terminal(rows):
     assert f"{rows[2]['label']} {rows[2]['probability']:.1%}" in one
     assert f"{rows[2]['share_motion']:.0%}" in one
     assert "–" in mute and "–" not in one
+
+
+def test_another_refinement_takes_the_place_of_the_models_own(folder, rows, tmp_path):
+    hybrid = make_hybrid()
+    identity = contextual(
+        np.eye(3), streams=hybrid.members, classes=CLASSES, multi_label=False, normalise=True
+    )
+    (tmp_path / "mine.safetensors").write_bytes(identity.to_bytes())
+    clip = str(folder / "clips" / "one.mp4")
+    (row,) = run(folder, [clip], refinement=str(tmp_path / "mine.safetensors"), top=3)
+    plain = hybrid.predict_clip(clip).decision.systems["hybrid"]
+    assert row["probabilities"] == pytest.approx(sorted(plain, reverse=True), abs=1e-6)
+    assert row["probabilities"] != pytest.approx(rows[2]["probabilities"], abs=1e-6)
+
+
+def test_refinements_that_do_not_fit_are_refused(folder, tmp_path):
+    clip = str(folder / "clips" / "one.mp4")
+    with pytest.raises(UserError, match="--refinement nowhere does not exist"):
+        run(folder, [clip], refinement="nowhere")
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(make_hybrid(classes=("a", "b", "c")).refinement.to_bytes())
+    with pytest.raises(UserError, match="this model can't use it: the refinement is of 3 classes"):
+        run(folder, [clip], refinement=str(file))
+    file.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"mine\.safetensors is damaged"):
+        run(folder, [clip], refinement=str(file))
 
 
 @pytest.mark.parametrize("ending", ["csv", "json", "parquet"])

@@ -10,15 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from small_hybrid import AUDIO, CLASSES, MOTION, SPATIAL, make_hybrid, write_clip
 
 from actors.artifact import ArtifactReader, pack
 from actors.errors import UserError
 from actors.extraction import extract_clip
-from trainers.evaluation import SystemScores, hybrid_scores, refined_scores
+from trainers.evaluation import SystemScores, hybrid_scores, members
+from trainers.fitted_refinement import METHODS, FittedRefinement
 from trainers.hybrid import FACTS, Hybrid
 from trainers.records import from_record, to_record
+from trainers.refinement import refine
 from trainers.stream_settings import StreamSettings
 
 
@@ -62,10 +65,10 @@ def test_it_sums_what_the_evaluation_of_the_job_sums(hybrid, embeddings):
     }
     joined = hybrid_scores(systems)
     np.testing.assert_allclose(decision.systems["hybrid"], joined.scores[0], rtol=1e-6)
-    refined = refined_scores(
-        joined, hybrid.refinement, hybrid.refinement_settings, multi_label=False
-    )
-    np.testing.assert_allclose(decision.probabilities, refined.scores[0], rtol=1e-6)
+    refined = hybrid.refinement.predict_scores(members(systems))
+    np.testing.assert_allclose(decision.probabilities, refined[0], rtol=1e-6)
+    printed = refine(joined.scores, hybrid.refinement.method.matrix, normalise=True)
+    np.testing.assert_allclose(decision.probabilities, printed[0], rtol=1e-5)
 
 
 def test_fusion_sees_each_streams_mean_feature(hybrid, embeddings):
@@ -141,6 +144,55 @@ def test_saved_and_loaded_it_says_the_same(hybrid, clip, tmp_path):
     np.testing.assert_array_equal(one.probabilities, two.probabilities)
     np.testing.assert_array_equal(one.embedding, two.embedding)
     assert one.shares == two.shares
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_refinement_is_saved_and_applied(hybrid, embeddings, tmp_path, name):
+    random = np.random.default_rng(0)
+    labels = random.integers(3, size=60)
+    fitted = FittedRefinement.fit(
+        name,
+        {m: random.dirichlet(np.ones(3), size=60) + np.eye(3)[labels] for m in hybrid.members},
+        labels,
+        given="logits",
+        classes=CLASSES,
+        multi_label=False,
+    )
+    with pytest.raises(ValueError, match="takes logits of"):
+        replace(hybrid, refinement=fitted)
+    clips = {m: random.dirichlet(np.ones(3), size=60) for m in hybrid.members}
+    for scores in clips.values():
+        scores[np.arange(60), labels] += 0.5
+        scores /= scores.sum(1, keepdims=True)
+    fitted = FittedRefinement.fit(
+        name, clips, labels, given="probabilities", classes=CLASSES, multi_label=False
+    )
+    refined = replace(hybrid, refinement=fitted)
+    refined.save(tmp_path)
+    one, two = refined.decide(embeddings), Hybrid.load(tmp_path).decide(embeddings)
+    np.testing.assert_array_equal(one.probabilities, two.probabilities)
+    given = {m: one.systems[m][None] for m in hybrid.members}
+    np.testing.assert_allclose(one.probabilities, fitted.predict_scores(given)[0], atol=1e-9)
+
+
+def test_a_model_of_before_has_the_bare_matrix(hybrid, embeddings, tmp_path):
+    hybrid.save(tmp_path)
+    record = json.loads((tmp_path / FACTS).read_text())
+    record["refinement"] = {"method": "confusion", "normalise": True}
+    (tmp_path / FACTS).write_text(json.dumps(record))
+    matrix = {"refinement": hybrid.refinement.method.matrix}
+    (tmp_path / "refinement.safetensors").write_bytes(safetensors.numpy.save(matrix))
+    one, two = hybrid.decide(embeddings), Hybrid.load(tmp_path).decide(embeddings)
+    np.testing.assert_array_equal(one.probabilities, two.probabilities)
+
+
+def test_a_refinement_of_other_classes_or_systems_is_refused(hybrid):
+    other = make_hybrid(classes=("a", "b", "c")).refinement
+    with pytest.raises(ValueError, match="of 3 classes .a, b, c, ...., not this model's 3"):
+        replace(hybrid, refinement=other)
+    fewer = make_hybrid((SPATIAL,)).refinement
+    with pytest.raises(ValueError, match="takes probabilities of spatial_lstm, fusion; this"):
+        replace(hybrid, refinement=fewer)
 
 
 def test_a_folder_without_a_model(tmp_path):

@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""Job: joins and refines the scores of any systems, and says by cross-validation what it helps.
+
+    pipelines/refine.py SCORES.npz [--groups NAME] [--folds K] [--output refinement.safetensors]
+
+SCORES.npz holds an array `<stream>_scores` (clips x classes; logits or probabilities) per stream
+and `labels`; if you have them also `class_names`, `video_ids` (UCF-101's groups are read from
+these), `groups`, and `<stream>_present` where clips lack a stream. Every figure is of clips whose
+group was held out of every fit. The chosen refinement is fitted on all clips and written as a file
+for pipelines/predict.py --refinement; a page beside it shows what was found.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import pipelines.launch  # noqa: F401  goes on in the environment that has the packages
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+from threadpoolctl import threadpool_limits
+
+from actors.errors import UserError, nearest
+from actors.storage import Storage
+from pipelines.arguments import parse_arguments
+from pipelines.console import Console
+from pipelines.launch import main_guard
+from pipelines.report.refinement import RefinementPage, refinement_html
+from pipelines.report.terminal import percent
+from pipelines.score_file import ScoreFile, read_scores
+from trainers.calibration import Reliability, reliability
+from trainers.choose_refinement import Choice, choose, cross_validate, default_folds
+from trainers.fitted_refinement import METHODS, FittedRefinement, make_method, stack_of
+from trainers.late_fusion import (
+    GapWeighted,
+    MeanOfLogits,
+    MeanOfProbabilities,
+    TemperaturePerStream,
+    WeightedMean,
+)
+from trainers.learned_refinement import LearnedRefinement
+from trainers.metrics import summary
+from trainers.score_streams import Floats, ScoreMethod, Stack, to_probabilities
+
+AUTO = "auto"
+GIVEN = (AUTO, "logits", "probabilities")
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """How the clips are grouped, and what is written."""
+
+    groups: str | None = None
+    """Array of the file with each clip's group, or a pattern with one (group) for video_ids;
+    default: the array groups, else gNN of UCF-101's names, else every clip by itself."""
+    folds: int | None = None
+    """Folds of whole groups; default: one per group up to ten groups, else ten."""
+    method: str = AUTO
+    """What is written: none, confusion, shrunk, dasd, learned, or auto: what is best by
+    cross-validation, none if nothing is beyond noise."""
+    given: str = AUTO
+    """What the scores are: logits, probabilities, or auto (what they look like)."""
+    output: str = "refinement.safetensors"
+    """File for the fitted refinement; the page goes beside it, ending in .html."""
+
+    def __post_init__(self) -> None:
+        if self.folds is not None and self.folds < 2:
+            raise UserError(f"--folds must be at least 2, not {self.folds}")
+        if self.method not in (AUTO, *METHODS):
+            known = ", ".join((AUTO, *METHODS))
+            raise UserError(
+                f"--method {self.method}: there is none{nearest(self.method, (AUTO, *METHODS))}; "
+                f"methods: {known}"
+            )
+        if self.given not in GIVEN:
+            raise UserError(f"--given must be {', '.join(GIVEN)}, not {self.given!r}")
+        if Path(self.output).suffix != ".safetensors":
+            raise UserError(f"--output {self.output}: its ending must be .safetensors")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A line of the table: held-out figures of one way to join the streams."""
+
+    name: str
+    label: str
+    scores: Floats
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """What was found and written."""
+
+    rows: Sequence[Row]
+    choice: Choice
+    refinement: FittedRefinement
+    learned: FittedRefinement
+    files: tuple[Path, ...]
+
+
+def refine_scores(path: Path, settings: RefineSettings, console: Console) -> Refined:
+    """Compares, chooses, fits, writes and shows.
+
+    Raises:
+        UserError: a file that can't be used, or an output that can't be written.
+    """
+    output = Path(settings.output).absolute()
+    Storage(output.parent).check_writable()
+    data = read_scores(path, groups=settings.groups, given=settings.given)
+    folds = min(settings.folds or default_folds(data.groups), len(np.unique(data.groups)))
+    _say_what_is_there(console, path, data, folds)
+    # Threads share the folds; a BLAS that starts threads of its own inside them only waits.
+    with threadpool_limits(1, user_api="blas"):
+        rows, choice = compare(data, folds, console)
+        if settings.method != AUTO:
+            choice = Choice(settings.method, "asked for", choice.measures, choice.chances)
+        learned = _fit("learned", path, data, rows)
+        refinement = learned if choice.name == "learned" else _fit(choice.name, path, data, rows)
+    page = output.with_suffix(".html")
+    Storage(output.parent).write_bytes(output.name, refinement.to_bytes())
+    html = refinement_html(_page(path, data, folds, rows, choice, refinement, learned))
+    Storage(page.parent).write_bytes(page.name, html.encode())
+    result = Refined(rows, choice, refinement, learned, (output, page))
+    _show(console, data, result)
+    return result
+
+
+def compare(data: ScoreFile, folds: int, console: Console) -> tuple[list[Row], Choice]:
+    """Every way to join the streams on held-out groups, and which refinement is chosen."""
+    stack = stack_of(data.scores, given=data.given, multi_label=data.multi_label)
+    makers = methods(data)
+    with console.stage("cross-validate", total=len(makers) * folds, unit="fits") as progress:
+        held_out = cross_validate(
+            {name: make for name, (_, make) in makers.items()},
+            stack,
+            data.truth,
+            data.groups,
+            folds,
+            on_fit=progress.update,
+        )
+    candidates = {name: held_out[PLAIN[data.given] if name == "none" else name] for name in METHODS}
+    choice = choose(candidates, data.truth, data.groups, multi_label=data.multi_label)
+    labels = {name: label for name, (label, _) in makers.items()}
+    streams = {f"stream {name}": _alone(stack, name, data) for name in stack.names}
+    rows = [_row(name, name, scores, data) for name, scores in streams.items()]
+    return rows + [_row(n, labels[n], scores, data) for n, scores in held_out.items()], choice
+
+
+PLAIN = {"logits": "mean_logits", "probabilities": "mean_probabilities"}
+"""The plain mean, which a refinement must beat."""
+
+
+def methods(data: ScoreFile) -> dict[str, tuple[str, Callable[[], ScoreMethod]]]:
+    """Name -> (what a person reads, what makes it unfitted), the slowest last."""
+    several = data.multi_label
+    found: dict[str, tuple[str, Callable[[], ScoreMethod]]] = {
+        "mean_logits": ("mean of logits", lambda: MeanOfLogits(several)),
+        "mean_probabilities": ("mean of probabilities", lambda: MeanOfProbabilities(several)),
+        "temperature": ("a temperature per stream", lambda: TemperaturePerStream(several)),
+        "gap": ("GAP-weighted", lambda: GapWeighted(several)),
+        "weights": ("weights by cross-validation", lambda: WeightedMean(several)),
+    }
+
+    def maker(name: str) -> Callable[[], ScoreMethod]:
+        return lambda: make_method(name, given=data.given, multi_label=several)
+
+    labels = {"confusion": "contextual refinement, as printed"}
+    return found | {n: (labels.get(n, METHODS[n]), maker(n)) for n in METHODS if n != "none"}
+
+
+def _alone(stack: Stack, name: str, data: ScoreFile) -> Floats:
+    """One stream's probabilities; NaN for the clips that lack it."""
+    scores = to_probabilities(stack.one(name), multi_label=data.multi_label)
+    return np.where(stack.present[stack.names.index(name)][:, None], scores, np.nan)
+
+
+def _row(name: str, label: str, scores: Floats, data: ScoreFile) -> Row:
+    there = ~np.isnan(scores).any(1)
+    figures = summary(scores[there], data.truth[there], multi_label=data.multi_label)
+    curve = reliability(scores[there], data.truth[there], multi_label=data.multi_label)
+    return Row(name, label, scores, {**figures, "ece": curve.ece, "n": int(there.sum())})
+
+
+def _fit(name: str, path: Path, data: ScoreFile, rows: Sequence[Row]) -> FittedRefinement:
+    """The refinement on all clips; the file tells what it was fitted on and how it did."""
+    return FittedRefinement.fit(
+        name,
+        data.scores,
+        data.truth,
+        given=data.given,
+        classes=data.classes,
+        multi_label=data.multi_label,
+        groups=data.groups,
+        facts={
+            "scores": path.name,
+            "clips": len(data.truth),
+            "cross_validated": {row.name: dict(row.figures) for row in rows},
+        },
+    )
+
+
+def _page(
+    path: Path,
+    data: ScoreFile,
+    folds: int,
+    rows: Sequence[Row],
+    choice: Choice,
+    refinement: FittedRefinement,
+    learned: FittedRefinement,
+) -> RefinementPage:
+    named = {row.name: row for row in rows}
+    before = named[PLAIN[data.given]]
+    after = named.get(choice.name, before)
+    method = learned.method
+    assert isinstance(method, LearnedRefinement)
+    known = method.strength is not None
+    return RefinementPage(
+        title=f"{path.name}: late fusion and refinement",
+        about=_about(data, folds),
+        columns=columns(data),
+        rows=[
+            (row.label, [row.figures.get(key) for key, _ in columns(data)], row is after)
+            for row in rows
+        ],
+        reason=f"{METHODS[choice.name]}: {choice.reason}",
+        note=refinement.note,
+        classes=data.classes,
+        streams=tuple(data.scores),
+        borrowing=method.borrowing if known else None,
+        fallback=method.fallback,
+        curves={
+            f"before: {before.label}": _curve(before, data),
+            f"after: {after.label}": _curve(after, data),
+        },
+        multi_label=data.multi_label,
+    )
+
+
+def _curve(row: Row, data: ScoreFile) -> Reliability:
+    return reliability(row.scores, data.truth, multi_label=data.multi_label)
+
+
+def columns(data: ScoreFile) -> list[tuple[str, str]]:
+    """Figure and heading."""
+    if data.multi_label:
+        return [("map", "mAP"), ("gap_at_20", "GAP@20"), ("ece", "ECE")]
+    return [
+        ("accuracy", "accuracy"),
+        ("mean_class_accuracy", "mean class"),
+        ("map", "mAP"),
+        ("ece", "ECE"),
+    ]
+
+
+def _about(data: ScoreFile, folds: int) -> str:
+    groups = len(np.unique(data.groups))
+    return (
+        f"{len(data.truth):,} clips, {len(data.classes):,} classes, {len(data.scores)} streams of "
+        f"{data.given}; {groups:,} groups ({data.grouped_by}), {folds} folds"
+    )
+
+
+def _say_what_is_there(console: Console, path: Path, data: ScoreFile, folds: int) -> None:
+    console.say(f"{path.name}: {_about(data, folds)}", markup=False)
+
+
+def _show(console: Console, data: ScoreFile, result: Refined) -> None:
+    chosen = PLAIN[data.given] if result.choice.name == "none" else result.choice.name
+    table = Table(title="cross-validated by group", title_justify="left", title_style="bold")
+    table.add_column("method")
+    for _, heading in columns(data):
+        table.add_column(heading, justify="right")
+    table.add_column("clips", justify="right")
+    for row in result.rows:
+        name = Text(row.label)
+        if row.name == chosen:
+            name.append("  chosen", style="green")
+        figures = [percent(row.figures.get(key), 2) for key, _ in columns(data)]
+        style = "bold" if row.name == chosen else ""
+        table.add_row(name, *figures, f"{row.figures['n']:,}", style=style)
+    console.rich.print(table)
+    note = f" ({result.refinement.note})" if result.refinement.note else ""
+    words = f"chosen      {METHODS[result.choice.name]}{note}: {result.choice.reason}"
+    console.say(words, markup=False)
+    learned = result.learned.method
+    if isinstance(learned, LearnedRefinement) and learned.fallback:
+        console.say(f"learned     the plain mean: {learned.fallback}", markup=False)
+    for what, file in zip(("refinement", "page"), result.files, strict=True):
+        console.say(f"{what:<11} {file}", markup=False)
+
+
+def main() -> None:
+    """Reads the command line, compares and writes."""
+    settings, inputs = parse_arguments(
+        RefineSettings, __doc__ or "", inputs="an .npz file with scores"
+    )
+    if len(inputs) != 1:
+        raise UserError(f"give one .npz file with scores, not {len(inputs)}")
+    refine_scores(Path(inputs[0]).expanduser(), settings, Console())
+
+
+if __name__ == "__main__":
+    main_guard(main)
