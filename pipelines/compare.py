@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -166,27 +167,44 @@ def chosen_rows(settings: Settings, methods: Sequence[str]) -> list[Row]:
 
 
 def compare_split(job: Job, name: str, chosen: Sequence[Row]) -> ComparedSplit:
-    """Runs the rows side by side; a finished one is taken from the storage."""
+    """Does what is missing before, then runs the rows."""
     extraction = extract(job)
     trained = train(job, extraction)
     tuned = tune(job, extraction, trained)
     scored = score_systems(job, trained, tuned)
-    material = _material(job, tuned, scored)
+    ids = [clip.video.id for clip in tuned.inputs.clips if clip.video.split == "test"]
+    return run_rows(job, name, chosen, _material(job, tuned, scored), ids, scored.fingerprint)
+
+
+def run_rows(
+    job: Job,
+    name: str,
+    chosen: Sequence[Row],
+    material: Material,
+    ids: Sequence[str],
+    scored: str,
+) -> ComparedSplit:
+    """Runs the rows side by side; a finished one is taken from the storage.
+
+    Args:
+        ids: of the test clips.
+        scored: fingerprint of the systems' scores, and with them of all that they depend on.
+    """
     shared = _Shared(job, material)
     with ThreadPoolExecutor(len(chosen), thread_name_prefix="row") as pool:
         futures = {row.name: pool.submit(_run_row, job, row, scored, shared) for row in chosen}
-        stages = {name: future.result() for name, future in futures.items()}
+        stages = {row: future.result() for row, future in futures.items()}
     test = material.splits == "test"
     return ComparedSplit(
         name=name,
-        ids=tuple(clip.video.id for clip in tuned.inputs.clips if clip.video.split == "test"),
+        ids=tuple(ids),
         targets=material.targets[test],
         groups=material.groups[test],
         scores={
-            name: safetensors.numpy.load(stage.storage.read_bytes(SCORES))["scores"]
-            for name, stage in stages.items()
+            row: safetensors.numpy.load(stage.storage.read_bytes(SCORES))["scores"]
+            for row, stage in stages.items()
         },
-        facts={name: stage.facts for name, stage in stages.items()},
+        facts={row: stage.facts for row, stage in stages.items()},
     )
 
 
@@ -212,12 +230,13 @@ class _Shared:
     def __init__(self, job: Job, material: Material) -> None:
         self.job, self.material = job, material
         self._reference: Any = None
+        self._lock = threading.Lock()
 
     def compute(self, row: Row) -> tuple[NDArray[np.float64], dict[str, Any], float]:
         import ray
 
         self.job.board()
-        with self.job._ray_lock:
+        with self._lock:
             if self._reference is None:
                 self._reference = ray.put(self.material)
         task: Any = ray.remote(num_cpus=1)(compute_row)
@@ -245,7 +264,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _run_row(job: Job, row: Row, scored: StageResult, shared: _Shared) -> StageResult:
+def _run_row(job: Job, row: Row, scored: str, shared: _Shared) -> StageResult:
     def work(storage: Storage) -> Facts:
         with job.tracker.child(job.run, f"compare {row.name}") as run:
             scores, chosen, seconds = shared.compute(row)
@@ -256,7 +275,7 @@ def _run_row(job: Job, row: Row, scored: StageResult, shared: _Shared) -> StageR
         return {"chosen": chosen, "seconds": seconds}
 
     material = shared.material
-    key = [VERSION, row.name, row.settings, material.fusion, scored.fingerprint]
+    key = [VERSION, row.name, row.settings, material.fusion, scored]
     key += [material.targets.shape, material.seed, list(material.groups), list(material.splits)]
     return job.stage(
         f"compare_{row.name}", key, work, describe=lambda facts: describe(facts["chosen"])

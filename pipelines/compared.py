@@ -98,7 +98,12 @@ def _tests(
     if name == HYBRID:
         return dict.fromkeys(empty)
     parts = [
-        Paired(split.scores[name], split.scores[HYBRID], split.targets, split.groups)
+        Paired(
+            split.scores[name],
+            split.scores[HYBRID],
+            split.targets.astype(np.float64),
+            split.groups,
+        )
         for split in splits
     ]
     difference = bootstrap_map(parts)

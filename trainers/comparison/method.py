@@ -176,26 +176,45 @@ class Method(ABC):
         """(N, C) probabilities of clips of which each has a stream."""
 
     def _choose(
-        self, clips: Clips, grid: Sequence[T], held_out: Callable[[T, list[Fold]], Floats]
+        self,
+        clips: Clips,
+        grid: Sequence[T],
+        held_out: Callable[[T, list[Fold]], Floats],
+        *,
+        calibrate: Callable[[Floats], Floats] = lambda scores: scores,
     ) -> tuple[T, Floats | None]:
-        """The grid's best value, of equal ones the first, and its held-out scores.
+        """The grid's value of the least held-out log loss, and its held-out scores.
+
+        The log loss, and not the accuracy, because it is steady on few clips, and tells how far
+        the scores can be trusted beside those of other streams.
 
         Args:
             grid: of one value, which is then taken as it is; or of several.
             held_out: (N, C) scores, each clip's from the fold that holds it out.
+            calibrate: makes probabilities of them.
         """
         if len(grid) == 1:
             return grid[0], None
         parts = group_folds(clips.targets, clips.groups, self.folds, seed=self.seed)
-        best: tuple[float, T, Floats] | None = None
-        for value in grid:
-            scores = held_out(value, parts)
-            measured = measure(scores, clips.targets, multi_label=self.multi_label)
-            if best is None or measured > best[0]:
-                best = measured, value, scores
-        assert best is not None
-        self.chosen["cross_validated"] = best[0]
-        return best[1], best[2]
+        found = [held_out(value, parts) for value in grid]
+        losses = [
+            log_loss(calibrate(scores), clips.targets, multi_label=self.multi_label)
+            for scores in found
+        ]
+        best = int(np.argmin(losses))
+        self.chosen["cross_validated"] = measure(
+            found[best], clips.targets, multi_label=self.multi_label
+        )
+        return grid[best], found[best]
+
+
+def log_loss(probabilities: Floats, targets: Floats, *, multi_label: bool) -> float:
+    """Mean over clips of -log of what the truth was given; multi-label summed over classes."""
+    least = 1e-7
+    right = np.log(np.maximum(probabilities, least)) * targets
+    if multi_label:
+        right = right + np.log(np.maximum(1 - probabilities, least)) * (1 - targets)
+    return float(-right.sum() / len(targets))
 
 
 def measure(scores: Floats, targets: Floats, *, multi_label: bool) -> float:

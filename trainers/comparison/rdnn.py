@@ -52,7 +52,7 @@ class RDNNSettings:
 GRID = tuple(
     RDNNSettings(lambda1=weights, lambda2=relations, lambda3=relations)
     for weights in (1e-3, 1e-4)
-    for relations in (1e-2, 1e-3, 1e-4)
+    for relations in (1e-1, 1e-2, 1e-3)
 )
 
 

@@ -91,9 +91,14 @@ class KernelSVM(Method):
                 found[held] = machine.decide(grams[:, held][:, :, train])
             return found
 
-        cost, decisions = self._choose(clips, self.costs, held_out)
+        def calibration(decisions: Floats | None) -> Calibration:
+            return Calibration.fit(decisions, targets, multi_label=self.multi_label)
+
+        cost, decisions = self._choose(
+            clips, self.costs, held_out, calibrate=lambda found: calibration(found)(found)
+        )
         self.machine = self._machine(grams, targets, cost)
-        self.calibration = Calibration.fit(decisions, targets, multi_label=self.multi_label)
+        self.calibration = calibration(decisions)
         self.chosen["C"] = cost
         if self.combine == "mkl":
             self.chosen["gap"] = self.machine.gap
@@ -126,7 +131,7 @@ def fit_one_against_rest(kernel: NDArray[Any], targets: Floats, cost: float) -> 
         if abs(signs.sum()) == n:
             bias[c] = signs[0]
             continue
-        machine = SVC(kernel="precomputed", C=cost).fit(kernel, signs)
+        machine = SVC(kernel="precomputed").fit(kernel, signs, sample_weight=balanced(signs, cost))
         coefficients[c, machine.support_] = machine.dual_coef_[0]
         bias[c] = machine.intercept_[0]
     return Machine(coefficients, np.ones((classes, 1)), bias)
@@ -144,10 +149,21 @@ def fit_mkl_machine(
         if abs(signs.sum()) == n:
             bias[c] = signs[0]
             continue
-        found = fit_mkl(kernels, signs, cost, norm=norm, gap=gap)
+        found = fit_mkl(kernels, signs, balanced(signs, cost), norm=norm, gap=gap)
         coefficients[c], weights[c], bias[c] = found.alpha * signs, found.weights, found.bias
         largest = max(largest, found.gap)
     return Machine(coefficients, weights, bias, largest)
+
+
+def balanced(signs: NDArray[Any], cost: float) -> Floats:
+    """(n,) C_i, so that the positives and the negatives weigh the same, C n / 2 each.
+
+    One class among many has few positives: where its chance is below a half everywhere (a stream
+    that tells only some of a class), the plain hinge loss is least for a machine that always says
+    no, and knows nothing.
+    """
+    shares = np.where(signs > 0, (signs > 0).mean(), (signs < 0).mean())
+    return np.asarray(cost / (2 * shares))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from actors.errors import UserError
 from trainers.comparison.kernels import Chi2Kernel
 from trainers.comparison.method import Clips, LateFusion
 from trainers.comparison.mkl import best_weights, fit_mkl
-from trainers.comparison.svm import Calibration, KernelSVM, fit_one_against_rest
+from trainers.comparison.svm import Calibration, KernelSVM, balanced, fit_one_against_rest
 
 
 def small_problem(n: int = 40, count: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +33,7 @@ def test_early_fusion_of_one_feature_is_its_svm_also_where_it_is_absent() -> Non
     kernel = Chi2Kernel(train.features["b"][there])
     new = Clips.of(*test.part(test.present["b"]).score, streams=["b"])
     for c in range(4):
-        reference = SVC(kernel="precomputed", C=single.chosen["C"])
+        reference = SVC(kernel="precomputed", C=single.chosen["C"], class_weight="balanced")
         reference.fit(kernel.gram, train.targets[there, c])
         np.testing.assert_allclose(
             single.decision_values(new)[:, c],
@@ -49,6 +49,7 @@ def test_mkl_with_one_kernel_is_the_svm() -> None:
     kernels, signs = small_problem(count=1)
     found = fit_mkl(kernels, signs, 2.0, tolerance=1e-3)
     machine = fit_one_against_rest(kernels[0], (signs[:, None] + 1) / 2, 2.0)
+    assert balanced(signs, 2.0) == pytest.approx(np.full(40, 2.0)), "as many of either sign"
     np.testing.assert_allclose(found.alpha * signs, machine.coefficients[0], atol=1e-9)
     assert found.weights == pytest.approx([1.0]) and found.bias == pytest.approx(machine.bias[0])
 
@@ -56,7 +57,7 @@ def test_mkl_with_one_kernel_is_the_svm() -> None:
 @pytest.mark.parametrize("norm", [1.5, 2.0, 4.0])
 def test_mkl_agrees_with_a_general_convex_solver(norm: float) -> None:
     kernels, signs = small_problem()
-    cost, n = 1.5, len(signs)
+    cost = np.where(signs > 0, 2.5, 1.0)
     found = fit_mkl(kernels, signs, cost, norm=norm, gap=1e-6, tolerance=1e-7)
     signed = signs[:, None] * kernels * signs
     dual_norm = norm / (norm - 1)
@@ -70,10 +71,10 @@ def test_mkl_agrees_with_a_general_convex_solver(norm: float) -> None:
 
     general = minimize(
         loss,
-        np.full(n, cost / 2),
+        cost / 2,
         jac=True,
         method="trust-constr",
-        bounds=[(0, cost)] * n,
+        bounds=[(0, most) for most in cost],
         constraints=LinearConstraint(signs[None], 0, 0),
         options={"gtol": 1e-7, "xtol": 1e-10, "maxiter": 3000},
     )
@@ -145,3 +146,14 @@ def test_wrong_arrays_are_told() -> None:
         KernelSVM().predict_scores(*made.score)
     with pytest.raises(ValueError, match="NaN"):
         KernelSVM().fit({"a": np.full((20, 2), np.nan)}, made.present, made.targets)
+
+
+def test_a_machine_that_sees_part_of_a_class_still_knows_that_part() -> None:
+    """Stream "a" tells pairs of four classes: neither of a pair has a chance above a half."""
+    train, test = split(make(200, noise=0.1))
+    scores = KernelSVM(streams=["a"]).fit(*train.fit).predict_scores(*test.score)
+    pair = test.targets.argmax(1) // 2
+    of_pair = np.stack([scores[:, :2].sum(1), scores[:, 2:].sum(1)], 1)
+    assert (of_pair.argmax(1) == pair).mean() > 0.95
+    inside = scores[np.arange(len(pair)), 2 * pair]
+    assert np.abs(inside / of_pair.max(1) - 0.5).mean() < 0.2
