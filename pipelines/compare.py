@@ -278,7 +278,11 @@ def _run_row(job: Job, row: Row, scored: str, shared: _Shared) -> StageResult:
     key = [VERSION, row.name, row.settings, material.fusion, scored]
     key += [material.targets.shape, material.seed, list(material.groups), list(material.splits)]
     return job.stage(
-        f"compare_{row.name}", key, work, describe=lambda facts: describe(facts["chosen"])
+        f"compare_{row.name}",
+        key,
+        work,
+        # The stage's own time holds the wait for a free CPU.
+        describe=lambda facts: f"{facts['seconds']:.1f} s by itself  {describe(facts['chosen'])}",
     )
 
 

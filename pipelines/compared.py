@@ -77,8 +77,9 @@ def _row(splits: Sequence[ComparedSplit], row: Row, *, multi_label: bool) -> Com
 
 
 def describe(chosen: Mapping[str, Any]) -> str:
-    """For instance ``C 10, cross_validated 0.612``."""
-    words = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in chosen.items())
+    """For instance ``C 10, weight.spatial 0.612``: a row's constants."""
+    told = {k: v for k, v in chosen.items() if not k.endswith(("cross_validated", "epochs"))}
+    words = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items())
     return ", ".join(words)
 
 

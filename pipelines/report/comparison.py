@@ -190,7 +190,7 @@ def precision_figure(comparison: Comparison) -> Figure:
     axes.set_ylabel("average precision")
     axes.set_ylim(0, 1)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, frameon=False)
     return figure
 
 

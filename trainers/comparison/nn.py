@@ -35,6 +35,8 @@ class FusionMethod(Method):
     """
 
     absence = "a learned vector stands in for the stream"
+    searched: tuple[str, ...] = ("lambda1", "lambda2", "lambda3")
+    """Settings that are told in ``chosen``."""
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class FusionMethod(Method):
         settings = self.grid[0]
         if len(self.grid) > 1 or held is None:
             settings = self._cross_validated(clips, stop=held is None)
-        self.chosen |= {name: getattr(settings, name) for name in ("lambda1", "lambda2", "lambda3")}
+        self.chosen |= {name: getattr(settings, name) for name in self.searched}
         self.network = fit_fusion(
             *self._tensors(clips),
             settings,
@@ -79,8 +81,7 @@ class FusionMethod(Method):
             if best is None or ranked > best[0]:
                 epochs = int(fit.best["epoch"]) if stop else settings.max_epochs
                 best = ranked, replace(settings, max_epochs=epochs)
-                self.chosen["cross_validated"] = fit.best["score"]
-                self.chosen["epochs"] = epochs
+                self.chosen |= {"cross_validated": fit.best["score"], "epochs": epochs}
         assert best is not None
         return best[1]
 
@@ -112,6 +113,7 @@ class EarlyFusionNetwork(FusionMethod):
     """NN-EF: one network on the concatenation of the standardised features."""
 
     absence = "its features are at their training mean"
+    searched = ("lambda1",)
 
     def _prepare(self, clips: Clips) -> None:
         self.standardise = Standardiser(clips)
