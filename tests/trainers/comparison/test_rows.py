@@ -7,9 +7,7 @@ from made_clips import make
 from trainers.comparison.rows import (
     PUBLISHED,
     Material,
-    by_score_method,
     rows,
-    unrefined,
 )
 from trainers.ensemble import mean_scores
 from trainers.evaluation import SystemScores, confusion_refinement, hybrid_scores, refine
@@ -99,22 +97,3 @@ def test_the_refined_row_is_the_refined_hybrid() -> None:
         refine(hybrid[test], matrix, normalise=True),
     )
     np.testing.assert_allclose(known["hybrid"].compute(made).scores, hybrid[test])
-
-
-class MeanProbability:
-    """A score method that must give back the hybrid."""
-
-    def fit(self, streams, truth, *, groups=None):
-        assert len(truth) == len(groups) == 16
-        return self
-
-    def predict_scores(self, streams):
-        chances = np.stack([1 / (1 + np.exp(-v)) for v in streams.values()])
-        return np.nanmean(chances, 0)
-
-
-def test_score_methods_see_the_systems_logits_and_only_validation_clips() -> None:
-    made = material(multi_label=True)
-    hybrid = hybrid_scores(made.systems)
-    found = by_score_method(lambda multi_label: MeanProbability())(made, hybrid)
-    np.testing.assert_allclose(found.scores, unrefined(made, hybrid).scores, atol=1e-6)
