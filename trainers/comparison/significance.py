@@ -62,25 +62,44 @@ class Paired:
 def bootstrap_map(parts: Sequence[Paired], *, samples: int = 1000, seed: int = 0) -> Difference:
     """The difference in mAP, tested by a paired bootstrap (Efron and Tibshirani, 1993).
 
-    Groups of clips are drawn anew, as clips of one source are not independent; both systems are
-    judged on the same draw. Over several splits the mean of their differences is taken. A class
-    that a draw has no positive of is left out of both means.
+    Groups of clips are drawn anew from those of all splits, as clips of one source are not
+    independent; both systems are judged on the same draw. Over several splits the mean of their
+    differences is taken, a split counting as often as its clips were drawn. A class that a draw
+    has no positive of is left out of both means. Where all clips are of one group, clips are drawn.
     """
     random = np.random.default_rng(seed)
-    total = np.zeros(samples + 1)
-    for part in parts:
-        _, index = np.unique(part.groups, return_inverse=True)
-        count = int(index.max()) + 1
-        drawn = random.multinomial(count, np.full(count, 1 / count), size=samples)
-        # The first row is the clips as they are.
-        weights = np.concatenate([np.ones((1, count), int), drawn])[:, index]
-        ours = resampled_map(part.scores, part.targets, weights)
-        total += (ours - resampled_map(part.other, part.targets, weights)) / len(parts)
+    units = _units(parts)
+    count = max(int(index.max()) for index in units) + 1
+    # The first row is the clips as they are.
+    drawn = random.multinomial(count, np.full(count, 1 / count), size=samples)
+    drawn = np.concatenate([np.ones((1, count), int), drawn])
+    total, shares = np.zeros(samples + 1), np.zeros(samples + 1)
+    for part, index in zip(parts, units, strict=True):
+        weights = drawn[:, index]
+        difference = resampled_map(part.scores, part.targets, weights) - resampled_map(
+            part.other, part.targets, weights
+        )
+        total += weights.mean(1) * difference
+        shares += weights.mean(1)
+    total /= shares
     value, draws = float(total[0]), total[1:]
     low, high = np.quantile(draws, [0.025, 0.975])
     # The 1 counts the clips as they are as one draw, so that no p is 0.
     least = min((1 + (draws <= 0).sum()), (1 + (draws >= 0).sum())) / (samples + 1)
     return Difference(value, float(low), float(high), min(1.0, float(2 * least)))
+
+
+def _units(parts: Sequence[Paired]) -> list[NDArray[np.int64]]:
+    """Per split (N,) number of the unit that each clip is drawn with; the same in no two splits."""
+    for groups in ([part.groups for part in parts], [np.arange(len(p.groups)) for p in parts]):
+        found, start = [], 0
+        for names in groups:
+            index = np.unique(names, return_inverse=True)[1]
+            found.append(index + start)
+            start += int(index.max()) + 1
+        if start > 1:
+            break
+    return found
 
 
 def resampled_map(scores: Floats, targets: Floats, weights: NDArray[Any]) -> Floats:

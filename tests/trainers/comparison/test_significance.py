@@ -60,3 +60,19 @@ def test_the_bootstrap_knows_better_from_equal() -> None:
     assert same.value == 0 and same.p == 1
     alike = targets * 2 + random.standard_normal((150, 3))
     assert bootstrap_map([Paired(good, alike, targets, groups)], samples=300).p > 0.05
+
+
+def test_the_bootstrap_draws_persons_where_each_split_tests_one() -> None:
+    """Four splits of one group each: better on three, worse on one, is no sure gain."""
+    random = np.random.default_rng(0)
+    parts = []
+    for number in range(4):
+        targets = np.eye(3)[random.integers(0, 3, 40)]
+        noise = random.standard_normal((40, 3))
+        pair = [targets * 2 + noise, targets + noise]
+        better, worse = pair if number else reversed(pair)
+        parts.append(Paired(better, worse, targets, np.full(40, "one person")))
+    found = bootstrap_map(parts, samples=400)
+    assert found.low < 0 < found.value < found.high and found.p > 0.05
+    alone = bootstrap_map(parts[1:2], samples=400)
+    assert alone.low < alone.value < alone.high, "of one group, clips are drawn"
