@@ -79,8 +79,8 @@ def evaluate(
     job: Job, extraction: Extraction, trained: Mapping[str, TrainedStream], tuned: Tuned
 ) -> Evaluated:
     """Scores, joins, refines and judges; then saves and registers the ensemble."""
-    stage = _score(job, trained, tuned)
-    scores = _read_scores(stage)
+    stage = score_systems(job, trained, tuned)
+    scores = read_scores(stage)
     if len(tuned.inputs.rows("val")):
         content = validation_file(scores, tuned.inputs, job.manifest)
         job.files.write_bytes(VALIDATION_SCORES, content)
@@ -95,7 +95,8 @@ def evaluate(
     return Evaluated(scores, figures, stage.facts["choice"], version)
 
 
-def _score(job: Job, trained: Mapping[str, TrainedStream], tuned: Tuned) -> StageResult:
+def score_systems(job: Job, trained: Mapping[str, TrainedStream], tuned: Tuned) -> StageResult:
+    """Every system's scores of every usable clip, the refined ensemble's among them."""
     settings, multi_label = job.settings.refinement, job.manifest.multi_label
     inputs = tuned.inputs
 
@@ -182,7 +183,8 @@ def _write_scores(storage: Storage, systems: Mapping[str, SystemScores]) -> None
     storage.write_bytes("scores.safetensors", safetensors.numpy.save(tensors))
 
 
-def _read_scores(stage: StageResult) -> dict[str, SystemScores]:
+def read_scores(stage: StageResult) -> dict[str, SystemScores]:
+    """System -> the scores that `score_systems` wrote."""
     import safetensors.numpy
 
     tensors = safetensors.numpy.load(stage.storage.read_bytes("scores.safetensors"))

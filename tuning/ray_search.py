@@ -23,8 +23,9 @@ from torch import Tensor
 
 from actors.errors import UserError
 from actors.storage import Storage
+from trainers.folds import group_folds
 from trainers.fusion import FusionClips, FusionSettings, rank
-from tuning.fusion_search import SearchSettings, cross_validate, group_folds, search_plan
+from tuning.fusion_search import SearchSettings, cross_validate, search_plan
 
 RESULT = "search.json"
 PLAN = "plan.json"

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from actors.errors import UserError
+from trainers.folds import group_folds
 from trainers.fusion import FusionClips, FusionSettings
-from tuning.fusion_search import SearchSettings, cross_validate, group_folds, search_plan
+from tuning.fusion_search import SearchSettings, cross_validate, search_plan
 
 
 @pytest.fixture(autouse=True)

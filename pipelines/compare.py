@@ -1,0 +1,350 @@
+#!/usr/bin/env python3
+"""Job: compares the hybrid with every method of its paper (Tables I to III) on your own clips.
+
+    pipelines/compare.py --storage URI [--methods NAME,...] [--folds K | --splits 1,2,3] [settings]
+
+Takes the same settings as `full.py`, finds what that left in the storage, and does what is missing.
+--methods names rows (such as svm_mkl,rdnn) or tables (table1, table2, table3); default: all.
+--splits runs a data set's official splits, --folds cuts all clips into K folds by group: networks
+are trained anew for each, so that no clip is judged by a network that has seen it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from actors.errors import UserError, nearest
+from actors.storage import Storage
+from pipelines.compared import describe, summarise
+from pipelines.evaluate import read_scores, score_systems
+from pipelines.extract import extract
+from pipelines.job import Job, open_job
+from pipelines.launch import main_guard
+from pipelines.report.comparison import (
+    Comparison,
+    comparison_html,
+    figure_svg,
+    precision_figure,
+    terminal_tables,
+    to_csv,
+    to_latex,
+)
+from pipelines.settings import SEQUENCE_STREAMS, Settings, parse_settings
+from pipelines.stages import Facts, StageResult, fingerprint
+from pipelines.tracking import Run
+from pipelines.train import train
+from pipelines.tune import Tuned, tune
+from trainers.comparison.rows import Material, Row, rows
+
+VERSION = 1
+"""Changes when a row's method does, so that rows of before are not taken for it."""
+OFFICIAL = ("ucf101", "hmdb51")
+"""Formats with three official splits."""
+SCORES = "scores.safetensors"
+HYBRID = "hybrid"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `compare.py` asks beyond the job's settings."""
+
+    methods: tuple[str, ...] = ()
+    folds: int | None = None
+    splits: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedSplit:
+    """One split's test clips and every row's scores of them."""
+
+    name: str
+    ids: tuple[str, ...]
+    targets: NDArray[np.float32]
+    groups: NDArray[np.str_]
+    scores: Mapping[str, NDArray[np.float64]]
+    facts: Mapping[str, Facts]
+    """Row -> ``chosen`` and ``seconds``."""
+
+
+def parse_choice(arguments: Sequence[str]) -> tuple[Choice, list[str]]:
+    """The options of this job alone, and the rest, which are the settings'.
+
+    Raises:
+        UserError: numbers that are none, or both ways of cutting the clips.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("methods", "folds", "splits"):
+        parser.add_argument(f"--{name}")
+    try:
+        given, rest = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from error
+    if given.folds and given.splits:
+        raise UserError("--folds and --splits both say how the clips are cut; give one of them")
+    for name, pattern, example in (("folds", r"\d+", "5"), ("splits", r"\d+(,\d+)*", "1,2,3")):
+        value = getattr(given, name)
+        if value is not None and not re.fullmatch(pattern, value):
+            raise UserError(f"--{name} {value!r} is not understood; give for instance {example}")
+    names = [word.strip() for word in (given.methods or "").split(",")]
+    return (
+        Choice(
+            tuple(name for name in names if name),
+            int(given.folds) if given.folds else None,
+            tuple(int(n) for n in given.splits.split(",")) if given.splits else (),
+        ),
+        rest,
+    )
+
+
+def variants(settings: Settings, choice: Choice) -> list[tuple[str, Settings]]:
+    """Name and settings of every split or fold; of the one split as it is, if none is asked for.
+
+    Raises:
+        UserError: folds or splits that can't be had, or not honestly.
+    """
+    own = settings.splits
+    if choice.folds is None and not choice.splits:
+        return [("as given", settings)]
+    if own.folds is not None or own.test_pattern is not None:
+        raise UserError(
+            "--splits.folds and --splits.test_pattern choose one test split; leave them out where "
+            "--folds or --splits is given"
+        )
+    if choice.folds is not None:
+        if choice.folds < 2:
+            raise UserError(f"--folds is {choice.folds}; it takes at least 2")
+        cuts = [
+            (f"fold {n}", replace(own, folds=choice.folds, fold=n))
+            for n in range(1, choice.folds + 1)
+        ]
+    else:
+        if settings.format not in OFFICIAL or settings.data is None:
+            raise UserError(
+                f"the format {settings.format!r} has no numbered splits (only "
+                f"{' and '.join(OFFICIAL)} have); --folds K cuts the clips by group"
+            )
+        cuts = [(f"split {n}", replace(own, number=n)) for n in choice.splits]
+    return [(name, replace(settings, splits=cut)) for name, cut in cuts]
+
+
+def chosen_rows(settings: Settings, methods: Sequence[str]) -> list[Row]:
+    """The rows asked for; the hybrid is always among them, as all are tested against it.
+
+    Raises:
+        UserError: a name that no row or table has.
+    """
+    streams = settings.chosen_streams
+    known = rows(streams, [s for s in streams if s in SEQUENCE_STREAMS])
+    names = [row.name for row in known]
+    tables = {f"table{row.table}" for row in known}
+    for method in methods:
+        if method not in names and method not in tables:
+            raise UserError(
+                f"there is no method {method!r}{nearest(method, [*names, *tables])}; "
+                f"methods: {', '.join(names)}"
+            )
+    if not methods:
+        return known
+    wanted = {*methods, HYBRID}
+    return [row for row in known if row.name in wanted or f"table{row.table}" in wanted]
+
+
+def compare_split(job: Job, name: str, chosen: Sequence[Row]) -> ComparedSplit:
+    """Does what is missing before, then runs the rows."""
+    extraction = extract(job)
+    trained = train(job, extraction)
+    tuned = tune(job, extraction, trained)
+    scored = score_systems(job, trained, tuned)
+    ids = [clip.video.id for clip in tuned.inputs.clips if clip.video.split == "test"]
+    return run_rows(job, name, chosen, _material(job, tuned, scored), ids, scored.fingerprint)
+
+
+def run_rows(
+    job: Job,
+    name: str,
+    chosen: Sequence[Row],
+    material: Material,
+    ids: Sequence[str],
+    scored: str,
+) -> ComparedSplit:
+    """Runs the rows side by side; a finished one is taken from the storage.
+
+    Args:
+        ids: of the test clips.
+        scored: fingerprint of the systems' scores, and with them of all that they depend on.
+    """
+    shared = _Shared(job, material)
+    with ThreadPoolExecutor(len(chosen), thread_name_prefix="row") as pool:
+        futures = {row.name: pool.submit(_run_row, job, row, scored, shared) for row in chosen}
+        stages = {row: future.result() for row, future in futures.items()}
+    test = material.splits == "test"
+    return ComparedSplit(
+        name=name,
+        ids=tuple(ids),
+        targets=material.targets[test],
+        groups=material.groups[test],
+        scores={
+            row: safetensors.numpy.load(stage.storage.read_bytes(SCORES))["scores"]
+            for row, stage in stages.items()
+        },
+        facts={row: stage.facts for row, stage in stages.items()},
+    )
+
+
+def _material(job: Job, tuned: Tuned, scored: StageResult) -> Material:
+    inputs = tuned.inputs
+    own = {name: tuned.search.facts[name] for name in ("lambda2", "lambda3")}
+    return Material(
+        features={name: value.numpy() for name, value in inputs.features.items()},
+        present={name: value.numpy() for name, value in inputs.present.items()},
+        targets=inputs.targets.numpy(),
+        groups=inputs.groups,
+        splits=inputs.splits,
+        systems=read_scores(scored),
+        fusion=replace(job.settings.fusion, **own),
+        multi_label=job.manifest.multi_label,
+        seed=job.settings.seed,
+    )
+
+
+class _Shared:
+    """The material in Ray's object store, put there when the first row has to be computed."""
+
+    def __init__(self, job: Job, material: Material) -> None:
+        self.job, self.material = job, material
+        self._reference: Any = None
+        self._lock = threading.Lock()
+
+    def compute(self, row: Row) -> tuple[NDArray[np.float64], dict[str, Any], float]:
+        import ray
+
+        self.job.board()
+        with self._lock:
+            if self._reference is None:
+                self._reference = ray.put(self.material)
+        task: Any = ray.remote(num_cpus=1)(compute_row)
+        streams = tuple(self.material.features)
+        scores, chosen, seconds = ray.get(task.remote(row.name, streams, self._reference))
+        return scores, chosen, seconds
+
+
+def compute_row(
+    name: str, streams: Sequence[str], material: Material
+) -> tuple[NDArray[np.float64], dict[str, Any], float]:
+    """One row, in a Ray task: scores of the test clips, what it chose, seconds."""
+    import torch
+
+    torch.set_num_threads(1)
+    known = rows(streams, [s for s in streams if s in SEQUENCE_STREAMS])
+    row = next(row for row in known if row.name == name)
+    begun = time.monotonic()
+    outcome = row.compute(material)
+    chosen = {key: _plain(value) for key, value in outcome.chosen.items()}
+    return outcome.scores, chosen, time.monotonic() - begun
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _run_row(job: Job, row: Row, scored: str, shared: _Shared) -> StageResult:
+    def work(storage: Storage) -> Facts:
+        with job.tracker.child(job.run, f"compare {row.name}") as run:
+            scores, chosen, seconds = shared.compute(row)
+            run.log_params({"method": row.label, "table": row.table, **chosen})
+            _log_measures(run, shared.material, scores, seconds)
+        content = {"scores": np.ascontiguousarray(scores, np.float64)}
+        storage.write_bytes(SCORES, safetensors.numpy.save(content))
+        return {"chosen": chosen, "seconds": seconds}
+
+    material = shared.material
+    key = [VERSION, row.name, row.settings, material.fusion, scored]
+    key += [material.targets.shape, material.seed, list(material.groups), list(material.splits)]
+    return job.stage(
+        f"compare_{row.name}",
+        key,
+        work,
+        # The stage's own time holds the wait for a free CPU.
+        describe=lambda facts: f"{facts['seconds']:.1f} s by itself  {describe(facts['chosen'])}",
+    )
+
+
+def _log_measures(
+    run: Run, material: Material, scores: NDArray[np.float64], seconds: float
+) -> None:
+    from trainers.metrics import summary
+
+    targets = material.targets[material.splits == "test"]
+    truth = targets.astype(bool) if material.multi_label else targets.argmax(1)
+    measures = summary(scores, truth, multi_label=material.multi_label)
+    run.log_metrics({**measures, "seconds": seconds})
+
+
+def compare(settings: Settings, choice: Choice) -> Comparison:
+    """Runs every split, then writes the tables beside the last split's report."""
+    chosen = chosen_rows(settings, choice.methods)
+    plans = variants(settings, choice)
+    done: list[ComparedSplit] = []
+    for number, (name, one) in enumerate(plans, 1):
+        with open_job(one) as job:
+            done.append(compare_split(job, name, chosen))
+            if number == len(plans):
+                comparison = summarise(
+                    done,
+                    chosen,
+                    title=f"{job.manifest.name}: the hybrid and what it is compared with",
+                    command=job.command,
+                    classes=job.manifest.classes,
+                    multi_label=job.manifest.multi_label,
+                )
+                _write(job, comparison, plans)
+    return comparison
+
+
+def _write(job: Job, comparison: Comparison, plans: Sequence[tuple[str, Settings]]) -> None:
+    """The tables in every form, in a folder of their own, in MLflow and on the terminal."""
+    mark = fingerprint(
+        [name for name, _ in plans], job.fingerprint, [r.name for r in comparison.rows]
+    )
+    folder = job.storage.join("runs", f"{job.manifest.name}-comparison-{mark}")
+    files = {"comparison.html": comparison_html(comparison), "comparison.csv": to_csv(comparison)}
+    for number in sorted({row.table for row in comparison.rows}):
+        files[f"table_{number}.tex"] = to_latex(comparison, number)
+    if comparison.ap_before is not None:
+        files["figure_4.svg"] = figure_svg(precision_figure(comparison))
+    for name, text in files.items():
+        folder.write_bytes(name, text.encode())
+    with job.tracker.child(job.run, f"comparison of {len(plans)} splits {mark}") as run:
+        for name, text in files.items():
+            run.log_text(f"comparison/{name}", text)
+    job.console.rich.print()
+    for table in terminal_tables(comparison):
+        job.console.rich.print(table)
+    job.console.say(f"\ncomparison  {folder.path('comparison.html')}", markup=False)
+
+
+def main() -> None:
+    """Reads the command line and compares."""
+    choice, rest = parse_choice(sys.argv[1:])
+    compare(parse_settings(__doc__ or "", rest), choice)
+
+
+if __name__ == "__main__":
+    main_guard(main)

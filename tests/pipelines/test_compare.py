@@ -1,0 +1,200 @@
+"""compare.py: its command line, its tables and, on made features, its rows through Ray."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.errors import UserError
+from actors.storage import Storage
+from pipelines.compare import Choice, chosen_rows, parse_choice, run_rows, variants
+from pipelines.compared import summarise
+from pipelines.console import Console
+from pipelines.datasets import Manifest
+from pipelines.job import Job
+from pipelines.report.comparison import (
+    Comparison,
+    comparison_html,
+    escape,
+    precision_figure,
+    terminal_tables,
+    to_csv,
+    to_latex,
+)
+from pipelines.settings import Settings, parse_settings
+from pipelines.tracking import Tracker, TrackingSettings
+from trainers.comparison.rows import Material
+from trainers.evaluation import SystemScores
+from trainers.fusion_network import FusionSettings
+
+STREAMS = ("spatial", "audio")
+METHODS = ("table1", "spatial_svm", "svm_ef", "fusion_plain", "fusion", "table3")
+
+
+def test_own_options_leave_the_settings_alone() -> None:
+    choice, rest = parse_choice(
+        ["--storage", "x", "--splits.number", "2", "--splits", "1,3", "--methods=rdnn,svm_mkl"]
+    )
+    assert choice == Choice(("rdnn", "svm_mkl"), None, (1, 3))
+    assert rest == ["--storage", "x", "--splits.number", "2"]
+    assert parse_settings("", rest).splits.number == 2
+    for wrong in (["--folds", "x"], ["--splits", "a"], ["--folds", "2", "--splits", "1"]):
+        with pytest.raises(UserError):
+            parse_choice(wrong)
+
+
+def test_folds_and_splits_become_settings_of_their_own() -> None:
+    own = Settings(data="x", format="ucf101")
+    assert variants(own, Choice()) == [("as given", own)]
+    folds = variants(own, Choice(folds=3))
+    assert [(s.splits.folds, s.splits.fold) for _, s in folds] == [(3, 1), (3, 2), (3, 3)]
+    splits = variants(own, Choice(splits=(1, 3)))
+    assert [(name, s.splits.number) for name, s in splits] == [("split 1", 1), ("split 3", 3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choice", "words"),
+    [
+        (["--format", "folders", "--data", "x"], Choice(splits=(1, 2)), "no numbered splits"),
+        (["--splits.test_pattern", "g01"], Choice(folds=3), "choose one test split"),
+        ([], Choice(folds=1), "at least 2"),
+    ],
+)
+def test_cuts_that_can_not_be_had_are_refused(arguments, choice, words) -> None:
+    with pytest.raises(UserError, match=words):
+        variants(parse_settings("", arguments), choice)
+
+
+def test_methods_are_named_by_row_or_table() -> None:
+    settings = Settings()
+    assert [r.name for r in chosen_rows(settings, ["rdnn"])] == ["rdnn", "hybrid"]
+    assert {r.table for r in chosen_rows(settings, ["table1"])} == {1, 3}
+    assert len(chosen_rows(settings, [])) == 25
+    with pytest.raises(UserError, match="svm_mkl"):
+        chosen_rows(settings, ["svm_mlk"])
+
+
+def make_material(seed: int = 0, n: int = 72) -> Material:
+    random = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    targets = np.eye(3, dtype=np.float32)[labels]
+    present = {"spatial": np.ones(n, bool), "audio": random.random(n) < 0.7}
+    features = {
+        s: np.maximum(2 * targets @ np.ones((3, 5)) * 0.1 + targets[:, [0, 1, 2, 0, 1]], 0)
+        + 0.4 * random.random((n, 5))
+        for s in STREAMS
+    }
+
+    def system(there: np.ndarray, strength: float) -> SystemScores:
+        scores = random.dirichlet(np.ones(3), n) + strength * targets
+        return SystemScores((scores / scores.sum(1, keepdims=True)) * there[:, None], there)
+
+    systems = {"spatial_cnn": system(present["spatial"], 0.3)}
+    systems["spatial_lstm"] = system(present["spatial"], 0.5)
+    systems["audio_cnn"] = system(present["audio"], 0.1)
+    systems["fusion"] = system(present["spatial"], 0.8)
+    return Material(
+        features={s: v.astype(np.float32) for s, v in features.items()},
+        present=present,
+        targets=targets,
+        groups=np.array([f"g{row // 6}" for row in range(n)]),
+        splits=np.repeat(["train", "val", "test"], [36, 12, n - 48]),
+        systems=systems,
+        fusion=FusionSettings(hidden=6, max_epochs=8),
+        multi_label=False,
+        seed=0,
+    )
+
+
+@contextmanager
+def open_small_job(root: Path) -> Iterator[Job]:
+    """A job without videos: what `run_rows` needs, and no more."""
+    storage = Storage(root)
+    tracker = Tracker(TrackingSettings(), storage)
+    tracker.check()
+    settings = Settings(storage=str(root), streams=",".join(STREAMS))
+    with tracker.parent("small", "0" * 12) as run:
+        job = Job(
+            settings=settings,
+            storage=storage,
+            console=Console(),
+            manifest=Manifest((), ("a", "b", "c"), False, "small"),
+            fingerprint="0" * 12,
+            files=storage.join("runs", "small"),
+            tracker=tracker,
+            run=run,
+            command="pipelines/compare.py",
+            started=datetime.now(UTC),
+        )
+        with job._stack:
+            yield job
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch) -> None:
+    rows = chosen_rows(Settings(streams=",".join(STREAMS)), METHODS)
+    material = make_material()
+    ids = [f"clip{n}" for n in range(24)]
+    with open_small_job(tmp_path) as job:
+        first = run_rows(job, "as given", rows, material, ids, "mark")
+        runs = job.tracker.client.search_runs([job.tracker.experiment])
+        names = {run.data.tags.get("multiclue.child") for run in runs}
+        assert {f"compare {row.name}" for row in rows} <= names
+        (svm,) = [r for r in runs if r.data.tags.get("multiclue.child") == "compare svm_ef"]
+        assert svm.data.metrics["accuracy"] > 0.6 and "C" in svm.data.params
+        # Killed after all but one row: only that one is done again.
+        (lost,) = (tmp_path / "stages").glob("compare_svm_ef-*")
+        (lost / "done.json").unlink()
+        done = []
+        monkeypatch.setattr(
+            "pipelines.compare._Shared.compute",
+            lambda self, row: (done.append(row.name), (first.scores[row.name], {}, 0.0))[1],
+        )
+        again = run_rows(job, "as given", rows, material, ids, "mark")
+    assert done == ["svm_ef"]
+    for name, scores in first.scores.items():
+        np.testing.assert_array_equal(again.scores[name], scores)
+    comparison = summarise(
+        [first, first],
+        rows,
+        title="small",
+        command="compare",
+        classes=("a", "b", "c"),
+        multi_label=False,
+    )
+    _check_forms(comparison)
+
+
+def _check_forms(comparison: Comparison) -> None:
+    """Every form of the tables says the same."""
+    by_name = {row.name: row for row in comparison.rows}
+    hybrid, svm = by_name["hybrid"], by_name["svm_ef"]
+    assert hybrid.p_mcnemar is None and svm.p_mcnemar is not None
+    assert svm.accuracy_spread == 0 and 0 <= svm.accuracy <= 1
+    assert svm.map_low <= svm.map_difference <= svm.map_high
+    assert (svm.ucf101, svm.ccv) == (0.869, 0.759)
+    parsed = list(csv.DictReader(io.StringIO(to_csv(comparison))))
+    assert [row["name"] for row in parsed] == [row.name for row in comparison.rows]
+    assert float(parsed[0]["accuracy"]) == comparison.rows[0].accuracy
+    written = f"{100 * svm.accuracy:.1f}"
+    assert written in to_latex(comparison, 2) and "svm" not in to_latex(comparison, 1).lower()
+    page = comparison_html(comparison)
+    assert "SVM-EF" in page and written in page and "<svg" in page
+    assert not re.search(r"(src|href)=[\"']?https?:", page)
+    assert len(terminal_tables(comparison)) == 3
+    assert len(precision_figure(comparison).axes[0].patches) == 6
+    again = re.findall(r"\\\\", to_latex(comparison, 3))
+    assert len(again) == 1 + sum(row.table == 3 for row in comparison.rows)
+
+
+def test_latex_takes_any_text() -> None:
+    assert escape("50 % ± a_b & <1") == r"50 \% $\pm$ a\_b \& $<$1"

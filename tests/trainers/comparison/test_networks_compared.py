@@ -1,0 +1,106 @@
+"""NN-EF, NN-LF, the fusion network as an estimator, and RDNN."""
+
+import numpy as np
+import pytest
+import torch
+from made_clips import accuracy, make, split
+
+from trainers.comparison.method import LateFusion
+from trainers.comparison.nn import EarlyFusionNetwork, FusionMethod
+from trainers.comparison.rdnn import EPSILON, RDNN, RDNNSettings, relation
+from trainers.fusion import fit_fusion
+from trainers.fusion_network import FusionSettings
+
+SMALL = FusionSettings(hidden=16, max_epochs=60, patience=20, lambda1=1e-3)
+RELATED = RDNNSettings(hidden=12, lambda1=1e-3, lambda2=1e-2, lambda3=1e-2, rounds=4)
+
+
+@pytest.mark.parametrize("make_method", [FusionMethod, EarlyFusionNetwork])
+def test_networks_know_what_no_single_stream_does(make_method: type) -> None:
+    train, test = split(make(200, absent=0.1, noise=0.3))
+    fused = make_method([SMALL]).fit(*train.fit)
+    scores = fused.predict_scores(*test.score)
+    np.testing.assert_allclose(scores.sum(1), 1)
+    assert accuracy(scores, test) > 0.8
+    assert 1 <= fused.chosen["epochs"] <= 60
+    single = make_method([SMALL], streams=["a"]).fit(*train.fit)
+    assert accuracy(single.predict_scores(*test.score), test) < 0.7
+
+
+def test_the_fusion_method_with_validation_clips_is_the_fusion_network() -> None:
+    train, test = split(make(120, absent=0.2))
+    method = FusionMethod([SMALL], validation=(*test.score, test.targets)).fit(*train.fit)
+    tensors = [
+        (
+            {name: torch.from_numpy(v).float() for name, v in part.features.items()},
+            {name: torch.from_numpy(v) for name, v in part.present.items()},
+            torch.from_numpy(part.targets).float(),
+        )
+        for part in (train, test)
+    ]
+    network = fit_fusion(*tensors[0], SMALL, seed=0, validation=tensors[1])
+    expected = network.scores(*tensors[1][:2])
+    np.testing.assert_allclose(method.predict_scores(*test.score), expected, atol=1e-6)
+
+
+def test_the_grid_is_searched_by_held_out_clips() -> None:
+    train, test = split(make(160, noise=0.3))
+    useless = FusionSettings(hidden=16, max_epochs=60, lambda1=1.0)
+    method = EarlyFusionNetwork([useless, SMALL]).fit(*train.fit)
+    assert method.chosen["lambda1"] == SMALL.lambda1
+    assert accuracy(method.predict_scores(*test.score), test) > 0.8
+
+
+def test_late_fusion_of_networks_takes_part_where_a_stream_is_absent() -> None:
+    train, test = split(make(160, absent=0.3, noise=0.3))
+    late = LateFusion(lambda name: EarlyFusionNetwork([SMALL], streams=[name])).fit(*train.fit)
+    scores = late.predict_scores(*test.score)
+    lacking = ~test.present["b"]
+    alone = late.single["a"].predict_scores(*test.score)
+    np.testing.assert_allclose(scores[lacking], alone[lacking])
+    assert accuracy(scores, test) > accuracy(alone, test)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_objective_of_rdnn_falls_at_every_step(multi_label: bool) -> None:
+    made = make(80, absent=0.2, multi_label=multi_label)
+    method = RDNN([RELATED], multi_label=multi_label).fit(*made.fit)
+    history = np.array(method.history)
+    assert len(history) > 4 * RELATED.rounds
+    # A step of the relations repeats the value once the weights rest.
+    assert (np.diff(history) <= 1e-12).all() and history[-1] < 0.7 * history[0]
+
+
+def test_relation_matrices_are_symmetric_positive_and_of_trace_one() -> None:
+    method = RDNN([RELATED]).fit(*make(80).fit)
+    for matrix, size in ((method.features_relation, 2), (method.classes_relation, 4)):
+        assert matrix.shape == (size, size)
+        np.testing.assert_array_equal(matrix, matrix.T)
+        assert np.linalg.eigvalsh(matrix).min() > 0
+        assert np.trace(matrix) == pytest.approx(1, abs=1e-12)
+
+
+def test_the_closed_form_is_the_best_relation() -> None:
+    random = np.random.default_rng(0)
+    columns = random.standard_normal((30, 3)) * [1, 3, 0.01]
+    gram = columns.T @ columns
+
+    def penalty(psi: np.ndarray) -> float:
+        inverse = np.linalg.inv(psi)
+        return float(np.trace(gram @ inverse) + EPSILON * np.trace(inverse))
+
+    best = penalty(relation(gram))
+    roots = np.sqrt(np.linalg.eigvalsh(gram + EPSILON * np.eye(3)))
+    assert best == pytest.approx(roots.sum() ** 2), "the squared trace norm"
+    for _ in range(200):
+        other = random.standard_normal((3, 3))
+        other = other @ other.T + 1e-3 * np.eye(3)
+        assert penalty(other / np.trace(other)) >= best - 1e-9
+
+
+def test_rdnn_learns() -> None:
+    train, test = split(make(160, absent=0.1, noise=0.3))
+    method = RDNN([RELATED, RDNNSettings(hidden=12, lambda1=10.0)]).fit(*train.fit)
+    scores = method.predict_scores(*test.score)
+    np.testing.assert_allclose(scores.sum(1), 1)
+    assert accuracy(scores, test) > 0.8 and method.chosen["lambda1"] == RELATED.lambda1

@@ -1,0 +1,115 @@
+"""The tables' rows on made material, where what each must give is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_clips import make
+
+from trainers.comparison.rows import (
+    PUBLISHED,
+    Material,
+    rows,
+)
+from trainers.ensemble import mean_scores
+from trainers.evaluation import SystemScores, hybrid_scores
+from trainers.fusion_network import FusionSettings
+from trainers.refinement import confusion_refinement, refine
+
+STREAMS, LSTMS = ("spatial", "motion", "audio"), ("spatial", "motion")
+
+
+def material(multi_label: bool = False) -> Material:
+    """Clips of three streams, of which the last is often absent."""
+    made = make(90, noise=0.3, multi_label=multi_label)
+    random = np.random.default_rng(5)
+    n, classes = made.targets.shape
+    features = {s: made.features[name] for s, name in zip(STREAMS, "aba", strict=True)}
+    present = {s: np.ones(n, bool) for s in STREAMS} | {"audio": random.random(n) < 0.5}
+
+    def system(there: np.ndarray) -> SystemScores:
+        scores = random.dirichlet(np.ones(classes), n) + made.targets
+        scores /= scores.sum(1, keepdims=True)
+        return SystemScores(np.where(there[:, None], scores, 0), there)
+
+    systems = {f"{s}_cnn": system(present[s]) for s in STREAMS}
+    systems |= {f"{s}_lstm": system(present[s]) for s in LSTMS}
+    systems["fusion"] = system(np.ones(n, bool))
+    return Material(
+        features={name: v.astype(np.float32) for name, v in features.items()},
+        present=present,
+        targets=made.targets.astype(np.float32),
+        groups=made.groups.astype(str),
+        splits=np.repeat(["train", "val", "test"], [50, 16, 24]),
+        systems=systems,
+        fusion=FusionSettings(hidden=8, max_epochs=15),
+        multi_label=multi_label,
+        seed=0,
+    )
+
+
+def test_every_row_of_the_paper_is_there_and_has_its_figures() -> None:
+    names = [row.name for row in rows(STREAMS, LSTMS)]
+    assert len(set(names)) == len(names) and len(names) == 25
+    assert set(names) - set(PUBLISHED) == {"hybrid_learned"}  # ours
+    assert [row.table for row in rows(STREAMS, LSTMS)] == [1] * 9 + [2] * 12 + [3] * 4
+    few = {row.name for row in rows(("audio",), ())}
+    assert few == {
+        *("audio_cnn", "audio_svm", "svm_ef", "svm_lf", "svm_mkl", "nn_ef", "nn_lf", "m_dbm"),
+        *("rdnn", "fusion_plain", "fusion", "hybrid", "hybrid_dasd"),
+        *("hybrid_confusion", "hybrid_learned"),
+    }
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("row", [r for r in rows(STREAMS, LSTMS) if r.name != "m_dbm"])
+def test_each_row_scores_every_test_clip(row, multi_label: bool) -> None:
+    made = material(multi_label)
+    outcome = row.compute(made)
+    assert outcome.scores.shape == (24, made.targets.shape[1])
+    assert (outcome.scores >= 0).all() and (outcome.scores <= 1 + 1e-9).all()
+    if not multi_label:
+        np.testing.assert_allclose(outcome.scores.sum(1), 1, atol=1e-5)
+    assert row.absence
+
+
+def test_a_refined_ensemble_is_taken_from_the_job_or_left_as_it_is() -> None:
+    made = material()
+    row = {row.name: row for row in rows(STREAMS, LSTMS)}["hybrid_learned"]
+    test = made.splits == "test"
+    np.testing.assert_array_equal(
+        row.compute(made).scores, hybrid_scores(made.systems).scores[test]
+    )
+    other = made.systems["fusion"]
+    with_it = replace(made, systems={**made.systems, "refined_learned": other})
+    np.testing.assert_allclose(row.compute(with_it).scores, other.scores[test])
+
+
+def test_mean_rows_leave_absent_systems_out() -> None:
+    made = material()
+    known = {row.name: row for row in rows(STREAMS, LSTMS)}
+    test = made.splits == "test"
+    names = ["spatial_cnn", "spatial_lstm", "motion_cnn", "motion_lstm", "audio_cnn"]
+    expected = mean_scores(
+        {name: made.systems[name].scores for name in names},
+        {name: made.systems[name].present for name in names},
+    )
+    found = known["cnn_lstm_audio"].compute(made).scores
+    np.testing.assert_allclose(found, expected[test])
+    alone, there = known["audio_cnn"].compute(made).scores, made.present["audio"][test]
+    prior = made.targets[made.splits == "train"].mean(0)
+    assert not there.all()
+    np.testing.assert_allclose(alone[~there], np.broadcast_to(prior, alone[~there].shape))
+
+
+def test_the_refined_row_is_the_refined_hybrid() -> None:
+    made = material()
+    hybrid = hybrid_scores(made.systems).scores
+    held, test = made.splits == "val", made.splits == "test"
+    matrix = confusion_refinement(hybrid[held], made.targets[held].argmax(1))
+    known = {row.name: row for row in rows(STREAMS, LSTMS)}
+    np.testing.assert_allclose(
+        known["hybrid_confusion"].compute(made).scores,
+        refine(hybrid[test], matrix, normalise=True),
+    )
+    np.testing.assert_allclose(known["hybrid"].compute(made).scores, hybrid[test])

@@ -1,0 +1,78 @@
+"""Paired tests against what is known."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from trainers.comparison.significance import (
+    Paired,
+    bootstrap_map,
+    mcnemar,
+    resampled_map,
+    resampled_precision,
+)
+from trainers.metrics import average_precision, mean_average_precision
+
+
+def test_mcnemar_is_the_exact_binomial_test_of_the_discordant_clips() -> None:
+    right = np.array([True] * 50 + [True] * 9 + [False] * 2 + [False] * 10)
+    other = np.array([True] * 50 + [False] * 9 + [True] * 2 + [False] * 10)
+    assert mcnemar(right, other) == pytest.approx(2 * binom.cdf(2, 11, 0.5))
+    assert mcnemar(other, right) == mcnemar(right, other)
+    assert mcnemar(right, right) == 1
+
+
+def test_resampled_precision_is_that_of_the_repeated_clips() -> None:
+    random = np.random.default_rng(0)
+    scores = random.integers(0, 6, 40) / 5  # many ties
+    relevant = random.random(40) < 0.3
+    weights = random.integers(0, 4, (5, 40))
+    found = resampled_precision(scores, relevant, weights)
+    for row, value in zip(weights, found, strict=True):
+        repeated = np.repeat(np.arange(40), row)
+        assert value == pytest.approx(average_precision(scores[repeated], relevant[repeated]))
+    nothing = resampled_precision(scores, relevant, np.where(relevant, 0, 1)[None])
+    assert np.isnan(nothing[0])
+
+
+def test_resampled_map_leaves_classes_without_positive_out() -> None:
+    random = np.random.default_rng(0)
+    scores, targets = random.random((30, 4)), (random.random((30, 4)) < 0.4).astype(float)
+    targets[:, 3] = 0
+    expected = mean_average_precision(scores, targets.astype(int)).value
+    assert resampled_map(scores, targets, np.ones((1, 30)))[0] == pytest.approx(expected)
+
+
+def test_the_bootstrap_knows_better_from_equal() -> None:
+    random = np.random.default_rng(0)
+    targets = np.eye(3)[random.integers(0, 3, 150)]
+    noise = random.standard_normal((150, 3))
+    good, bad = targets * 2 + noise, targets * 0.2 + noise[:, ::-1]
+    groups = np.arange(150) // 3
+    found = bootstrap_map([Paired(good, bad, targets, groups)] * 2, samples=300)
+    expected = (
+        mean_average_precision(good, targets.astype(int)).value
+        - mean_average_precision(bad, targets.astype(int)).value
+    )
+    assert found.value == pytest.approx(expected)
+    assert found.p < 0.02 and 0 < found.low < found.value < found.high
+    same = bootstrap_map([Paired(good, good, targets, groups)], samples=100)
+    assert same.value == 0 and same.p == 1
+    alike = targets * 2 + random.standard_normal((150, 3))
+    assert bootstrap_map([Paired(good, alike, targets, groups)], samples=300).p > 0.05
+
+
+def test_the_bootstrap_draws_persons_where_each_split_tests_one() -> None:
+    """Four splits of one group each: better on three, worse on one, is no sure gain."""
+    random = np.random.default_rng(0)
+    parts = []
+    for number in range(4):
+        targets = np.eye(3)[random.integers(0, 3, 40)]
+        noise = random.standard_normal((40, 3))
+        pair = [targets * 2 + noise, targets + noise]
+        better, worse = pair if number else reversed(pair)
+        parts.append(Paired(better, worse, targets, np.full(40, "one person")))
+    found = bootstrap_map(parts, samples=400)
+    assert found.low < 0 < found.value < found.high and found.p > 0.05
+    alone = bootstrap_map(parts[1:2], samples=400)
+    assert alone.low < alone.value < alone.high, "of one group, clips are drawn"

@@ -1,0 +1,159 @@
+"""SVMs: early fusion of one feature is that feature's SVM; MKL against a general solver."""
+
+import numpy as np
+import pytest
+from made_clips import accuracy, make, split
+from scipy.optimize import LinearConstraint, minimize
+from sklearn.svm import SVC
+
+from actors.errors import UserError
+from trainers.comparison.kernels import Chi2Kernel
+from trainers.comparison.method import Clips, LateFusion
+from trainers.comparison.mkl import best_weights, fit_mkl
+from trainers.comparison.svm import Calibration, KernelSVM, balanced, fit_one_against_rest
+
+
+def small_problem(n: int = 40, count: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """(S, n, n) kernels of different worth, and signs."""
+    random = np.random.default_rng(2)
+    signs = np.where(np.arange(n) % 2, 1.0, -1.0)
+    features = [random.standard_normal((n, 5)) + 0.5 * s * signs[:, None] for s in range(count)]
+    return np.stack([Chi2Kernel(x - x.min(0)).gram.astype(float) for x in features]), signs
+
+
+def test_early_fusion_of_one_feature_is_its_svm_also_where_it_is_absent() -> None:
+    train, test = split(make(absent=0.3))
+    single = KernelSVM(streams=["b"]).fit(*train.fit)
+    fused = KernelSVM("mean", streams=["b"]).fit(*train.fit)
+    learned = KernelSVM("mkl", streams=["b"]).fit(*train.fit)
+    expected = single.predict_scores(*test.score)
+    np.testing.assert_array_equal(fused.predict_scores(*test.score), expected)
+    np.testing.assert_allclose(learned.predict_scores(*test.score), expected, atol=2e-3)
+    there = train.present["b"]
+    kernel = Chi2Kernel(train.features["b"][there])
+    new = Clips.of(*test.part(test.present["b"]).score, streams=["b"])
+    for c in range(4):
+        reference = SVC(kernel="precomputed", C=single.chosen["C"], class_weight="balanced")
+        reference.fit(kernel.gram, train.targets[there, c])
+        np.testing.assert_allclose(
+            single.decision_values(new)[:, c],
+            reference.decision_function(kernel(new.features["b"])),
+            atol=1e-6,
+        )
+    lacking = expected[~test.present["b"]]
+    assert len(lacking)
+    np.testing.assert_allclose(lacking, np.broadcast_to(train.targets.mean(0), lacking.shape))
+
+
+def test_mkl_with_one_kernel_is_the_svm() -> None:
+    kernels, signs = small_problem(count=1)
+    found = fit_mkl(kernels, signs, 2.0, tolerance=1e-3)
+    machine = fit_one_against_rest(kernels[0], (signs[:, None] + 1) / 2, 2.0)
+    assert balanced(signs, 2.0) == pytest.approx(np.full(40, 2.0)), "as many of either sign"
+    np.testing.assert_allclose(found.alpha * signs, machine.coefficients[0], atol=1e-9)
+    assert found.weights == pytest.approx([1.0]) and found.bias == pytest.approx(machine.bias[0])
+
+
+@pytest.mark.parametrize("norm", [1.5, 2.0, 4.0])
+def test_mkl_agrees_with_a_general_convex_solver(norm: float) -> None:
+    kernels, signs = small_problem()
+    cost = np.where(signs > 0, 2.5, 1.0)
+    found = fit_mkl(kernels, signs, cost, norm=norm, gap=1e-6, tolerance=1e-7)
+    signed = signs[:, None] * kernels * signs
+    dual_norm = norm / (norm - 1)
+
+    def loss(alpha: np.ndarray) -> tuple[float, np.ndarray]:
+        outputs = signed @ alpha
+        parts = np.maximum(outputs @ alpha, 1e-15)
+        size = (parts**dual_norm).sum() ** (1 / dual_norm)
+        slope = (parts / size) ** (dual_norm - 1) @ outputs
+        return 0.5 * size - alpha.sum(), slope - 1
+
+    general = minimize(
+        loss,
+        cost / 2,
+        jac=True,
+        method="trust-constr",
+        bounds=[(0, most) for most in cost],
+        constraints=LinearConstraint(signs[None], 0, 0),
+        options={"gtol": 1e-7, "xtol": 1e-10, "maxiter": 3000},
+    )
+    assert found.objective == pytest.approx(-general.fun, rel=1e-4)
+    assert found.gap <= 1e-6
+    assert np.linalg.norm(found.weights, norm) == pytest.approx(1)
+    assert found.weights.argmax() == 2, "the most telling kernel weighs most"
+    assert all(b <= a * (1 + 1e-6) for a, b in zip(found.history, found.history[1:], strict=False))
+
+
+def test_the_closed_form_weights_are_the_best() -> None:
+    squares = np.array([0.5, 2.0, 0.0, 1.0])
+    best = best_weights(squares, 2.0)
+    random = np.random.default_rng(0).random((2000, 4)) + 1e-6
+    others = random / np.linalg.norm(random, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        least = np.nansum(squares / best)
+    assert least <= (squares / others).sum(1).min()
+
+
+@pytest.mark.parametrize("combine", ["mean", "mkl"])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_fusion_knows_what_no_single_stream_does(combine: str, multi_label: bool) -> None:
+    train, test = split(make(200, absent=0.1, noise=0.3, multi_label=multi_label))
+    fused = KernelSVM(combine, multi_label=multi_label).fit(*train.fit)
+    scores = fused.predict_scores(*test.score)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    if multi_label:
+        assert ((scores > 0.5) == test.targets.astype(bool)).mean() > 0.85
+        return
+    np.testing.assert_allclose(scores.sum(1), 1)
+    assert accuracy(scores, test) > 0.8
+    assert (
+        accuracy(KernelSVM(streams=["a"]).fit(*train.fit).predict_scores(*test.score), test) < 0.7
+    )
+
+
+def test_late_fusion_is_the_mean_over_the_streams_there() -> None:
+    train, test = split(make(absent=0.3))
+    late = LateFusion(lambda name: KernelSVM(streams=[name])).fit(*train.fit)
+    single = {s: KernelSVM(streams=[s]).fit(*train.fit).predict_scores(*test.score) for s in "ab"}
+    a, b = test.present["a"], test.present["b"]
+    expected = np.where((a & b)[:, None], (single["a"] + single["b"]) / 2, single["a"])
+    expected[b & ~a] = single["b"][b & ~a]
+    np.testing.assert_allclose(late.predict_scores(*test.score), expected)
+    assert {"a.C", "b.C"} <= set(late.chosen)
+
+
+def test_calibration_keeps_orders() -> None:
+    random = np.random.default_rng(0)
+    targets = np.eye(3)[random.integers(0, 3, 60)]
+    values = targets + random.standard_normal((60, 3))
+    single = Calibration.fit(values, targets, multi_label=False)
+    assert (single(values).argmax(1) == values.argmax(1)).all()
+    several = Calibration.fit(values, targets, multi_label=True)
+    assert (several(values).argsort(0) == values.argsort(0)).all()
+    assert several(values).mean(0) == pytest.approx(targets.mean(0), abs=0.02)
+
+
+def test_wrong_arrays_are_told() -> None:
+    made = make(20)
+    with pytest.raises(UserError, match="all of one"):
+        KernelSVM().fit(made.features, made.present, made.targets, np.zeros(20))
+    with pytest.raises(ValueError, match="exactly one label"):
+        KernelSVM().fit(made.features, made.present, np.ones((20, 2)))
+    with pytest.raises(ValueError, match="'b'"):
+        KernelSVM().fit(made.features, {**made.present, "b": np.zeros(20, bool)}, made.targets)
+    with pytest.raises(ValueError, match="before"):
+        KernelSVM().predict_scores(*made.score)
+    with pytest.raises(ValueError, match="NaN"):
+        KernelSVM().fit({"a": np.full((20, 2), np.nan)}, made.present, made.targets)
+
+
+def test_a_machine_that_sees_part_of_a_class_still_knows_that_part() -> None:
+    """Stream "a" tells pairs of four classes: neither of a pair has a chance above a half."""
+    train, test = split(make(200, noise=0.1))
+    scores = KernelSVM(streams=["a"]).fit(*train.fit).predict_scores(*test.score)
+    pair = test.targets.argmax(1) // 2
+    of_pair = np.stack([scores[:, :2].sum(1), scores[:, 2:].sum(1)], 1)
+    assert (of_pair.argmax(1) == pair).mean() > 0.95
+    inside = scores[np.arange(len(pair)), 2 * pair]
+    assert np.abs(inside / of_pair.max(1) - 0.5).mean() < 0.2
