@@ -30,6 +30,8 @@ from trainers.score_streams import (
     splits,
 )
 
+MOST_CLASSES = 500
+"""A step costs the third power of it; with more classes the scores stay as they are."""
 STEPS = (0, 1, 2, 4, 8, 16, 32)
 """Numbers of steps that are tried."""
 
@@ -102,8 +104,8 @@ class SemanticDiffusion:
     """DASD on the mean of the systems' scores; the number of steps by inner cross-validation.
 
     The graph adapts to the clips of `fit`, so that the scores of one clip do not depend on which
-    others are scored with it. Where no number of steps does better than none, the scores stay as
-    they are.
+    others are scored with it. Where no number of steps does better than none, or there are more
+    than `MOST_CLASSES` classes, the scores stay as they are.
 
     Args:
         base: what the diffused scores are the mean of.
@@ -127,7 +129,10 @@ class SemanticDiffusion:
         names = check_groups(groups, len(stack))
         scores = self.base.fit(stack, truth).predict_scores(stack)
         self.steps = self._choose(scores, targets, names)
-        self.operator = self._operators(scores, targets)[self.steps]
+        many = scores.shape[1] > MOST_CLASSES
+        self.operator = (
+            np.eye(scores.shape[1]) if many else self._operators(scores, targets)[self.steps]
+        )
         return self
 
     def predict_scores(self, streams: Streams) -> Floats:
@@ -148,7 +153,7 @@ class SemanticDiffusion:
         return {n: one for n, one in zip(range(STEPS[-1] + 1), path, strict=False) if n in STEPS}
 
     def _choose(self, scores: Floats, targets: NDArray[np.bool_], groups: NDArray) -> int:
-        if len(np.unique(groups)) < 2:
+        if len(np.unique(groups)) < 2 or scores.shape[1] > MOST_CLASSES:
             return 0
         held_out = {n: np.empty_like(scores) for n in STEPS}
         for rows, held in splits(groups, self.inner_folds):

@@ -21,7 +21,7 @@ HYBRID_SYSTEMS = ("spatial_lstm", "motion_lstm", "fusion")
 REFINEMENTS = ("confusion", "dasd", "learned")
 """What is fitted on the validation clips, shown, and chosen from."""
 
-MOST_FOLDS = 10
+MOST_FOLDS = 5
 """Of the cross-validation that chooses."""
 
 Floats = NDArray[np.floating]

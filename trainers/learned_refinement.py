@@ -38,7 +38,7 @@ Singles = NDArray[np.float32]
 
 STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 """Tried in this order, each fit starting from the one before; left when it gets worse."""
-MOST_CLASSES = 1000
+MOST_CLASSES = 500
 """A_s has the square of it as weights: more are neither learnt nor fitted in reasonable time."""
 
 

@@ -285,3 +285,24 @@ def test_pictures_of_another_kind_are_refused() -> None:
         dataclasses.replace(clip, frames=np.zeros((2, 8, 8, 3)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"flow of '.*' has the shape \(8, 8, 2\)"):
         dataclasses.replace(clip, flow=np.zeros((8, 8, 2)))
+
+
+def test_the_chosen_refinement_is_marked_and_repeated_as_refined():
+    rows = [
+        MethodResult(name="hybrid", label="Hybrid", n=9, accuracy=0.5),
+        MethodResult(name="refined_dasd", label="Hybrid + DASD", n=9, accuracy=0.4),
+        MethodResult(
+            name="refined_learned", label="Hybrid + learned", n=9, accuracy=0.6,
+            note="chosen", chosen=True,
+        ),
+    ]  # fmt: skip
+    data = dataclasses.replace(minimal(), methods=rows, refinement="learned: <best> of all")
+    assert report_json(data)["methods"]["refined"]["accuracy"] == 0.6
+    html = render_html(data)
+    words = Page(html).words()
+    assert "60.0% refined" in words and "Refinement: learned: <best> of all." in words
+    assert "<best>" not in html
+    none = dataclasses.replace(rows[0], chosen=True)
+    data = dataclasses.replace(data, methods=[none, *rows[1:2]])
+    assert report_json(data)["methods"]["refined"]["accuracy"] == 0.5
+    assert "refined</dd>" not in render_html(data)

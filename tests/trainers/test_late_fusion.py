@@ -14,7 +14,7 @@ import pytest
 from actors.errors import UserError
 from trainers.calibration import reliability
 from trainers.choose_refinement import choose, cross_validate, weighted_average_precision
-from trainers.dasd import class_graph, diffusion, energy
+from trainers.dasd import SemanticDiffusion, class_graph, diffusion, energy
 from trainers.fitted_refinement import METHODS, FittedRefinement, contextual, make_method
 from trainers.late_fusion import (
     GapWeighted,
@@ -286,6 +286,18 @@ def test_too_little_to_learn_from_gives_the_plain_mean_and_says_so():
     )
     grouped = LearnedRefinement(MeanOfProbabilities()).fit(one, labels, groups=["a"] * 6)
     assert "fewer than two groups" in grouped.fallback
+
+
+def test_very_many_classes_are_left_alone():
+    random = np.random.default_rng(0)
+    streams = {"one": random.normal(size=(20, 501))}
+    labels = random.integers(501, size=20)
+    plain = MeanOfLogits().predict_scores(streams)
+    learned = LearnedRefinement(MeanOfLogits()).fit(streams, labels)
+    assert "501 classes, more than the 500" in learned.fallback
+    np.testing.assert_array_equal(learned.predict_scores(streams), plain)
+    diffused = SemanticDiffusion(MeanOfLogits()).fit(streams, labels)
+    np.testing.assert_allclose(diffused.predict_scores(streams), plain, rtol=1e-12)
 
 
 def test_a_scores_file_of_one_method_comes_back(tmp_path):
