@@ -363,6 +363,7 @@ class ClipExtractor:
         streams: which of STREAMS.
         storage: where artifacts go.
         device: what flow is found on, "cpu" or "cuda".
+        share: of a GPU's memory, at most.
     """
 
     def __init__(
@@ -371,9 +372,10 @@ class ClipExtractor:
         streams: Sequence[str],
         storage: Storage,
         device: str = "cpu",
+        share: float = 1.0,
     ) -> None:
         self.settings, self.streams, self.storage = settings, tuple(streams), storage
-        self.device = device
+        self.device, self.share = device, share
         self._engine: FlowEngine | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -390,7 +392,7 @@ class ClipExtractor:
             MediaError: the video can't be used.
         """
         if self._engine is None and MOTION in self.streams:
-            self._engine = get_engine(self.settings.chosen_flow, self.device)
+            self._engine = get_engine(self.settings.chosen_flow, self.device, share=self.share)
         clip = extract_clip(
             row["path"],
             settings=self.settings,

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -102,12 +102,15 @@ def parse_choice(arguments: Sequence[str]) -> tuple[Choice, list[str]]:
         value = getattr(given, name)
         if value is not None and not re.fullmatch(pattern, value):
             raise UserError(f"--{name} {value!r} is not understood; give for instance {example}")
+    numbers = given.splits.split(",") if given.splits else []
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"--splits {given.splits} names a split twice")
     names = [word.strip() for word in (given.methods or "").split(",")]
     return (
         Choice(
             tuple(name for name in names if name),
             int(given.folds) if given.folds else None,
-            tuple(int(n) for n in given.splits.split(",")) if given.splits else (),
+            tuple(int(n) for n in numbers),
         ),
         rest,
     )
@@ -191,9 +194,15 @@ def run_rows(
         scored: fingerprint of the systems' scores, and with them of all that they depend on.
     """
     shared = _Shared(job, material)
-    with ThreadPoolExecutor(len(chosen), thread_name_prefix="row") as pool:
-        futures = {row.name: pool.submit(_run_row, job, row, scored, shared) for row in chosen}
-        stages = {row: future.result() for row, future in futures.items()}
+    pool = ThreadPoolExecutor(len(chosen), thread_name_prefix="row")
+    futures = {row.name: pool.submit(_run_row, job, row, scored, shared) for row in chosen}
+    try:
+        for future in as_completed(futures.values()):
+            future.result()
+    finally:
+        # A failure or a stop is not to wait for the other rows; they are kept as far as they are.
+        pool.shutdown(wait=False, cancel_futures=True)
+    stages = {row: future.result() for row, future in futures.items()}
     test = material.splits == "test"
     return ComparedSplit(
         name=name,

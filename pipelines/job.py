@@ -254,6 +254,8 @@ def ray_session() -> Iterator[None]:
                 ignore_reinit_error=True,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
+        if not named:
+            _forget_own_ray()
         raise UserError(
             f"Ray at {named or 'this machine'} can't be joined: {error}; "
             "see `ray status`, or unset RAY_ADDRESS to start one here"
@@ -271,8 +273,7 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
     finally:
         if not named:
-            os.environ.pop("RAY_ADDRESS", None)
-            os.environ.pop("RAY_GCS_SERVER_PORT", None)
+            _forget_own_ray()
 
 
 def _name_own_ray() -> None:
@@ -287,6 +288,11 @@ def _name_own_ray() -> None:
         port = free.getsockname()[1]
     os.environ["RAY_GCS_SERVER_PORT"] = str(port)
     os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
+
+
+def _forget_own_ray() -> None:
+    for name in ("RAY_GCS_SERVER_PORT", "RAY_ADDRESS"):
+        os.environ.pop(name, None)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,10 @@ def read_scores(path: Path, *, groups: str | None = None, given: str = "auto") -
     return ScoreFile(scores, kind, truth, classes, names, by)
 
 
+UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, MemoryError)
+"""What NumPy and zipfile raise at damaged, encrypted and boundless members."""
+
+
 def _load(path: Path) -> dict[str, NDArray]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; give an .npz file with scores")
@@ -85,7 +90,7 @@ def _load(path: Path) -> dict[str, NDArray]:
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
         why = "it holds Python objects, which are not read" if "pickle" in str(error) else error
         raise UserError(f"{path} can't be read as .npz: {why}") from error
 

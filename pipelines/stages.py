@@ -70,7 +70,7 @@ def fingerprint(*parts: Any) -> str:
 
 def weights_stamp(weights: str | None) -> list[int] | None:
     """Changes when a file of weights does."""
-    path = Path(weights or "")
+    path = Path(weights or "").expanduser()
     return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
 
 

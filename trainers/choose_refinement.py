@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from trainers.score_streams import (
     Floats,
@@ -75,7 +76,11 @@ def cross_validate(
         held_out[name][held] = method.predict_scores(stack.rows(held))
 
     tasks = [(name, fold) for name in methods for fold in range(len(pairs))]
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    # Each thread's matrix products stay in it: a fold is small.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool,
+    ):
         # The last methods are the slowest: they start first, so that no thread idles at the end.
         waiting = [pool.submit(fit, *task) for task in reversed(tasks)]
         for done, one in enumerate(waiting, start=1):

@@ -209,9 +209,10 @@ class FittedRefinement:
                 normalise=constants.get("normalise", True),
             )
             _restore(method, tensors, constants)
+            _check_shapes(tensors, len(record["streams"]), len(record["classes"]))
         except KeyError as error:
             raise UserError(f"{where} is incomplete: no {error.args[0]!r}") from error
-        except (ValueError, safetensors.SafetensorError) as error:
+        except (ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
             raise UserError(f"{where} is damaged: {error}") from error
         return cls(
             record["method"],
@@ -222,6 +223,22 @@ class FittedRefinement:
             method,
             record["facts"],
         )
+
+
+def _check_shapes(tensors: Mapping[str, NDArray], streams: int, classes: int) -> None:
+    """Raises ValueError where a tensor is not of this many streams and classes."""
+    square = (classes, classes)
+    expected = {
+        "matrix": square,
+        "operator": square,
+        "temperatures": (streams,),
+        "weights": (streams,),
+        "borrowing": (streams, *square),
+        "bias": (classes,),
+    }
+    for name, value in tensors.items():
+        if value.shape != expected.get(name, value.shape):
+            raise ValueError(f"{name} is {value.shape}, it must be {expected[name]}")
 
 
 def contextual(

@@ -21,6 +21,7 @@ from actors.artifact import ArtifactReader, pack
 from actors.errors import MediaError, UserError
 from actors.extraction import ExtractSettings, extract_clip
 from actors.flow import FlowEngine, get_engine
+from actors.flow.raft import RAFT, RAFTEngine, raft_bytes
 from actors.storage import Storage
 from actors.streams import MOTION, STREAMS
 from trainers.embedding import Embedding, EmbeddingSettings, embed_clip
@@ -39,6 +40,7 @@ FORMAT = 1
 FACTS = "hybrid.json"
 FUSION = "fusion.safetensors"
 REFINEMENT = "refinement.safetensors"
+RAFT_WEIGHTS = "raft.safetensors"
 
 Scores = NDArray[np.float64]
 
@@ -87,6 +89,8 @@ class Hybrid:
         refinement: of the probabilities of the LSTMs and the fusion network, or None.
         refinement_settings: how it was chosen.
         facts: whatever else is worth keeping (versions, fingerprints), as JSON knows it.
+        raft_weights: where RAFT finds the flow, the content of a safetensors file; None: those that
+            the settings name. A saved ensemble carries them.
     """
 
     classes: tuple[str, ...]
@@ -100,6 +104,7 @@ class Hybrid:
     refinement: FittedRefinement | None = None
     refinement_settings: RefinementSettings = RefinementSettings()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    raft_weights: bytes | None = None
 
     def __post_init__(self) -> None:
         streams = tuple(s for s in STREAMS if s in self.stream_settings)
@@ -143,7 +148,11 @@ class Hybrid:
         if MOTION not in self.streams:
             return None
         if device not in self._engines:
-            self._engines[device] = get_engine(self.extract.chosen_flow, device)
+            chosen = self.extract.chosen_flow
+            if isinstance(chosen, RAFT):
+                self._engines[device] = RAFTEngine(chosen, device, weights=self.raft_weights)
+            else:
+                self._engines[device] = get_engine(chosen, device)
         return self._engines[device]
 
     def predict(self, paths: Iterable[str], *, device: str = "cpu") -> list[ClipPrediction]:
@@ -268,6 +277,8 @@ class Hybrid:
         files[FUSION] = self.fusion.to_bytes()
         if self.refinement is not None:
             files[REFINEMENT] = self.refinement.to_bytes()
+        if isinstance(self.extract.chosen_flow, RAFT) and MOTION in self.streams:
+            files[RAFT_WEIGHTS] = self.raft_weights or raft_bytes(self.extract.chosen_flow)
         return files
 
     def _record(self) -> dict[str, Any]:
@@ -314,6 +325,7 @@ class Hybrid:
                 refinement=_refinement(files.get(REFINEMENT), record, settings),
                 refinement_settings=settings,
                 facts=record["facts"],
+                raft_weights=files.get(RAFT_WEIGHTS),
             )
         except KeyError as error:
             raise UserError(f"{where} is incomplete: no {error.args[0]!r}") from error

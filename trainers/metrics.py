@@ -100,9 +100,10 @@ def average_precision(
     ranked, found = scores[order], np.cumsum(relevant[order])
     ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
     counts, seen = found[ends].astype(np.float64), (ends + 1).astype(np.float64)
-    if n is not None and n < len(scores):
-        counts, seen = _first(n, counts, seen)
+    if n is not None:
         total = min(n, total)
+        if n < len(scores):
+            counts, seen = _first(n, counts, seen)
     gained = np.diff(counts, prepend=0)
     return float(np.sum(gained / total * counts / seen))
 

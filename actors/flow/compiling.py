@@ -47,14 +47,14 @@ def cache_folder() -> Path:
     In the user's cache folder, apart for each processor and Numba: Numba numbers the files of a
     folder, so two kinds of machine that share a home and compile at once could swap theirs.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
     processor = binding.get_host_cpu_name() + binding.get_host_cpu_features().flatten()
     kind = hashlib.sha256(f"{numba.__version__} {processor}".encode()).hexdigest()[:16]
     return Path(base) / "multiclue" / "numba" / kind
 
 
 def compiled(
-    *, disjoint: bool = False, across: bool = False, inline: bool = False
+    *, disjoint: bool = False, across: bool = False, inline: bool = False, exact: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compiles a function on its first call, or loads it from the cache on disk.
 
@@ -65,6 +65,7 @@ def compiled(
         disjoint: the function's array arguments never overlap.
         across: vectorise like statements that follow each other, not only loops; disjoint too.
         inline: put into its callers, whatever its size.
+        exact: keep the order and rounding of floating-point operations as written.
     """
     pipeline = _DisjointAcross if across else _Disjoint if disjoint else Compiler
 
@@ -75,7 +76,7 @@ def compiled(
         try:
             return numba.njit(
                 cache=True,
-                fastmath=True,
+                fastmath=not exact,
                 nogil=True,
                 error_model="numpy",
                 pipeline_class=pipeline,

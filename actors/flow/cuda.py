@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from actors.errors import UserError
+from actors.flow.devices import free_memory
 from actors.flow.settings import SMALLEST_SIDE, TVL1
 from actors.flow.tvl1 import check_frames
 
@@ -290,17 +291,25 @@ class CUDAEngine:
         settings: parameters of the flow.
         device: "cuda" or "cuda:1"; "cpu" only where TRITON_INTERPRET=1 is set, to try the kernels.
         batch: pairs computed at once; as many as fit into the device's free memory if not given.
+        share: of the device's memory, at most.
 
     Raises:
         UserError: there is no such device, no Triton, or the batch is not from 1 to LARGEST_BATCH.
     """
 
-    def __init__(self, settings: TVL1, device: str = "cuda", *, batch: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: TVL1,
+        device: str = "cuda",
+        *,
+        batch: int | None = None,
+        share: float = 1.0,
+    ) -> None:
         if batch is not None and not 1 <= batch <= LARGEST_BATCH:
             raise UserError(f"flow batch is {batch!r} pairs; choose 1 to {LARGEST_BATCH}")
         self.settings = settings
         self.device = torch.device(device)
-        self.batch = batch
+        self.batch, self.share = batch, share
         self._kernels = _kernels(self.device)
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -373,10 +382,7 @@ class CUDAEngine:
         """Pairs at once: all if they fit, else in equal parts."""
         most = self.batch or LARGEST_BATCH
         if self.batch is None and self.device.type == "cuda":
-            # What PyTorch keeps for reuse counts as free, so that every call finds the same.
-            free = torch.cuda.mem_get_info(self.device)[0]
-            free += torch.cuda.memory_reserved(self.device)
-            free -= torch.cuda.memory_allocated(self.device)
+            free = free_memory(self.device, self.share)
             each = _Solver.bytes_per_pair(height, width, self.settings, frame_step)
             # The rest is for the frames as they come and whoever shares the device.
             most = max(1, min(most, int(0.6 * free) // each))

@@ -52,13 +52,16 @@ class CPUEngine:
         return flow(frames, self.settings, threads=self.threads)
 
 
-def get_engine(settings: TVL1 | RAFT, device: str = "cpu", threads: int = 1) -> FlowEngine:
+def get_engine(
+    settings: TVL1 | RAFT, device: str = "cpu", threads: int = 1, share: float = 1.0
+) -> FlowEngine:
     """The engine for a device.
 
     Args:
         settings: parameters of the flow: `TVL1`, or `actors.flow.raft.RAFT`.
         device: "cpu", "cuda" or "cuda:N".
         threads: threads of TV-L1 on the CPU.
+        share: of a GPU's memory that the engine may take, at most.
 
     Raises:
         UserError: there is no engine for the device, RAFT's weights can't be had, or threads is
@@ -69,12 +72,12 @@ def get_engine(settings: TVL1 | RAFT, device: str = "cpu", threads: int = 1) -> 
     if not isinstance(settings, TVL1):
         from actors.flow.raft import RAFTEngine
 
-        return RAFTEngine(settings, device)
+        return RAFTEngine(settings, device, share)
     if device == "cpu":
         return CPUEngine(settings, threads)
     from actors.flow.cuda import CUDAEngine
 
-    return CUDAEngine(settings, device)
+    return CUDAEngine(settings, device, share=share)
 
 
 def compile_kernels() -> float:

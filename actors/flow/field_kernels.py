@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-# No fastmath: ties must round as the rule says.
-compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")
+from actors.flow.compiling import compiled
 
 
-@compiled
+@compiled(exact=True)  # ties must round as the rule says
 def quantise_into(levels: NDArray[np.uint8], flow: NDArray[np.floating], bound: float) -> None:
     """Writes `fields.quantise` of the flow in one pass; both arrays one-dimensional."""
     width = 2 * bound

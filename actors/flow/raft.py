@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from actors.errors import UserError, nearest
+from actors.flow.devices import free_memory
 from actors.flow.tvl1 import check_frames
 from actors.weights import published_state, read_state
 
@@ -68,8 +70,12 @@ class RAFT:
             raise UserError(f"raft: updates is {self.updates!r}; it must be at least 1")
 
 
-def load_network(settings: RAFT) -> nn.Module:
+def load_network(settings: RAFT, weights: bytes | None = None) -> nn.Module:
     """The network with its weights, in evaluation mode on the CPU.
+
+    Args:
+        settings: which network.
+        weights: content of a safetensors file, instead of those that the settings name.
 
     Raises:
         UserError: the weights are not there, can't be fetched, or are another network's.
@@ -77,7 +83,9 @@ def load_network(settings: RAFT) -> nn.Module:
     from torchvision.models import optical_flow  # a second, which TV-L1 need not wait for
 
     large = settings.size == "large"
-    if settings.weights == DEFAULT:
+    if weights is not None:
+        state = safetensors.torch.load(weights)
+    elif settings.weights == DEFAULT:
         kind: Any = optical_flow.Raft_Large_Weights if large else optical_flow.Raft_Small_Weights
         state = published_state(
             kind.DEFAULT,
@@ -97,6 +105,15 @@ def load_network(settings: RAFT) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+def raft_bytes(settings: RAFT) -> bytes:
+    """The network's weights as a safetensors file, for `RAFTEngine` elsewhere.
+
+    Raises:
+        UserError: see `load_network`.
+    """
+    return safetensors.torch.save(dict(load_network(settings).state_dict()))
+
+
 class RAFTEngine:
     """Finds the flow of a clip's frames by RAFT.
 
@@ -106,6 +123,8 @@ class RAFTEngine:
         settings: which network.
         device: of torch, "cpu" or "cuda". On a GPU features and updates are computed in half
             precision, correlations and coordinates in single precision, as the paper's code does.
+        share: of the GPU's memory, at most.
+        weights: content of a safetensors file, instead of those that the settings name.
 
     Raises:
         UserError: the weights can't be had; see `load_network`.
@@ -114,10 +133,16 @@ class RAFTEngine:
     colour = True
     """Wants RGB frames, which it was trained on; gray ones are taken as well."""
 
-    def __init__(self, settings: RAFT, device: str = "cpu") -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: RAFT,
+        device: str = "cpu",
+        share: float = 1.0,
+        weights: bytes | None = None,
+    ) -> None:
+        self.settings, self.share = settings, share
         self.device = torch.device(device)
-        self._network: Any = load_network(settings).to(self.device)
+        self._network: Any = load_network(settings, weights).to(self.device)
         self._lock = threading.Lock()
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -193,7 +218,7 @@ class RAFTEngine:
 
     def _pairs_at_once(self, height: int, width: int) -> int:
         if self.device.type == "cuda":
-            budget = GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]
+            budget = GPU_SHARE * free_memory(self.device, self.share)
         else:
             budget = CPU_BYTES
         return int(min(max(budget // pair_bytes(height, width), 1), MOST_PAIRS))

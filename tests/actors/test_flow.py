@@ -472,6 +472,15 @@ def test_processes_that_start_at_once_share_a_cache_outside_the_package(
     assert sorted(package.rglob("*.nb?")) == before
 
 
+def test_every_compiled_loop_has_its_cache_outside_the_package():
+    from actors.flow import field_kernels
+    from trainers.comparison import kernels as chi2
+
+    for loop in (kernels.solve_scale, field_kernels.quantise_into, chi2._distances):
+        folder = Path(loop._cache.cache_path)
+        assert Path(loop.py_func.__code__.co_filename).parent not in (folder, *folder.parents)
+
+
 def test_quantise_follows_denseflow(real_data):
     case = json.loads((real_data / "checks" / "tvl1_expected.json").read_text())
     case = case["denseflow_quantize_bound20"]

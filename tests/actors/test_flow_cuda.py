@@ -54,6 +54,7 @@ def assert_agrees(ours, theirs, tolerance=TOLERANCE):
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="this is it")
 def test_under_the_interpreter():
+    pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},

@@ -46,7 +46,12 @@ def test_own_options_leave_the_settings_alone() -> None:
     assert choice == Choice(("rdnn", "svm_mkl"), None, (1, 3))
     assert rest == ["--storage", "x", "--splits.number", "2"]
     assert parse_settings("", rest).splits.number == 2
-    for wrong in (["--folds", "x"], ["--splits", "a"], ["--folds", "2", "--splits", "1"]):
+    for wrong in (
+        ["--folds", "x"],
+        ["--splits", "a"],
+        ["--splits", "1,1"],
+        ["--folds", "2", "--splits", "1"],
+    ):
         with pytest.raises(UserError):
             parse_choice(wrong)
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 from small_hybrid import AUDIO, CLASSES, MOTION, SPATIAL, make_hybrid, write_clip
 
 from actors.artifact import ArtifactReader, pack
 from actors.errors import UserError
 from actors.extraction import extract_clip
+from actors.flow.raft import RAFT
 from trainers.evaluation import SystemScores, hybrid_scores, members
 from trainers.fitted_refinement import METHODS, FittedRefinement
 from trainers.hybrid import FACTS, Hybrid
@@ -173,6 +175,22 @@ def test_every_refinement_is_saved_and_applied(hybrid, embeddings, tmp_path, nam
     np.testing.assert_array_equal(one.probabilities, two.probabilities)
     given = {m: one.systems[m][None] for m in hybrid.members}
     np.testing.assert_allclose(one.probabilities, fitted.predict_scores(given)[0], atol=1e-9)
+
+
+def test_a_model_carries_the_weights_of_its_flow(clip, tmp_path):
+    from torchvision.models.optical_flow import raft_small
+
+    torch.manual_seed(0)
+    weights = tmp_path / "small.safetensors"
+    safetensors.torch.save_file(raft_small().state_dict(), weights)
+    flow = {"flow_method": "raft", "raft": RAFT(weights=str(weights), updates=1)}
+    made = make_hybrid()
+    made = replace(made, extract=replace(made.extract, **flow))
+    expected = made.predict_clip(str(clip))
+    made.save(tmp_path / "model")
+    weights.unlink()
+    found = Hybrid.load(tmp_path / "model").predict_clip(str(clip))
+    np.testing.assert_array_equal(found.decision.probabilities, expected.decision.probabilities)
 
 
 def test_a_model_of_before_has_the_bare_matrix(hybrid, embeddings, tmp_path):

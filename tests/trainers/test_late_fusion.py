@@ -6,16 +6,18 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from actors.errors import UserError
 from trainers.calibration import reliability
 from trainers.choose_refinement import choose, cross_validate, weighted_average_precision
 from trainers.dasd import SemanticDiffusion, class_graph, diffusion, energy
-from trainers.fitted_refinement import METHODS, FittedRefinement, contextual, make_method
+from trainers.fitted_refinement import KEY, METHODS, FittedRefinement, contextual, make_method
 from trainers.late_fusion import (
     GapWeighted,
     MeanOfLogits,
@@ -338,6 +340,19 @@ def test_files_that_are_no_refinement_are_refused():
         FittedRefinement.from_bytes(content[:-3])
     with pytest.raises(UserError, match="is damaged"):
         FittedRefinement.from_bytes(b"nothing of the kind")
+    for record in ("[]", "1", '{"format": 1, "constants": []}'):
+        crafted = safetensors.numpy.save({"a": np.zeros(1)}, metadata={KEY: record})
+        with pytest.raises(UserError, match="is damaged|is incomplete"):
+            FittedRefinement.from_bytes(crafted)
+
+
+def test_a_refinement_of_other_sizes_than_it_says_is_refused():
+    fitted = contextual(
+        np.eye(3), streams=("a",), classes=("x", "y", "z"), multi_label=False, normalise=True
+    )
+    wrong = replace(fitted, classes=("x", "y"))
+    with pytest.raises(UserError, match=r"matrix is \(3, 3\), it must be \(2, 2\)"):
+        FittedRefinement.from_bytes(wrong.to_bytes())
     with pytest.raises(ValueError, match="fitted on \\['a'\\], got scores of \\['b'\\]"):
         fitted.predict_scores({"b": [[0.5, 0.5]]})
     with pytest.raises(ValueError, match="outside of 0..1"):

@@ -101,6 +101,11 @@ def test_accumulators_that_do_not_add_up_are_refused():
         metrics.AveragePrecisions(3).update([[0.1, 0.2]], [1])
 
 
+def test_average_precision_at_n_divides_by_the_positives_that_fit():
+    # A list of two entries with ten positives elsewhere: at most five of them count.
+    assert metrics.average_precision([0.9, 0.8], [1, 1], 10, n=5) == pytest.approx(0.4)
+
+
 def test_average_precision_at_n_with_ties():
     # Three of equal score in two places: two thirds of the two positives are expected there.
     assert metrics.average_precision([0.5, 0.5, 0.5], [1, 0, 1], n=2) == pytest.approx(

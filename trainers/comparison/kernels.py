@@ -6,24 +6,19 @@ and A the mean of χ² over the training clips (Zhang et al., IJCV 2007).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.flow.compiling import compiled
 from trainers.comparison.method import Bools, Clips, Floats
 
-compiled: Callable[..., Any] = numba.njit(
-    cache=True, fastmath=True, nogil=True, error_model="numpy"
-)
 BLOCK = 64
 """Clips of the second argument that stay in the cache while the first ones pass."""
 
 
-@compiled
+@compiled()
 def _distances(
     x: NDArray[np.float32], y: NDArray[np.float32], out: NDArray[np.float32], block: int
 ) -> None:
