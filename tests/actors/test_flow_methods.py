@@ -39,7 +39,7 @@ def test_engines_by_device(monkeypatch):
     assert get_engine(QUICK) == CPUEngine(QUICK)
 
     class CUDAEngine:
-        def __init__(self, settings, device):
+        def __init__(self, settings, device, *, share):
             self.settings, self.device = settings, device
 
     module = ModuleType("actors.flow.cuda")

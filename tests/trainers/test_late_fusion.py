@@ -344,6 +344,12 @@ def test_files_that_are_no_refinement_are_refused():
         crafted = safetensors.numpy.save({"a": np.zeros(1)}, metadata={KEY: record})
         with pytest.raises(UserError, match="is damaged|is incomplete"):
             FittedRefinement.from_bytes(crafted)
+    with pytest.raises(ValueError, match="fitted on \\['a'\\], got scores of \\['b'\\]"):
+        fitted.predict_scores({"b": [[0.5, 0.5]]})
+    with pytest.raises(ValueError, match="outside of 0..1"):
+        fitted.predict_scores({"a": [[-0.5, 1.5]]})
+    with pytest.raises(ValueError, match="must be \\(N, 2\\)"):
+        fitted.predict_scores({"a": [[0.5, 0.25, 0.25]]})
 
 
 def test_a_refinement_of_other_sizes_than_it_says_is_refused():
@@ -353,12 +359,6 @@ def test_a_refinement_of_other_sizes_than_it_says_is_refused():
     wrong = replace(fitted, classes=("x", "y"))
     with pytest.raises(UserError, match=r"matrix is \(3, 3\), it must be \(2, 2\)"):
         FittedRefinement.from_bytes(wrong.to_bytes())
-    with pytest.raises(ValueError, match="fitted on \\['a'\\], got scores of \\['b'\\]"):
-        fitted.predict_scores({"b": [[0.5, 0.5]]})
-    with pytest.raises(ValueError, match="outside of 0..1"):
-        fitted.predict_scores({"a": [[-0.5, 1.5]]})
-    with pytest.raises(ValueError, match="must be \\(N, 2\\)"):
-        fitted.predict_scores({"a": [[0.5, 0.25, 0.25]]})
 
 
 def test_held_out_labels_change_no_held_out_score():
