@@ -230,6 +230,7 @@ def _material(job: Job, tuned: Tuned, scored: StageResult) -> Material:
         fusion=replace(job.settings.fusion, **own),
         multi_label=job.manifest.multi_label,
         seed=job.settings.seed,
+        notes=scored.facts["choice"]["notes"],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class Material:
     """Of the fusion network, the found lambdas among them."""
     multi_label: bool
     seed: int
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Refinement -> what it has to say of its fit."""
 
     def part(self, split: str) -> tuple[dict[str, NDArray], dict[str, NDArray], NDArray]:
         """Features, presence and targets of one split's clips."""
@@ -77,6 +79,7 @@ class Row:
 
 PRIOR = "such a clip gets the classes' shares of the training clips"
 MEAN = "the mean is over the systems that the clip has"
+SCALED = "the terms of the systems that the clip has are scaled up by those that it lacks"
 
 
 def mean_of(*names: str) -> Callable[[Material], Outcome]:
@@ -127,7 +130,10 @@ def refined(method: str) -> Callable[[Material], Outcome]:
 
     def compute(material: Material) -> Outcome:
         name = f"refined_{method}"
-        return mean_of(name)(material) if name in material.systems else hybrid(material)
+        if name not in material.systems:
+            return replace(hybrid(material), chosen={"note": "no validation clips to fit it on"})
+        note = material.notes.get(method)
+        return replace(mean_of(name)(material), chosen={"note": note} if note else {})
 
     return compute
 
@@ -240,7 +246,7 @@ def _rdnn_grid(material: Material) -> list[Any]:
 
 def _table_3() -> Iterator[Row]:
     for name, (label, compute) in WHOLES.items():
-        yield Row(name, label, 3, MEAN, compute)
+        yield Row(name, label, 3, SCALED if name == "hybrid_learned" else MEAN, compute)
 
 
 PUBLISHED: Mapping[str, tuple[float, float]] = {
