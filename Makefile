@@ -1,4 +1,4 @@
-# Everything runs in .venv, which `make install` fills; nothing outside the checkout is touched.
+# Everything runs in .venv, which `make install` fills; outside the checkout only caches are written.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -29,7 +29,7 @@ bench: install  ## extraction, flow and training, measured
 install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml
-	@echo "Installing into $(VENV) (about 5 GB with PyTorch; once)"
+	@echo "Installing into $(VENV) (about 6 GB with PyTorch; once)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"Multiclue needs Python 3.11 or 3.12, not {v[0]}.{v[1]}: make PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check uv

@@ -217,11 +217,12 @@ def _check_enough(job: Job, extraction: Extraction) -> None:
         )
     for stream in job.settings.chosen_streams:
         if not any(stream in c.streams for c in extraction.clips if c.video.split == "train"):
+            others = [other for other in job.settings.chosen_streams if other != stream]
             reasons = Counter(c.facts["absent"].get(stream, "") for c in extraction.clips)
             raise UserError(
                 f"no training clip has the {stream} stream "
                 f"({reasons.most_common(1)[0][0] or 'none extracted'}); "
-                f"leave it out of --streams ({job.settings.streams})"
+                f"leave it out: --streams {','.join(others) or 'with other streams'}"
             )
 
 

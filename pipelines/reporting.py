@@ -100,7 +100,8 @@ def _print_summary(job: Job, data: ReportData) -> None:
     job.console.rich.print()
     job.console.rich.print(methods_table(data))
     job.console.say(f"\nrefinement  {data.refinement}", markup=False)
-    job.console.say(f"            scores to try others on: {job.files.path(VALIDATION_SCORES)}")
+    if len({video.group for video in job.manifest.split("val")}) > 1:  # pipelines/refine.py's least
+        job.console.say(f"            scores to try others on: {job.files.path(VALIDATION_SCORES)}")
     job.console.say(f"report      {job.files.path('report.html')}")
     if data.rejected:
         table = job.files.path("rejected.parquet")
