@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.table import Table
+
+from pipelines.report.templates import template_environment
 
 TITLES = {
     1: "Table I: networks and their mean scores",
@@ -203,9 +204,7 @@ def figure_svg(figure: Figure) -> str:
 
 def comparison_html(comparison: Comparison) -> str:
     """The tables, Figure 4, and how each row was made, as one page that needs nothing else."""
-    environment = Environment(
-        loader=PackageLoader("pipelines", "report"), autoescape=True, undefined=StrictUndefined
-    )
+    environment = template_environment()
     drawn = comparison.ap_before is not None
     return environment.get_template("comparison.html").render(
         data=comparison,

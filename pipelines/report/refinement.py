@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import colormaps
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from PIL import Image
 
 from pipelines.report.figures import panel_svg
 from pipelines.report.render import page_style
+from pipelines.report.templates import template_environment
 from pipelines.report.terminal import percent
 from trainers.calibration import Reliability
 
@@ -83,13 +83,7 @@ def strongest_pairs(
 
 def refinement_html(page: RefinementPage) -> str:
     """One self-contained HTML page; class names and paths are escaped."""
-    environment = Environment(
-        loader=PackageLoader("pipelines", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment()
     environment.filters["percent"] = lambda value: percent(value, 2)
     pairs, pictures = [], []
     if page.borrowing is not None:

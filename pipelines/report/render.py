@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from actors.streams import STREAMS
@@ -18,6 +18,7 @@ from pipelines.report import images
 from pipelines.report.data import ExampleClip, MethodResult, ReportData, StageTiming, finite
 from pipelines.report.figures import curve_svg, search_svg, stream_of
 from pipelines.report.matrix import MOST_CLASSES, commonest_mistakes, confusion_svg
+from pipelines.report.templates import template_environment
 from pipelines.report.terminal import best_method, measure, percent, shown_columns
 
 MOST_FRAMES = 4
@@ -82,13 +83,7 @@ def figure_files(data: ReportData) -> dict[str, str]:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("pipelines", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment()
     environment.filters |= {
         "percent": percent,
         "duration": duration,

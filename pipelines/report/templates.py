@@ -1,0 +1,16 @@
+"""Where the pages' templates are, and how they are filled in."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def template_environment() -> Environment:
+    """Templates of this package; values are escaped, and one that is missing is an error."""
+    return Environment(
+        loader=PackageLoader("pipelines", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
