@@ -19,7 +19,7 @@ from test_flow import share_within_one, shifted_pair
 
 from actors.errors import UserError
 from actors.flow import TVL1, flow, quantise, to_gray
-from actors.flow.cuda import CUDAEngine, _Solver
+from actors.flow.cuda import CUDAEngine
 from actors.flow.settings import SCHEDULES
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -157,7 +157,7 @@ def test_warps_by_the_cubic_kernel_and_zero_outside(cubic):
     )
 
     engine = Engine(replace(QUICK, cubic=cubic))
-    solver = _Solver(engine.settings, engine._kernels, engine.device, height, width, 1, 1)
+    solver = engine._solver_class(engine.settings, engine.device, height, width, 1, 1)
     solver._build_pyramids(torch.from_numpy(frames).to(engine.device))
     pitch = solver.scales[0].pitch
     rows = solver.states[: 2 * height * pitch].view(2, height, pitch)
