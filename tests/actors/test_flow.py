@@ -31,6 +31,7 @@ from actors.flow import (
 from actors.flow.engine import CPUEngine
 from actors.flow.networks import median_network
 from actors.flow.settings import SCHEDULES
+from benchmarks.flow_parts.contenders import opencv_tvl1
 
 BOUND = 20.0
 
@@ -48,22 +49,8 @@ def shifted_pair(height=96, width=128, shift=(1.5, -1.0), seed=0):
 
 
 def opencv_flow(frames, settings):
-    cv2 = pytest.importorskip("cv2")
-    solver = cv2.optflow.DualTVL1OpticalFlow_create(
-        tau=settings.tau,
-        lambda_=settings.lambda_,
-        theta=settings.theta,
-        nscales=settings.scales,
-        warps=settings.warps,
-        epsilon=settings.epsilon,
-        innnerIterations=settings.inner_iterations,
-        outerIterations=settings.outer_iterations,
-        scaleStep=settings.scale_step,
-        gamma=0.0,
-        medianFiltering=max(1, settings.median_filtering),
-        useInitialFlow=False,
-    )
-    return solver.calc(frames[0], frames[1], None).transpose(2, 0, 1)
+    pytest.importorskip("cv2")
+    return opencv_tvl1(settings)(frames)
 
 
 def share_within_one(ours, theirs):
