@@ -95,6 +95,7 @@ def _opencv_others() -> dict[str, Contender]:
 
 
 def _skimage(pair: Pair) -> Field:
+    """scikit-image's own parameters, which take intensities for 0..1; `pip install .[bench]`."""
     from skimage.registration import optical_flow_tvl1
 
     rows, columns = optical_flow_tvl1(pair[0] / 255.0, pair[1] / 255.0)
