@@ -10,7 +10,9 @@ from typing import Any
 
 import numba
 from llvmlite import binding
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.compiler import Compiler
+from numba.core.dispatcher import Dispatcher
 
 # Numba fills this module with its settings at run time.
 config: Any = numba.config
@@ -53,13 +55,58 @@ def cache_folder() -> Path:
     return Path(base) / "multiclue" / "numba" / kind
 
 
+class _ContentLocator(_CacheLocator):
+    """Tells Numba to keep a function's machine code by its source's content, not by its path.
+
+    A job that Ray unpacks in a folder of its own thus finds what an earlier one has compiled. A
+    changed source has a folder of its own, so that jobs of two versions don't replace each other's.
+    """
+
+    def __init__(self, line: int, content: str, name: str) -> None:
+        self._line, self._content = line, content
+        self._folder = Path(config.CACHE_DIR or cache_folder()) / f"{name}_{content[:16]}"
+
+    def get_cache_path(self) -> str:
+        return str(self._folder)
+
+    def get_source_stamp(self) -> str:
+        return self._content
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> _ContentLocator | None:
+        """None where there is no such source or the folder can't be written: Numba's own follow."""
+        source = Path(py_file)
+        if not source.is_file():
+            return None
+        # How it is compiled is this module's matter.
+        content = hashlib.sha256(source.read_bytes() + Path(__file__).read_bytes()).hexdigest()
+        self = cls(py_func.__code__.co_firstlineno, content, source.stem)
+        try:
+            self.ensure_cache_path()
+        except OSError:
+            return None
+        return self
+
+
+class _ContentCacheImpl(CompileResultCacheImpl):
+    _locator_classes: list[Any] = [_ContentLocator, *CompileResultCacheImpl._locator_classes]
+
+
+class _ContentCache(FunctionCache):
+    _impl_class = _ContentCacheImpl
+
+
 def compiled(
     *, disjoint: bool = False, across: bool = False, inline: bool = False, exact: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compiles a function on its first call, or loads it from the cache on disk.
 
     The machine code runs without the interpreter's lock. Many processes may start at once: Numba
-    replaces whole files only.
+    replaces whole files only. What a function calls must stand in its own module, for a change
+    elsewhere goes unnoticed.
 
     Args:
         disjoint: the function's array arguments never overlap.
@@ -70,19 +117,16 @@ def compiled(
     pipeline = _DisjointAcross if across else _Disjoint if disjoint else Compiler
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        chosen = config.CACHE_DIR
-        # Numba reads this when a function is decorated; only ours are to go there.
-        config.CACHE_DIR = chosen or str(cache_folder())
-        try:
-            return numba.njit(
-                cache=True,
-                fastmath=not exact,
-                nogil=True,
-                error_model="numpy",
-                pipeline_class=pipeline,
-                forceinline=inline,
-            )(function)
-        finally:
-            config.CACHE_DIR = chosen
+        dispatcher: Any = numba.njit(
+            fastmath=not exact,
+            nogil=True,
+            error_model="numpy",
+            pipeline_class=pipeline,
+            forceinline=inline,
+        )(function)
+        if isinstance(dispatcher, Dispatcher):  # not where NUMBA_DISABLE_JIT is set
+            # What `cache=True` does, but with a cache of our own; other users of Numba keep theirs.
+            dispatcher._cache = _ContentCache(function)
+        return dispatcher
 
     return decorate

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
+from numba.core.caching import FunctionCache
 from scipy import ndimage
 
 from actors.errors import UserError
@@ -28,6 +31,7 @@ from actors.flow import (
     subtract_mean,
     to_gray,
 )
+from actors.flow.compiling import compiled
 from actors.flow.engine import CPUEngine
 from actors.flow.networks import median_network
 from actors.flow.settings import SCHEDULES
@@ -436,10 +440,10 @@ print(kernels.next_block(4.0, 8.0, 1.0, 30))
 """
 
 
-def start(code, **environment):
+def start(code, folder=Path(__file__).parents[2], **environment):
     return subprocess.Popen(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
+        cwd=folder,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
         text=True,
@@ -457,6 +461,42 @@ def test_processes_that_start_at_once_share_a_cache_outside_the_package(
     assert [process.communicate()[0] for process in processes] == ["2\n"] * 2
     assert len(list(tmp_path.rglob("*next_block*.nbi"))) == 1
     assert sorted(package.rglob("*.nb?")) == before
+
+
+COUNT = (
+    COMPILE_ONE
+    + """
+stats = kernels.next_block.stats
+print(kernels.__file__, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+)
+
+
+def test_a_copy_elsewhere_finds_what_was_compiled_and_a_change_compiles_anew(tmp_path, monkeypatch):
+    """As the jobs of `ray job submit --working-dir .` do, each unpacked at a path of its own."""
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    package = Path(kernels.__file__).parents[1]
+    found = {}
+    for place, changed in (("a", None), ("b", None), ("c", "kernels.py"), ("d", "compiling.py")):
+        copy = tmp_path / place / "actors"
+        shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        if changed:
+            with open(copy / "flow" / changed, "a") as file:
+                file.write("# changed\n")
+        run = start(COUNT, copy.parent, XDG_CACHE_HOME=str(tmp_path / "cache"))
+        result, path, hits, misses = run.communicate()[0].split()
+        assert (result, path) == ("2", str(copy / "flow" / "kernels.py"))
+        found[place] = int(hits), int(misses)
+    assert found == {"a": (0, 1), "b": (1, 0), "c": (0, 1), "d": (0, 1)}
+
+
+def test_other_users_of_numba_keep_their_cache():
+    def plain(x):
+        return x
+
+    ours, theirs = compiled()(plain), numba.njit(cache=True)(plain)
+    assert type(theirs._cache) is FunctionCache
+    assert ours._cache.cache_path != theirs._cache.cache_path
 
 
 def test_every_compiled_loop_has_its_cache_outside_the_package():
