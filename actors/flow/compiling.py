@@ -12,7 +12,6 @@ import numba
 from llvmlite import binding
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.compiler import Compiler
-from numba.core.dispatcher import Dispatcher
 
 # Numba fills this module with its settings at run time.
 config: Any = numba.config
@@ -124,7 +123,7 @@ def compiled(
             pipeline_class=pipeline,
             forceinline=inline,
         )(function)
-        if isinstance(dispatcher, Dispatcher):  # not where NUMBA_DISABLE_JIT is set
+        if hasattr(dispatcher, "enable_caching"):  # not where NUMBA_DISABLE_JIT is set
             # What `cache=True` does, but with a cache of our own; other users of Numba keep theirs.
             dispatcher._cache = _ContentCache(function)
         return dispatcher
