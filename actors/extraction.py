@@ -15,6 +15,7 @@ from actors.codecs import Codec, check_codec
 from actors.decode import PictureDecoder, best_pictures, open_media, packets
 from actors.errors import MediaError, UserError, nearest
 from actors.flow import SMALLEST_SIDE, TVL1, FlowEngine, get_engine, to_gray
+from actors.flow.engine import is_on_gpu
 from actors.flow.methods import FlowMethod, choose, find_quantised
 from actors.flow.raft import RAFT
 from actors.sound import SoundDecoder, SoundSettings
@@ -362,7 +363,7 @@ class ClipExtractor:
         settings: what to take.
         streams: which of STREAMS.
         storage: where artifacts go.
-        device: what flow is found on, "cpu" or "cuda".
+        device: what flow is found on, "cpu", "cuda" or "auto"; see `flow.get_engine`.
         share: of a GPU's memory, at most.
     """
 
@@ -398,7 +399,7 @@ class ClipExtractor:
             settings=self.settings,
             streams=self.streams,
             flow=self._engine,
-            overlap=self.device != "cpu",
+            overlap=is_on_gpu(self._engine),
         )
         name = row.get("name") or artifact_name(row["id"])
         written = 0

@@ -120,7 +120,7 @@ def _run(job: Job, rows: list[dict[str, str]], storage: Storage) -> list[dict[st
         job.settings.extract,
         job.settings.chosen_streams,
         storage,
-        "cuda" if resources.gpus else "cpu",
+        "auto" if resources.gpus else "cpu",
         resources.gpus or 1.0,
     )
     pairs = 0

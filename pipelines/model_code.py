@@ -12,7 +12,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from trainers.hybrid import Hybrid
-from trainers.prediction import pick_device, prediction_row
+from trainers.prediction import prediction_row
 
 
 class HybridModel(PythonModel):
@@ -34,10 +34,9 @@ class HybridModel(PythonModel):
     ) -> pd.DataFrame:
         """One row per path, in order; a file that can't be used has the reason in ``error``."""
         options = {"top_k": 3, "embeddings": False, "device": "auto", **(params or {})}
-        device = pick_device(options["device"])
         rows = [
             prediction_row(self.hybrid, one, top=options["top_k"], embeddings=options["embeddings"])
-            for one in self.hybrid.predict(_paths(model_input), device=device)
+            for one in self.hybrid.predict(_paths(model_input), device=options["device"])
         ]
         return pd.DataFrame(rows)
 

@@ -150,7 +150,9 @@ class Hybrid:
         if device not in self._engines:
             chosen = self.extract.chosen_flow
             if isinstance(chosen, RAFT):
-                self._engines[device] = RAFTEngine(chosen, device, weights=self.raft_weights)
+                self._engines[device] = RAFTEngine(
+                    chosen, pick_device(device), weights=self.raft_weights
+                )
             else:
                 self._engines[device] = get_engine(chosen, device)
         return self._engines[device]
@@ -160,7 +162,16 @@ class Hybrid:
         return [self.predict_clip(path, device=device) for path in paths]
 
     def predict_clip(self, path: str, *, device: str = "cpu") -> ClipPrediction:
-        """Looks at one video; a file that can't be used gives a row with the reason."""
+        """Looks at one video; a file that can't be used gives a row with the reason.
+
+        Args:
+            path: the video.
+            device: "cpu", "cuda", or "auto" for a GPU if there is one, with the flow on the CPU
+                where its kernels can't run there.
+
+        Raises:
+            UserError: flow can't be found on the device named.
+        """
         try:
             clip = extract_clip(
                 path, settings=self.extract, streams=self.streams, flow=self._engine(device)
@@ -168,7 +179,7 @@ class Hybrid:
         except MediaError as error:
             return ClipPrediction(path=path, error=(error.kind, error.message))
         reader = ArtifactReader.open(pack(clip))
-        embeddings = self.embed(reader, device=device)
+        embeddings = self.embed(reader, device=pick_device(device))
         return ClipPrediction(
             path=path, decision=self.decide(embeddings), absent=reader.metadata["absent"]
         )
@@ -401,3 +412,10 @@ def _shares(streams: Sequence[str], falls: Scores) -> dict[str, float]:
 
 def _numpy(values: Any) -> Scores:
     return torch.as_tensor(values).detach().cpu().numpy().astype(np.float64)
+
+
+def pick_device(name: str) -> str:
+    """``auto`` becomes ``cuda`` where there is one, else ``cpu``."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from actors.errors import MediaError, UserError
 from actors.storage import Storage
@@ -89,7 +88,7 @@ class ClipPredictor:
                 self.hybrid = replace(self.hybrid, refinement=other)
             except ValueError as error:
                 raise UserError(f"this model can't use it: {error}") from error
-        self._top, self._device = top, pick_device(device)
+        self._top, self._device = top, device
 
     def __call__(self, row: Mapping[str, Any]) -> Row:
         """The prediction row of ``row["path"]``, with its embedding.
@@ -101,10 +100,3 @@ class ClipPredictor:
         if prediction.error is not None:
             raise MediaError(*prediction.error)
         return prediction_row(self.hybrid, prediction, top=self._top, embeddings=True)
-
-
-def pick_device(name: str) -> str:
-    """``auto`` becomes ``cuda`` where there is one, else ``cpu``."""
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -12,6 +12,7 @@ and the same batch size a result repeats to the bit.
 from __future__ import annotations
 
 import importlib
+import subprocess
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,33 +21,32 @@ import torch
 from numpy.typing import NDArray
 
 from actors.errors import UserError
-from actors.flow.devices import free_memory
+from actors.flow.devices import UnusableGPU, free_memory
 from actors.flow.settings import TVL1
 from actors.flow.tvl1 import check_frames
 
 if TYPE_CHECKING:
     from actors.flow.cuda_solver import Solver
 
+LEAST_CAPABILITY = (7, 0)
+"""Compute capability of the oldest GPUs that Triton compiles for (Volta)."""
 LARGEST_BATCH = 1024
 """Pairs at once at most; more no longer help to fill a GPU."""
 
 
 def _solver_class(device: torch.device) -> type[Solver]:
     """What launches the Triton kernels, once it is clear that they can run."""
+    if device.type == "cuda":
+        _check_gpu(device)
     try:
         triton = importlib.import_module("triton")
     except ImportError as error:
-        raise UserError(
-            "flow on a GPU needs Triton, which comes with PyTorch for CUDA: install that, or "
-            "choose device 'cpu'"
+        raise UnusableGPU(
+            f"flow on a GPU needs Triton, which can't be imported ({error})",
+            "it comes with PyTorch for CUDA: install that, or choose device 'cpu'",
         ) from error
     if device.type == "cuda":
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= found:
-            raise UserError(
-                f"flow device is {str(device)!r}, but PyTorch finds {found or 'no'} GPU: "
-                "choose another, or 'cpu'"
-            )
+        _try_kernel(device, triton.TritonError)
     elif device.type != "cpu" or not triton.knobs.runtime.interpret:
         raise UserError(
             f"flow device is {str(device)!r}; choose 'cuda', or 'cpu' with TRITON_INTERPRET=1 set "
@@ -55,6 +55,50 @@ def _solver_class(device: torch.device) -> type[Solver]:
     from actors.flow.cuda_solver import Solver  # imports Triton
 
     return Solver
+
+
+def _check_gpu(device: torch.device) -> None:
+    """Raises UnusableGPU where PyTorch doesn't find it, or it is older than Triton's oldest."""
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= found:
+        raise UnusableGPU(
+            f"flow device is {str(device)!r}, but PyTorch finds {found or 'no'} GPU",
+            "choose another, or 'cpu'",
+        )
+    capability = torch.cuda.get_device_capability(device)
+    if capability < LEAST_CAPABILITY:
+        name = torch.cuda.get_device_name(device)
+        has, needs = (".".join(map(str, c)) for c in (capability, LEAST_CAPABILITY))
+        raise UnusableGPU(
+            f"{name} has compute capability {has}, and Triton needs {needs} or above",
+            "choose device 'cpu'",
+        )
+
+
+def _try_kernel(device: torch.device, *errors: type[Exception]) -> None:
+    """Compiles and runs the smallest kernel, which needs all that the others need of a machine.
+
+    Raises:
+        UnusableGPU: one of Triton's `errors`, or what else keeps a kernel from running.
+    """
+    from actors.flow.cuda_solver import run_smallest
+
+    kinds: tuple[type[Exception], ...] = (
+        *errors,
+        RuntimeError,
+        OSError,
+        ImportError,
+        subprocess.SubprocessError,
+    )
+    try:
+        run_smallest(device)
+    except kinds as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise UnusableGPU(
+            f"Triton can't run a kernel on {str(device)!r} ({type(error).__name__}: {said})",
+            "Triton needs a driver that fits PyTorch's CUDA, and a C compiler such as gcc with "
+            "Python's headers; install what is missing, or choose device 'cpu'",
+        ) from error
 
 
 def _ceiling(numerator: int, denominator: int) -> int:
@@ -83,7 +127,8 @@ class CUDAEngine:
         share: of the device's memory, at most.
 
     Raises:
-        UserError: there is no such device, no Triton, or the batch is not from 1 to LARGEST_BATCH.
+        UnusableGPU: there is no such device, or Triton can't be used there.
+        UserError: the batch is not from 1 to LARGEST_BATCH.
     """
 
     def __init__(

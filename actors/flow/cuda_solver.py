@@ -55,6 +55,14 @@ def _scales(height: int, width: int, settings: TVL1) -> list[_Scale]:
     return scales
 
 
+def run_smallest(device: torch.device) -> None:
+    """Runs a kernel that does next to nothing, and waits for its end."""
+    images, smaller = (torch.zeros((1, side, side), device=device) for side in (4, 2))
+    cuda_pyramid.resize[1, 1](images, smaller, 4, 4, 2, 2, 2.0, **TILE)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def _cut(iterations: int, longest: int) -> list[int]:
     """Iterations launch by launch, none longer than `longest`."""
     return [longest] * (iterations // longest) + [iterations % longest] * (iterations % longest > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +16,8 @@ from actors.flow.tvl1 import flow
 
 if TYPE_CHECKING:
     from actors.flow.raft import RAFT
+
+log = logging.getLogger(__name__)
 
 
 class FlowEngine(Protocol):
@@ -59,7 +62,8 @@ def get_engine(
 
     Args:
         settings: parameters of the flow: `TVL1`, or `actors.flow.raft.RAFT`.
-        device: "cpu", "cuda" or "cuda:N".
+        device: "cpu", "cuda" or "cuda:N"; "auto" for a GPU where PyTorch sees one, with a warning
+            in the log and the CPU where the kernels can't run on it.
         threads: threads of TV-L1 on the CPU.
         share: of a GPU's memory that the engine may take, at most.
 
@@ -67,8 +71,12 @@ def get_engine(
         UserError: there is no engine for the device, RAFT's weights can't be had, or threads is
             below 1.
     """
+    if device == "auto":
+        return _automatic(settings, threads, share)
     if device != "cpu" and device.partition(":")[0] != "cuda":
-        raise UserError(f"no optical flow for device {device!r}; choose 'cpu', 'cuda' or 'cuda:0'")
+        raise UserError(
+            f"no optical flow for device {device!r}; choose 'auto', 'cpu', 'cuda' or 'cuda:0'"
+        )
     if not isinstance(settings, TVL1):
         from actors.flow.raft import RAFTEngine
 
@@ -78,6 +86,24 @@ def get_engine(
     from actors.flow.cuda import CUDAEngine
 
     return CUDAEngine(settings, device, share=share)
+
+
+def _automatic(settings: TVL1 | RAFT, threads: int, share: float) -> FlowEngine:
+    import torch  # a second, which the CPU's TV-L1 need not wait for
+
+    from actors.flow.devices import UnusableGPU
+
+    if torch.cuda.is_available():
+        try:
+            return get_engine(settings, "cuda", threads, share)
+        except UnusableGPU as error:
+            log.warning("optical flow runs on the CPU, for the GPU can't be used: %s", error.cause)
+    return get_engine(settings, "cpu", threads)
+
+
+def is_on_gpu(engine: FlowEngine | None) -> bool:
+    """Whether the engine leaves the CPU free while it works."""
+    return getattr(getattr(engine, "device", None), "type", "cpu") == "cuda"
 
 
 def compile_kernels() -> float:

@@ -232,6 +232,11 @@ def test_wrong_frames_are_refused():
         engine(np.zeros((2, 15, 32), np.uint8))
 
 
+@needs_kernels
+def test_the_smallest_kernel_runs():
+    pytest.importorskip("actors.flow.cuda_solver").run_smallest(Engine(QUICK).device)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so():
     with pytest.raises(UserError, match="finds no GPU.*'cpu'"):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 import sys
 from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from actors.errors import UserError
 from actors.extraction import ExtractSettings
 from actors.flow import TVL1, CPUEngine, get_engine, quantise
+from actors.flow.engine import is_on_gpu
 from actors.flow.methods import METHODS, QuantisingEngine, choose, find_quantised
 from actors.flow.raft import RAFT, load_network
 from actors.flow.settings import SCHEDULES
@@ -50,6 +54,79 @@ def test_engines_by_device(monkeypatch):
     assert (engine.settings, engine.device) == (QUICK, "cuda:1")
     with pytest.raises(UserError, match="no optical flow for device 'tpu'"):
         get_engine(QUICK, "tpu")
+
+
+@pytest.fixture
+def gpu_seen(monkeypatch):
+    """PyTorch seems to see a new GPU, where there may be none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU of a test")
+    return monkeypatch
+
+
+def no_triton(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+
+
+def no_compiler(monkeypatch):
+    def run_smallest(device):
+        raise RuntimeError("Failed to find C compiler.\nLong story.")
+
+    cuda_solver = pytest.importorskip("actors.flow.cuda_solver")
+    monkeypatch.setattr(cuda_solver, "run_smallest", run_smallest)
+
+
+def no_assembler(monkeypatch):
+    def run_smallest(device):
+        raise pytest.importorskip("triton.runtime.errors").PTXASError("does not know it")
+
+    cuda_solver = pytest.importorskip("actors.flow.cuda_solver")
+    monkeypatch.setattr(cuda_solver, "run_smallest", run_smallest)
+
+
+def too_old(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+
+
+UNUSABLE = [
+    (no_triton, "needs Triton, which can't be imported"),
+    (no_compiler, "can't run a kernel on 'cuda' \\(RuntimeError: Failed to find C compiler"),
+    (no_assembler, "can't run a kernel on 'cuda' \\(PTXASError: PTXAS error: does not know it"),
+    (too_old, "GPU of a test has compute capability 6.1, and Triton needs 7.0 or above"),
+]
+
+
+@pytest.mark.parametrize(("breakage", "cause"), UNUSABLE)
+def test_a_gpu_that_triton_cannot_use_leaves_auto_to_the_cpu(gpu_seen, caplog, breakage, cause):
+    breakage(gpu_seen)
+    assert get_engine(QUICK, "auto", threads=2) == CPUEngine(QUICK, 2)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert re.search(f"on the CPU, for the GPU can't be used: .*{cause}", record.getMessage())
+    assert "Long story" not in record.getMessage()
+    with pytest.raises(UserError, match=f"{cause}.*choose device 'cpu'") as raised:
+        get_engine(QUICK, "cuda")
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)  # noqa: S301
+
+
+def test_auto_takes_a_usable_gpu_and_else_says_nothing(gpu_seen, caplog):
+    cuda_solver = pytest.importorskip("actors.flow.cuda_solver")
+    tried = []
+    gpu_seen.setattr(cuda_solver, "run_smallest", tried.append)
+    engine = get_engine(QUICK, "auto")
+    assert str(engine.device) == "cuda" and tried == [engine.device]
+    assert is_on_gpu(engine)
+    gpu_seen.setattr(torch.cuda, "is_available", lambda: False)
+    assert get_engine(QUICK, "auto") == CPUEngine(QUICK)
+    assert not is_on_gpu(CPUEngine(QUICK)) and not is_on_gpu(None)
+    assert not caplog.records
+
+
+def test_auto_hides_no_other_mistake(gpu_seen):
+    with pytest.raises(UserError, match="nowhere.safetensors"):
+        get_engine(RAFT(weights="nowhere.safetensors"), "auto")
 
 
 def test_raft_by_name(tmp_path):

@@ -18,6 +18,7 @@ from small_hybrid import AUDIO, CLASSES, MOTION, SPATIAL, make_hybrid, write_cli
 from actors.artifact import ArtifactReader, pack
 from actors.errors import UserError
 from actors.extraction import extract_clip
+from actors.flow import get_engine
 from actors.flow.raft import RAFT
 from trainers.evaluation import SystemScores, hybrid_scores, members
 from trainers.fitted_refinement import METHODS, FittedRefinement
@@ -261,3 +262,16 @@ def test_neither_ray_nor_mlflow_is_needed():
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_auto_leaves_the_choice_of_a_device_to_the_flow(clip, monkeypatch):
+    """Where PyTorch sees a GPU that the flow's kernels can't use, only the flow moves."""
+    asked = []
+
+    def spy(settings, device):
+        asked.append(device)
+        return get_engine(settings)
+
+    monkeypatch.setattr("trainers.hybrid.get_engine", spy)
+    assert make_hybrid().predict_clip(clip, device="auto").error is None
+    assert asked == ["auto"]
