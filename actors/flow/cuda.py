@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from actors.errors import UserError
-from actors.flow.devices import UnusableGPU, free_memory
+from actors.flow.cuda_batches import IN_FLIGHT, CUDAStreams, NoStreams, Slot, solve_batches
+from actors.flow.devices import Fitting, PairSize, UnusableGPU, free_memory
 from actors.flow.settings import TVL1
 from actors.flow.tvl1 import check_frames
 
@@ -145,6 +147,7 @@ class CUDAEngine:
         self.device = torch.device(device)
         self.batch, self.share = batch, share
         self._solver_class = _solver_class(self.device)
+        self._fitting = Fitting(self.device, share)
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Optical flow from each frame to the next, or from each pair's first to its second.
@@ -158,6 +161,7 @@ class CUDAEngine:
 
         Raises:
             ValueError: the frames' shape, type or size is not as above.
+            UserError: the device has not enough memory for one pair.
         """
         return self._run(frames, None)
 
@@ -173,6 +177,7 @@ class CUDAEngine:
 
         Raises:
             ValueError: the frames are not as for a call, or the bound is not above 0.
+            UserError: the device has not enough memory for one pair.
         """
         if not bound > 0:
             raise ValueError(f"flow bound is {bound!r} pixels; it must be above 0, such as 20")
@@ -180,9 +185,9 @@ class CUDAEngine:
 
     def _run(self, frames: NDArray[np.uint8], bound: float | None) -> NDArray[Any]:
         frames = check_frames(frames)
-        height, width = frames.shape[-2:]
         paired = frames.ndim == 4 and frames.shape[1] == 2
         count = len(frames) if paired else max(len(frames) - 1, 0)
+        height, width = frames.shape[-2:]
         on_gpu = self.device.type == "cuda"
         result = torch.empty(
             (count, 2, height, width),
@@ -191,46 +196,63 @@ class CUDAEngine:
         )
         if count:
             with torch.cuda.device(self.device if on_gpu else -1):
-                batch = self._batch(count, height, width, 1 + paired)
-                solver = self._solver_class(
-                    self.settings, self.device, height, width, batch, 1 + paired
+                self._fitting.run(
+                    PairSize(height, width, self._bytes_per_pair(height, width, 1 + paired)),
+                    self._most(height, width, 1 + paired),
+                    partial(self._fill, result, frames, bound),
                 )
-                for start, piece in _chunks(frames, count, batch):
-                    raw = self._upload(piece)
-                    flow = solver.solve(_gray(raw) if raw.ndim == 4 else raw)
-                    flow = flow if bound is None else _quantised(flow, bound)
-                    result[start : start + len(flow)].copy_(flow, non_blocking=True)
-                if on_gpu:
-                    torch.cuda.current_stream().synchronize()
         return result.numpy()
 
-    def _upload(self, frames: NDArray[np.uint8]) -> torch.Tensor:
-        """The frames on the device, or on their way there."""
-        raw = torch.from_numpy(np.ascontiguousarray(frames))
-        if self.device.type == "cuda":
-            # From pageable memory the copy would wait for the batch before.
-            raw = raw.pin_memory()
-        return raw.to(self.device, non_blocking=True)
+    def _fill(
+        self, result: torch.Tensor, frames: NDArray[np.uint8], bound: float | None, most: int
+    ) -> None:
+        """Finds all fields, in equal batches of no more than `most` pairs."""
+        count, _, height, width = result.shape
+        batch = _ceiling(count, _ceiling(count, most))
+        step = 2 if frames.shape[1:-2] == (2,) else 1
+        solver = self._solver_class(self.settings, self.device, height, width, batch, step)
 
-    def _batch(self, count: int, height: int, width: int, frame_step: int) -> int:
-        """Pairs at once: all if they fit, else in equal parts."""
-        most = self.batch or LARGEST_BATCH
-        if self.batch is None and self.device.type == "cuda":
-            free = free_memory(self.device, self.share)
-            each = self._solver_class.bytes_per_pair(height, width, self.settings, frame_step)
-            # The rest is for the frames as they come and whoever shares the device.
-            most = max(1, min(most, int(0.6 * free) // each))
-        return _ceiling(count, _ceiling(count, most))
+        def solve(raw: torch.Tensor) -> torch.Tensor:
+            flow = solver.solve(_gray(raw) if raw.ndim == 4 else raw)
+            return flow if bound is None else _quantised(flow, bound)
+
+        shape = frames.shape[2:] if step == 2 else frames.shape[1:]
+        slots = [
+            Slot(
+                (step * (batch - 1) + 2, *shape),
+                (batch, 2, height, width),
+                result.dtype,
+                self.device,
+            )
+            for _ in range(min(IN_FLIGHT, _ceiling(count, batch)))
+        ]
+        queues = CUDAStreams() if self.device.type == "cuda" else NoStreams()
+        solve_batches(_chunks(frames, result, batch), slots, solve, queues)
+
+    def _bytes_per_pair(self, height: int, width: int, frame_step: int) -> int:
+        """About what a pair takes on the device, colour frames supposed."""
+        waiting = IN_FLIGHT * (3 * frame_step + 2 * 4) * height * width
+        solving = self._solver_class.bytes_per_pair(height, width, self.settings, frame_step)
+        return waiting + solving
+
+    def _most(self, height: int, width: int, frame_step: int) -> int:
+        """Pairs at once at most, as far as one can tell."""
+        if self.batch is not None or self.device.type != "cuda":
+            return self.batch or LARGEST_BATCH
+        free = free_memory(self.device, self.share)
+        # The rest is for whoever shares the device.
+        fitting = int(0.6 * free) // self._bytes_per_pair(height, width, frame_step)
+        return max(1, min(LARGEST_BATCH, fitting))
 
 
 def _chunks(
-    frames: NDArray[np.uint8], count: int, batch: int
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The frames of each batch of pairs, with the number of its first pair."""
-    for start in range(0, count, batch):
-        stop = min(start + batch, count)
-        if frames.ndim == 4 and frames.shape[1] == 2:
-            yield start, frames[start:stop].reshape(-1, *frames.shape[-2:])
+    frames: NDArray[np.uint8], result: torch.Tensor, batch: int
+) -> Iterator[tuple[NDArray[np.uint8], torch.Tensor]]:
+    """The frames of each batch of pairs, and where its fields go."""
+    for start in range(0, len(result), batch):
+        stop = min(start + batch, len(result))
+        if frames.shape[1:-2] == (2,):
+            yield frames[start:stop].reshape(-1, *frames.shape[-2:]), result[start:stop]
         else:
             # Neighbouring batches share a frame.
-            yield start, frames[start : stop + 1]
+            yield frames[start : stop + 1], result[start:stop]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
 import torch
 
 from actors.errors import UserError
+
+Result = TypeVar("Result")
 
 
 class UnusableGPU(UserError):
@@ -35,3 +40,58 @@ def free_memory(device: torch.device, share: float = 1.0) -> int:
     free, total = torch.cuda.mem_get_info(device)
     own = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min(free + own, int(share * total))
+
+
+class PairSize(NamedTuple):
+    """A pair of frames, and about how much memory it takes."""
+
+    height: int
+    width: int
+    bytes: int
+
+
+class Fitting:
+    """Finds out how many pairs at once there is memory for, and remembers it by their size.
+
+    An estimate can't be sure: others may take their part of the device at any moment.
+
+    Args:
+        device: where flow is found.
+        share: of its memory, at most.
+    """
+
+    def __init__(self, device: torch.device, share: float) -> None:
+        self._device, self._share = device, share
+        self._most: dict[PairSize, int] = {}
+
+    def run(self, size: PairSize, most: int, work: Callable[[int], Result]) -> Result:
+        """`work` with `most` pairs at once, or half as many as often as memory runs out.
+
+        Args:
+            size: of the pairs.
+            most: pairs at once at most.
+            work: finds all fields anew, so many pairs at once as it is told at most.
+
+        Raises:
+            UserError: there isn't enough memory for a single pair.
+        """
+        most = min(most, self._most.get(size, most))
+        while True:
+            try:
+                return work(most)
+            except torch.cuda.OutOfMemoryError:
+                self._most[size] = max(most // 2, 1)
+            # Only now has the exception let go of what that attempt held.
+            torch.cuda.empty_cache()
+            if most == 1:
+                raise UserError(self._refusal(size))
+            most = self._most[size]
+
+    def _refusal(self, size: PairSize) -> str:
+        free = free_memory(self._device, self._share)
+        return (
+            f"{str(self._device)!r} has not enough memory for the flow of one pair of "
+            f"{size.width}x{size.height} pixels: it takes about {size.bytes / 2**20:,.0f} MiB, "
+            f"and {free / 2**20:,.0f} MiB are free: make the frames smaller, give the GPU to fewer "
+            "processes, or choose device 'cpu'"
+        )

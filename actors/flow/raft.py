@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from actors.errors import UserError, nearest
-from actors.flow.devices import free_memory
+from actors.flow.devices import Fitting, PairSize, free_memory
 from actors.flow.tvl1 import check_frames
 from actors.weights import published_state, read_state
 
@@ -144,6 +145,7 @@ class RAFTEngine:
         self.device = torch.device(device)
         self._network: Any = load_network(settings, weights).to(self.device)
         self._lock = threading.Lock()
+        self._fitting = Fitting(self.device, share)
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Optical flow from each frame to the next, or of each pair.
@@ -157,19 +159,27 @@ class RAFTEngine:
 
         Raises:
             ValueError: the frames' shape, type or size is not as above.
+            UserError: the device has not enough memory for one pair.
         """
         frames = check_frames(frames)
         pairs = frames.ndim == 4 and frames.shape[1] == 2
         count = len(frames) if pairs else max(len(frames) - 1, 0)
         height, width = frames.shape[-2:]
         fields = np.empty((count, 2, height, width), np.float32)
-        at_once = self._pairs_at_once(height, width)
+        size = PairSize(height, width, pair_bytes(height, width))
         with self._lock, torch.inference_mode(), _repeatable():
-            for start in range(0, count, at_once):
-                stop = min(start + at_once, count)
-                images = frames[start:stop] if pairs else frames[start : stop + 1]
-                fields[start:stop] = self._batch(images, pairs).cpu().numpy()
+            most = self._pairs_at_once(height, width)
+            self._fitting.run(size, most, partial(self._fill, fields, frames, pairs))
         return fields
+
+    def _fill(
+        self, fields: NDArray[np.float32], frames: NDArray[np.uint8], pairs: bool, most: int
+    ) -> None:
+        """Finds all fields, `most` at a time."""
+        for start in range(0, len(fields), most):
+            stop = min(start + most, len(fields))
+            images = frames[start:stop] if pairs else frames[start : stop + 1]
+            fields[start:stop] = self._batch(images, pairs).cpu().numpy()
 
     def _batch(self, images: NDArray[np.uint8], pairs: bool) -> Tensor:
         """The fields of one batch, (N, 2, H, W), on the device."""
@@ -205,14 +215,16 @@ class RAFTEngine:
         state, still = _split(context, network.update_block.hidden_state_size)
         still_at = _grid(len(first), *first.shape[-2:]).to(first)
         points = still_at
-        with torch.autocast(self.device.type, enabled=False):
-            lookup.build_pyramid(first, second)
-        for _ in range(self.settings.updates):
+        try:
             with torch.autocast(self.device.type, enabled=False):
-                correlations = lookup.index_pyramid(centroids_coords=points)
-            state, step = network.update_block(state, still, correlations, points - still_at)
-            points = points + step.float()
-        lookup.corr_pyramid = []  # gigabytes for large frames
+                lookup.build_pyramid(first, second)
+            for _ in range(self.settings.updates):
+                with torch.autocast(self.device.type, enabled=False):
+                    correlations = lookup.index_pyramid(centroids_coords=points)
+                state, step = network.update_block(state, still, correlations, points - still_at)
+                points = points + step.float()
+        finally:
+            lookup.corr_pyramid = []  # gigabytes for large frames
         mask = None if network.mask_predictor is None else network.mask_predictor(state).float()
         return upsample_flow(points - still_at, up_mask=mask)
 

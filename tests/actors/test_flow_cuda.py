@@ -187,6 +187,47 @@ def test_batches_make_no_difference():
 
 
 @needs_kernels
+@pytest.mark.parametrize("room", [3, 1])
+def test_halves_a_batch_that_does_not_fit(monkeypatch, room):
+    """The device has memory for `room` pairs, and the engine takes it to have more."""
+    frames = clip(6, 16, 20)
+    settings = replace(QUICK, inner_iterations=1)
+    expected = Engine(settings)(frames)
+    engine = Engine(settings, batch=5)
+    tried = []
+
+    class Small(engine._solver_class):
+        def __init__(self, *args):
+            tried.append(args[4])
+            if tried[-1] > room:
+                raise torch.cuda.OutOfMemoryError
+            super().__init__(*args)
+
+    monkeypatch.setattr(engine, "_solver_class", Small)
+    assert np.array_equal(engine(frames), expected)
+    assert tried == [5, 2] if room == 3 else [5, 2, 1]
+    tried.clear()
+    assert np.array_equal(engine.quantised(frames), quantise(expected))
+    assert tried == [2 if room == 3 else 1]
+
+
+@needs_kernels
+def test_no_memory_for_a_single_pair(monkeypatch):
+    engine = Engine(QUICK)
+
+    def full(*args):
+        raise torch.cuda.OutOfMemoryError
+
+    full.bytes_per_pair = engine._solver_class.bytes_per_pair
+    monkeypatch.setattr(engine, "_solver_class", full)
+    monkeypatch.setattr("actors.flow.devices.free_memory", lambda device, share: 5 * 2**20)
+    needed = engine._bytes_per_pair(240, 320, 1) / 2**20
+    words = rf"pair of 320x240 pixels: it takes about {needed:.0f} MiB, and 5 MiB are free: make"
+    with pytest.raises(UserError, match=words):
+        engine(np.zeros((4, 240, 320), np.uint8))
+
+
+@needs_kernels
 def test_pairs_colour_and_any_strides():
     settings = replace(QUICK, inner_iterations=2)
     frames = clip(4, 16, 20)

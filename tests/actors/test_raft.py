@@ -10,6 +10,7 @@ from torchvision.models import optical_flow
 
 from actors.errors import UserError
 from actors.flow import raft
+from actors.flow.devices import Fitting
 from actors.flow.raft import RAFT, RAFTEngine, padding
 from actors.weights import cached_file
 
@@ -93,6 +94,51 @@ def test_batches_change_nothing(engine, monkeypatch):
     assert np.allclose(engine(pairs), whole, atol=1e-3)
     monkeypatch.setattr(raft, "CPU_BYTES", 1)
     assert np.allclose(engine(frames), whole, atol=1e-3)
+
+
+@pytest.fixture
+def small_memory(engine, monkeypatch):
+    """The engine's memory runs out above so many pairs, late in a batch; what it tried."""
+    refine, tried = engine._refine, []
+
+    def limited(first, *others):
+        field = refine(first, *others)
+        tried.append(len(first))
+        if len(first) > small_memory.room:
+            raise torch.cuda.OutOfMemoryError
+        return field
+
+    def small_memory(room):
+        small_memory.room = room
+        return tried
+
+    monkeypatch.setattr(raft, "MOST_PAIRS", 4)
+    monkeypatch.setattr(engine, "_refine", limited)
+    monkeypatch.setattr(engine, "_fitting", Fitting(engine.device, 1.0))
+    monkeypatch.setattr("actors.flow.devices.free_memory", lambda device, share: 7 * 2**20)
+    return small_memory
+
+
+@pytest.mark.parametrize("room", [2, 1])
+def test_halves_a_batch_that_does_not_fit(engine, small_memory, room):
+    frames = noise(6, 128, 128)
+    tried = small_memory(room=4)
+    whole = engine(frames)
+    assert tried == [4, 1]
+    small_memory(room)
+    tried.clear()
+    for _ in range(2):
+        assert np.allclose(engine(frames), whole, atol=1e-3)
+    # What did not fit is not tried again.
+    assert tried == [4, *[2, 2, 1] * 2] if room == 2 else tried == [4, 2, *[1] * 10]
+
+
+def test_no_memory_for_a_single_pair(engine, small_memory):
+    small_memory(room=0)
+    needed = raft.pair_bytes(128, 136) / 2**20
+    words = rf"pair of 136x128 pixels: it takes about {needed:,.0f} MiB, and 7 MiB are free: make"
+    with pytest.raises(UserError, match=words):
+        engine(noise(3, 128, 136))
 
 
 def test_strides_and_no_pairs(engine):
