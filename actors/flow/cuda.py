@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import subprocess
+import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,14 @@ from actors.flow.settings import TVL1
 from actors.flow.tvl1 import check_frames
 
 if TYPE_CHECKING:
-    from actors.flow.cuda_solver import Solver
+    from actors.flow.cuda_solver import Record, Solver
 
 LEAST_CAPABILITY = (7, 0)
 """Compute capability of the oldest GPUs that Triton compiles for (Volta)."""
 LARGEST_BATCH = 1024
 """Pairs at once at most; more no longer help to fill a GPU."""
+LARGEST_KEPT = 256
+"""Pairs whose solver is kept between calls; for more, the GPU's work outlasts the launches."""
 
 
 def _solver_class(device: torch.device) -> type[Solver]:
@@ -57,6 +60,13 @@ def _solver_class(device: torch.device) -> type[Solver]:
     from actors.flow.cuda_solver import Solver  # imports Triton
 
     return Solver
+
+
+def _recorder(device: torch.device) -> Record | None:
+    """What records the launches of a batch; None for the interpreter, which launches nothing."""
+    from actors.flow.cuda_solver import record_graph
+
+    return record_graph if device.type == "cuda" else None
 
 
 def _check_gpu(device: torch.device) -> None:
@@ -107,6 +117,11 @@ def _ceiling(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
 
 
+def _room(batch: int, most: int) -> int:
+    """Pairs that a solver is made for, so that neighbouring sizes of a batch share one."""
+    return batch if batch > LARGEST_KEPT else min(1 << (batch - 1).bit_length(), most)
+
+
 def _gray(frames: torch.Tensor) -> torch.Tensor:
     """Luma of uint8 (T, 3, H, W), as `actors.flow.tvl1.to_gray`."""
     red, green, blue = (frames[:, channel].to(torch.int32) for channel in range(3))
@@ -120,7 +135,7 @@ def _quantised(flow: torch.Tensor, bound: float) -> torch.Tensor:
 
 
 class CUDAEngine:
-    """TV-L1 on a GPU.
+    """TV-L1 on a GPU. Several threads may call it; they take turns.
 
     Args:
         settings: parameters of the flow.
@@ -148,6 +163,9 @@ class CUDAEngine:
         self.batch, self.share = batch, share
         self._solver_class = _solver_class(self.device)
         self._fitting = Fitting(self.device, share)
+        self._lock = threading.Lock()
+        self._kept: tuple[tuple[int, int, int, int], Solver] | None = None
+        self._record = _recorder(self.device)
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Optical flow from each frame to the next, or from each pair's first to its second.
@@ -195,12 +213,10 @@ class CUDAEngine:
             pin_memory=on_gpu and count > 0,
         )
         if count:
-            with torch.cuda.device(self.device if on_gpu else -1):
-                self._fitting.run(
-                    PairSize(height, width, self._bytes_per_pair(height, width, 1 + paired)),
-                    self._most(height, width, 1 + paired),
-                    partial(self._fill, result, frames, bound),
-                )
+            size = PairSize(height, width, self._bytes_per_pair(height, width, 1 + paired))
+            with self._lock, torch.cuda.device(self.device if on_gpu else -1):
+                most = self._most(height, width, 1 + paired, count)
+                self._fitting.run(size, most, partial(self._fill, result, frames, bound))
         return result.numpy()
 
     def _fill(
@@ -210,7 +226,7 @@ class CUDAEngine:
         count, _, height, width = result.shape
         batch = _ceiling(count, _ceiling(count, most))
         step = 2 if frames.shape[1:-2] == (2,) else 1
-        solver = self._solver_class(self.settings, self.device, height, width, batch, step)
+        solver = self._solver(height, width, _room(batch, most), step)
 
         def solve(raw: torch.Tensor) -> torch.Tensor:
             flow = solver.solve(_gray(raw) if raw.ndim == 4 else raw)
@@ -229,16 +245,35 @@ class CUDAEngine:
         queues = CUDAStreams() if self.device.type == "cuda" else NoStreams()
         solve_batches(_chunks(frames, result, batch), slots, solve, queues)
 
+    def _solver(self, height: int, width: int, pairs: int, frame_step: int) -> Solver:
+        """A solver; a small one is kept for the next call, its launches recorded."""
+        size = (height, width, pairs, frame_step)
+        if self._kept is not None and self._kept[0] == size:
+            return self._kept[1]
+        self._kept = None  # its memory may be needed
+        small = pairs <= LARGEST_KEPT
+        record = self._record if small else None
+        solver = self._solver_class(
+            self.settings, self.device, height, width, pairs, frame_step, record
+        )
+        if small:
+            self._kept = size, solver
+        return solver
+
     def _bytes_per_pair(self, height: int, width: int, frame_step: int) -> int:
         """About what a pair takes on the device, colour frames supposed."""
         waiting = IN_FLIGHT * (3 * frame_step + 2 * 4) * height * width
         solving = self._solver_class.bytes_per_pair(height, width, self.settings, frame_step)
         return waiting + solving
 
-    def _most(self, height: int, width: int, frame_step: int) -> int:
+    def _most(self, height: int, width: int, frame_step: int, count: int) -> int:
         """Pairs at once at most, as far as one can tell."""
         if self.batch is not None or self.device.type != "cuda":
             return self.batch or LARGEST_BATCH
+        kept = None if self._kept is None else self._kept[0]
+        if kept == (height, width, _room(count, LARGEST_BATCH), frame_step):
+            return LARGEST_BATCH  # its memory is there
+        self._kept = None  # so that every call finds the same
         free = free_memory(self.device, self.share)
         # The rest is for whoever shares the device.
         fitting = int(0.6 * free) // self._bytes_per_pair(height, width, frame_step)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -23,6 +26,10 @@ HALO: int = cuda_iterations.HALO.value
 USEFUL: int = cuda_iterations.LANES.value - 2 * HALO
 """Columns of a strip that are its own."""
 MARGIN: int = cuda_pyramid.MARGIN.value
+Record = Callable[[Callable[[], None]], Callable[[], None]]
+"""From what queues work to what queues the same again."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,24 @@ def _scales(height: int, width: int, settings: TVL1) -> list[_Scale]:
             break
         scales.append(_Scale(height, width))
     return scales
+
+
+def record_graph(work: Callable[[], None]) -> Callable[[], None]:
+    """Records what the work queues on the present GPU as a CUDA graph, without doing it.
+
+    All kernels must have run once before, for they can't be compiled or loaded meanwhile.
+
+    Returns:
+        What does it all again, in the current stream, by one launch.
+
+    Raises:
+        RuntimeError: it can't be recorded.
+    """
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may allocate memory meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        work()
+    return graph.replay
 
 
 def run_smallest(device: torch.device) -> None:
@@ -87,14 +112,20 @@ class Solver:
         width: columns of a frame.
         pairs: pairs of the batch.
         frame_step: from one pair's first frame to the next one's: 1 in a clip, 2 between pairs.
+        record: records the launches of a batch when the first one has been solved; every later
+            batch replays them. Some two thousand launches cost the host more than a small batch
+            costs the GPU.
     """
 
     def __init__(
         self, settings: TVL1, device: torch.device, height: int, width: int, pairs: int,
-        frame_step: int,
+        frame_step: int, record: Record | None = None,
     ) -> None:  # fmt: skip
         self.settings, self.pairs = settings, pairs
         self.frame_step = frame_step
+        self._record = record
+        self._replay: Callable[[], None] | None = None
+        self._compiled = False
         self.scales = _scales(height, width, settings)
         self.processors = 1
         if device.type == "cuda":
@@ -147,8 +178,33 @@ class Solver:
             float32 (pairs, 2, height, width), a view of this solver's memory: valid until the next
             batch is solved.
         """
-        count = (len(gray) - 2) // self.frame_step + 1
-        self._build_pyramids(gray)
+        self.images[0][: len(gray)].copy_(gray)
+        if self._replay is None and self._record is not None and self._compiled:
+            self._record_launches(self._record)
+        if self._replay is None:
+            self._launch(len(gray))
+            self._compiled = True
+        else:
+            # The recording is of a whole batch. Equal frames converge at once.
+            self.images[0][len(gray) :] = self.images[0][len(gray) - 1]
+            self._replay()
+        return self.flow[: self._pairs_of(len(gray))]
+
+    def _pairs_of(self, frames: int) -> int:
+        return (frames - 2) // self.frame_step + 1
+
+    def _record_launches(self, record: Record) -> None:
+        """Records a whole batch's launches; where that can't be done they are made one by one."""
+        try:
+            self._replay = record(partial(self._launch, len(self.images[0])))
+        except RuntimeError as error:
+            self._record = None
+            log.warning("flow's launches can't be recorded, which is slower: %s", error)
+
+    def _launch(self, frames: int) -> None:
+        """Queues all work on so many frames, which are in `images[0]`."""
+        count = self._pairs_of(frames)
+        self._build_pyramids(frames)
         self.states.zero_()
         self.slots[-1].zero_()
         for index in reversed(range(len(self.scales))):
@@ -162,12 +218,9 @@ class Solver:
             self.states, self.slots[0], self.flow, self.room,
             finest.height, finest.width, finest.pitch, self._parts(finest), **TILE,
         )  # fmt: skip
-        return self.flow[:count]
 
-    def _build_pyramids(self, gray: torch.Tensor) -> None:
-        """Intensities and gradients of every frame at every scale."""
-        frames = len(gray)
-        self.images[0][:frames].copy_(gray)
+    def _build_pyramids(self, frames: int) -> None:
+        """Intensities and gradients of the first frames at every scale, from the finest one's."""
         for index, scale in enumerate(self.scales):
             if index:
                 larger = self.scales[index - 1]
