@@ -1,6 +1,6 @@
 """TV-L1 on a GPU, many pairs at once: what `actors.flow.tvl1` computes, by Triton's kernels.
 
-The host only queues work; it waits once, for the result. How far each pair has come is known on
+The host only queues work; two batches at most are under way. How far each pair has come is known on
 the device alone: every warp gets as many launches as it may need at most, and those of a pair that
 has converged return at once.
 

@@ -82,10 +82,12 @@ def record_graph(work: Callable[[], None]) -> Callable[[], None]:
 
 def run_smallest(device: torch.device) -> None:
     """Runs a kernel that does next to nothing, and waits for its end."""
-    images, smaller = (torch.zeros((1, side, side), device=device) for side in (4, 2))
-    cuda_pyramid.resize[1, 1](images, smaller, 4, 4, 2, 2, 2.0, **TILE)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    on_gpu = device.type == "cuda"
+    with torch.cuda.device(device if on_gpu else -1):
+        images, smaller = (torch.zeros((1, side, side), device=device) for side in (4, 2))
+        cuda_pyramid.resize[1, 1](images, smaller, 4, 4, 2, 2, 2.0, **TILE)
+        if on_gpu:
+            torch.cuda.synchronize()
 
 
 def _cut(iterations: int, longest: int) -> list[int]:

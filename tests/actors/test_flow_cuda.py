@@ -222,7 +222,8 @@ def test_warps_by_the_cubic_kernel_and_zero_outside(cubic):
 
     engine = Engine(replace(QUICK, cubic=cubic))
     solver = engine._solver_class(engine.settings, engine.device, height, width, 1, 1)
-    solver._build_pyramids(torch.from_numpy(frames).to(engine.device))
+    solver.images[0].copy_(torch.from_numpy(frames))
+    solver._build_pyramids(2)
     pitch = solver.scales[0].pitch
     rows = solver.states[: 2 * height * pitch].view(2, height, pitch)
     rows[:, :, :width] = torch.from_numpy(displacement).to(engine.device)
