@@ -30,10 +30,13 @@ MARGIN = 4
 """Pixels of zeros around a packed image: the taps of a point next to the frame go no further."""
 LONGEST_BLOCK = 8
 """Iterations that may be under way at once."""
-U, V, UX, UY, VX, VY, GX, GY, INVERSE, RHO, SCRATCH = range(11)
-"""Planes: displacements, their duals (times theta), gradients of the warped second frame, the
-inverse of their squared norm (0 where flat), the residual at zero flow, and room for the median."""
-PLANES = SCRATCH + 1
+U, V, UX, UY, VX, VY = range(6)
+"""Planes of the state: displacements and their duals (times theta in `iterate`)."""
+STATE = VY + 1
+GX, GY, INVERSE, RHO, SCRATCH = range(5)
+"""Planes of the data term: gradients of the warped second frame, the inverse of their squared norm
+(0 where flat), the residual at zero flow, and room for the median."""
+TERMS = SCRATCH + 1
 
 FLAT = np.float32(np.finfo(np.float32).eps)
 """A squared gradient below this carries no motion."""
@@ -61,6 +64,15 @@ def _blend_rows(
 
 
 @compiled()
+def _neighbours(left: NDArray[np.uint32], share: Plane, columns: int, step: float) -> None:
+    """For each pixel of a row the source pixel to its left, and the share of the one after it."""
+    for x in range(left.size):
+        at = min(max((x + 0.5) * step - 0.5, 0.0), columns - 1.0)
+        left[x] = np.uint32(at)
+        share[x] = at - int(at)
+
+
+@compiled()
 def resize(
     source: Plane, source_shape: tuple[int, int, int, int], target: Plane,
     target_shape: tuple[int, int, int, int], step_y: float, step_x: float, factor: float,
@@ -81,10 +93,7 @@ def resize(
     row = np.empty(columns + 1, np.float32)
     left = np.empty(width, np.uint32)
     share = np.empty(width, np.float32)
-    for x in range(width):
-        at_x = min(max((x + 0.5) * step_x - 0.5, 0.0), columns - 1.0)
-        left[x] = np.uint32(at_x)
-        share[x] = at_x - int(at_x)
+    _neighbours(left, share, columns, step_x)
     for y in range(height):
         at_y = min(max((y + 0.5) * step_y - 0.5, 0.0), rows - 1.0)
         top = int(at_y)
@@ -93,6 +102,94 @@ def resize(
         _blend_rows(row, source, above, below, np.float32(at_y - top), np.uintp(columns))
         at = np.uintp(target_start + y * stride)
         _resize_row(target, row, left, share, at, np.uintp(width), np.float32(factor))
+
+
+@compiled(disjoint=True)
+def _blend_duals(
+    row: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, top: Index, bottom: Index, share: Any,
+    width: Index,
+) -> None:  # fmt: skip
+    for x in range(width):
+        i, j, k = top + x, bottom + x, I4 * x
+        row[k] = ux[i] + share * (ux[j] - ux[i])
+        row[k + I1] = uy[i] + share * (uy[j] - uy[i])
+        row[k + I2] = vx[i] + share * (vx[j] - vx[i])
+        row[k + I3] = vy[i] + share * (vy[j] - vy[i])
+    for c in range(4):
+        row[I4 * width + np.uintp(c)] = row[I4 * (width - I1) + np.uintp(c)]
+
+
+@compiled(disjoint=True, across=True)
+def _spread_duals(
+    row: Plane, left: NDArray[np.uint32], share: Plane, width: Index, spread: Plane
+) -> None:
+    """Interpolates all four together: one vector per neighbour, where alone each needs gathers."""
+    end = np.uintp(row.size)
+    for x in range(width):
+        i: Index = I4 * np.uintp(left[x])
+        if i >= end:  # never taken, as in `_sample_row`
+            break
+        k, part = I4 * x, share[x]
+        spread[k] = row[i] + part * (row[i + I4] - row[i])
+        spread[k + I1] = row[i + I1] + part * (row[i + I5] - row[i + I1])
+        spread[k + I2] = row[i + I2] + part * (row[i + I6] - row[i + I2])
+        spread[k + I3] = row[i + I3] + part * (row[i + I7] - row[i + I3])
+
+
+@compiled(disjoint=True)
+def _part_duals(
+    spread: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, at: Index, width: Index
+) -> None:
+    for x in range(width):
+        i, k = at + x, I4 * x
+        ux[i] = spread[k]
+        uy[i] = spread[k + I1]
+        vx[i] = spread[k + I2]
+        vy[i] = spread[k + I3]
+
+
+@compiled()
+def enlarge_duals(
+    source: Plane, source_shape: tuple[int, int, int, int], target: Plane,
+    target_shape: tuple[int, int, int, int], step_y: float, step_x: float,
+) -> None:  # fmt: skip
+    """Brings the dual variables to another scale, as `resize` does; 0 across the frame's edges.
+
+    Args:
+        source: (4, size); planes to read.
+        source_shape: their height, width, stride and the index of the first pixel.
+        target: (4, size); planes to write, the zeros around the frame included.
+        target_shape: as `source_shape`.
+        step_y: source rows per row of the target.
+        step_x: source columns per column of the target.
+    """
+    rows, columns, pitch, start = source_shape
+    height, width, stride, target_start = target_shape
+    row = np.empty(4 * (columns + 1), np.float32)
+    spread = np.empty(4 * width, np.float32)
+    left, share = np.empty(width, np.uint32), np.empty(width, np.float32)
+    _neighbours(left, share, columns, step_x)
+    target[:, :target_start] = 0
+    for y in range(height):
+        at_y = min(max((y + 0.5) * step_y - 0.5, 0.0), rows - 1.0)
+        top = int(at_y)
+        above = np.uintp(start + top * pitch)
+        below = np.uintp(start + min(top + 1, rows - 1) * pitch)
+        _blend_duals(
+            row, source[0], source[1], source[2], source[3], above, below,
+            np.float32(at_y - top), np.uintp(columns),
+        )  # fmt: skip
+        _spread_duals(row, left, share, np.uintp(width), spread)
+        at = target_start + y * stride
+        _part_duals(
+            spread, target[0], target[1], target[2], target[3], np.uintp(at), np.uintp(width)
+        )
+        for c in range(4):
+            after = width - (1 if c % 2 == 0 else 0)
+            target[c, at + after : at + stride] = 0
+    last = target_start + (height - 1) * stride
+    target[1, last : last + width] = 0
+    target[3, last : last + width] = 0
 
 
 @compiled(disjoint=True)
@@ -223,8 +320,9 @@ def _linearise_row(
 
 @compiled()
 def linearise(
-    first: Plane, packed: Plane, planes: Plane, height: int, width: int, stride: int, cubic: float
-) -> None:
+    first: Plane, packed: Plane, state: Plane, terms: Plane, height: int, width: int, stride: int,
+    cubic: float,
+) -> None:  # fmt: skip
     """Warps the second frame by the flow and linearises the brightness constancy around it.
 
     What lies outside the second frame counts as zero, gradients included, which takes such pixels
@@ -233,7 +331,8 @@ def linearise(
     Args:
         first: first frame, flat (height, width).
         packed: second frame, of `pack`.
-        planes: (PLANES, size); U and V read, GX, GY, INVERSE and RHO written.
+        state: (STATE, size); U and V are read.
+        terms: (TERMS, size); GX, GY, INVERSE and RHO are written.
         height: rows.
         width: columns.
         stride: from row to row of a plane.
@@ -242,13 +341,13 @@ def linearise(
     taps = np.empty(width, np.uint32)
     weights = np.empty(8 * width, np.float32)
     sampled = np.empty(4 * width, np.float32)
-    u, v, columns = planes[U], planes[V], np.uintp(width)
+    u, v, columns = state[U], state[V], np.uintp(width)
     for y in range(height):
         at = np.uintp((y + 1) * stride)
         _aim_row(u, v, taps, weights, at, np.float32(y), height, columns, np.float32(cubic))
         _sample_row(packed, taps, weights, columns, sampled)
         _linearise_row(
-            sampled, first, u, v, planes[GX], planes[GY], planes[INVERSE], planes[RHO],
+            sampled, first, u, v, terms[GX], terms[GY], terms[INVERSE], terms[RHO],
             at, np.uintp(y * width), columns,
         )  # fmt: skip
 
@@ -328,6 +427,94 @@ def iterate(
                 _dual_row(u, v, ux, uy, vx, vy, tau, at - pitch, below, length, rate)
 
 
+@compiled(disjoint=True, inline=True)
+def _primal_step_row(
+    u: Plane, v: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, gx: Plane, gy: Plane,
+    inverse: Plane, rho: Plane, bar_u: Plane, bar_v: Plane, at: Index, above: Index, bar: Index,
+    length: Index, tau: Any, limit: Any, share: Any,
+) -> Any:  # fmt: skip
+    """One row of u <- prox(u + tau div p), and of u extrapolated; returns its squared change.
+
+    The proximal map is that of tau times the data term's Moreau envelope of width theta, which the
+    coupling of `_primal_row` amounts to: `share` of the way to its thresholding operator.
+    """
+    error = ZERO
+    for x in range(length):
+        i, j, k = at + x, above + x, bar + x
+        du = tau * ((ux[i] - ux[i - I1]) + (uy[i] - uy[j]))
+        dv = tau * ((vx[i] - vx[i - I1]) + (vy[i] - vy[j]))
+        residual = rho[i] + gx[i] * (u[i] + du) + gy[i] * (v[i] + dv)
+        step = min(max(-share * residual * inverse[i], -limit), limit)
+        du += step * gx[i]
+        dv += step * gy[i]
+        u[i] += du
+        v[i] += dv
+        bar_u[k] = u[i] + du
+        bar_v[k] = v[i] + dv
+        error += du * du + dv * dv
+    return error
+
+
+@compiled(disjoint=True, inline=True)
+def _dual_step_row(
+    ux: Plane, uy: Plane, vx: Plane, vy: Plane, bar_u: Plane, bar_v: Plane, sigma: Plane,
+    at: Index, bar: Index, below: Index, length: Index,
+) -> None:  # fmt: skip
+    """One row of p <- (p + sigma grad u) / max(1, |p + sigma grad u|), u being extrapolated."""
+    for x in range(length):
+        i, j, k = at + x, bar + x, below + x
+        a = ux[i] + sigma[x] * (bar_u[j + I1] - bar_u[j])
+        b = uy[i] + sigma[x] * (bar_u[k] - bar_u[j])
+        c = vx[i] + sigma[x] * (bar_v[j + I1] - bar_v[j])
+        d = vy[i] + sigma[x] * (bar_v[k] - bar_v[j])
+        shrink_u = ONE / math.sqrt(max(a * a + b * b, ONE))
+        shrink_v = ONE / math.sqrt(max(c * c + d * d, ONE))
+        ux[i] = a * shrink_u
+        uy[i] = b * shrink_u
+        vx[i] = c * shrink_v
+        vy[i] = d * shrink_v
+
+
+@compiled(disjoint=True)
+def iterate_primal_dual(
+    u: Plane, v: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, gx: Plane, gy: Plane,
+    inverse: Plane, rho: Plane, bar_u: Plane, bar_v: Plane, sigma: Plane, height: int, width: int,
+    stride: int, tau: Any, limit: Any, share: Any, errors: NDArray[np.float64], count: int,
+) -> None:  # fmt: skip
+    """As `iterate`, of Chambolle and Pock's iterations; the dual variables are not times theta.
+
+    Args:
+        bar_u: room for two rows per iteration of extrapolated displacements.
+        bar_v: likewise.
+        sigma: dual step of each column: 0 in the columns after the frame.
+        tau: primal step.
+        limit: lambda * tau.
+        share: tau / (tau + theta).
+        errors: written: each iteration's summed squared change.
+    """
+    errors[:count] = 0
+    columns, pitch = np.uintp(width), np.uintp(stride)
+    length = (columns + np.uintp(LANES - 1)) // np.uintp(LANES) * np.uintp(LANES)
+    for front in range(height + count):
+        for k in range(max(front - height, 0), min(count, front + 1)):
+            y = front - k
+            at = np.uintp(y + 1) * pitch
+            here, before = np.uintp(2 * k + y % 2) * pitch, np.uintp(2 * k + (y + 1) % 2) * pitch
+            if y < height:
+                errors[k] += _primal_step_row(
+                    u, v, ux, uy, vx, vy, gx, gy, inverse, rho, bar_u, bar_v, at, at - pitch,
+                    here, length, tau, limit, share,
+                )  # fmt: skip
+                # No change across the right edge.
+                bar_u[here + columns] = bar_u[here + columns - I1]
+                bar_v[here + columns] = bar_v[here + columns - I1]
+            if y > 0:
+                below = here if y < height else before
+                _dual_step_row(
+                    ux, uy, vx, vy, bar_u, bar_v, sigma, at - pitch, before, below, length
+                )
+
+
 @compiled()
 def next_block(error: float, before: float, tolerance: float, left: int) -> int:
     """How many iterations surely remain before the change falls to the tolerance; at least 1.
@@ -394,17 +581,37 @@ def median(
 
 
 @compiled()
+def _block(
+    state: Plane, terms: Plane, bars: Plane, steps: Plane, height: int, width: int, stride: int,
+    limit: Any, tau: Any, rate: Any, primal_dual: bool, errors: NDArray[np.float64], count: int,
+) -> None:  # fmt: skip
+    """So many iterations of the one kind or the other."""
+    if primal_dual:
+        iterate_primal_dual(
+            state[U], state[V], state[UX], state[UY], state[VX], state[VY], terms[GX], terms[GY],
+            terms[INVERSE], terms[RHO], bars[0], bars[1], steps, height, width, stride, tau,
+            limit, rate, errors, count,
+        )  # fmt: skip
+    else:
+        iterate(
+            state[U], state[V], state[UX], state[UY], state[VX], state[VY], terms[GX], terms[GY],
+            terms[INVERSE], terms[RHO], steps, height, width, stride, limit, rate, errors, count,
+        )  # fmt: skip
+
+
+@compiled()
 def solve_scale(
-    first: Plane, packed: Plane, planes: Plane, height: int, width: int, stride: int, warps: int,
-    outer: int, inner: int, side: int, network: NDArray[np.int32], limit: float, tau: float,
-    rate: float, tolerance: float, cubic: float,
+    first: Plane, packed: Plane, state: Plane, terms: Plane, height: int, width: int, stride: int,
+    warps: int, outer: int, inner: int, side: int, network: NDArray[np.int32], limit: float,
+    tau: float, rate: float, sigma: float, tolerance: float, cubic: float,
 ) -> int:  # fmt: skip
     """Refines the flow of one pyramid scale in place; returns how many iterations it took.
 
     Args:
         first: first frame, flat (height, width).
         packed: second frame, of `pack`.
-        planes: (PLANES, size); in U and V the start, then the solution.
+        state: (STATE, size); the start, then the solution.
+        terms: (TERMS, size), overwritten.
         height: rows.
         width: columns.
         stride: from row to row of a plane.
@@ -413,37 +620,37 @@ def solve_scale(
         inner: iterations per round.
         side: side of the median filter before each round, or 0.
         network: comparators of `median`.
-        limit: lambda * theta.
-        tau: time step.
-        rate: tau / theta.
+        limit: lambda * theta; of primal-dual iterations lambda * tau.
+        tau: time step; of primal-dual iterations the primal one.
+        rate: tau / theta; of primal-dual iterations tau / (tau + theta).
+        sigma: dual step of primal-dual iterations, or 0 for alternating ones.
         tolerance: a warp ends when an iteration's summed squared change is not above this. Where
             `next_block` foretold too many, some iterations more are made, at most a block less
             one: in 900 warps of real clips (18,450 iterations), twice one.
         cubic: the bicubic kernel's free parameter.
     """
-    # The dual variables start from zero at each scale, but go on from warp to warp. The gradients
-    # must be zero after each row, where another scale has left its own.
-    planes[UX : GY + 1, : (height + 2) * stride] = 0
-    taus = np.zeros(stride, np.float32)
-    taus[:width] = tau
+    # The gradients must be zero after each row, where another scale has left its own.
+    terms[: GY + 1, : (height + 2) * stride] = 0
+    steps = np.zeros(stride, np.float32)
+    steps[:width] = sigma if sigma > 0 else tau
+    bars = np.zeros((2, 2 * LONGEST_BLOCK * stride + LANES), np.float32)
     errors = np.empty(LONGEST_BLOCK, np.float64)
     done = 0
     for _ in range(warps):
-        linearise(first, packed, planes, height, width, stride, cubic)
+        linearise(first, packed, state, terms, height, width, stride, cubic)
         error = tolerance + 1
         for _ in range(outer):
             if error <= tolerance and tolerance > 0:
                 break
             if side > 1:
-                median(planes[U], planes[SCRATCH], height, width, stride, side, network)
-                median(planes[V], planes[SCRATCH], height, width, stride, side, network)
+                median(state[U], terms[SCRATCH], height, width, stride, side, network)
+                median(state[V], terms[SCRATCH], height, width, stride, side, network)
             left, before = inner, 0.0
             while left > 0 and (error > tolerance or tolerance <= 0):
                 count = next_block(error, before, tolerance, left)
-                iterate(
-                    planes[U], planes[V], planes[UX], planes[UY], planes[VX], planes[VY],
-                    planes[GX], planes[GY], planes[INVERSE], planes[RHO], taus, height, width,
-                    stride, np.float32(limit), np.float32(rate), errors, count,
+                _block(
+                    state, terms, bars, steps, height, width, stride, np.float32(limit),
+                    np.float32(tau), np.float32(rate), sigma > 0, errors, count,
                 )  # fmt: skip
                 before = errors[count - 2] if count > 1 else (error if left < inner else 0.0)
                 error = errors[count - 1]

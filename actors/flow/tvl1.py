@@ -181,7 +181,9 @@ class Solver:
         self._pyramids: tuple[Pyramid, Pyramid] = (self._pyramid(), self._pyramid())
         stride = self._scales[0].stride
         size = (height + 2) * stride
-        self._planes, self._finer = _aligned(kernels.PLANES, size), _aligned(2, size)
+        # The flow and its duals, of the present scale and the one before; what they are fitted to.
+        self._state, self._other = (_aligned(kernels.STATE, size) for _ in range(2))
+        self._terms = _aligned(kernels.TERMS, size)
         margin = 2 * kernels.MARGIN
         self._packed = _aligned(4, (height + margin) * (width + margin)).reshape(-1)
         self._network = median_network(settings.median_filtering)
@@ -203,32 +205,48 @@ class Solver:
 
     def solve(self, field: NDArray[np.float32]) -> None:
         """Writes the flow (2, H, W) in pixels from the first frame to the second, x first."""
-        self._planes[:2] = 0
+        coarsest = self._scales[-1]
+        self._state[:, : (coarsest.height + 2) * coarsest.stride] = 0
         for scale in reversed(range(len(self._scales))):
             if scale < len(self._scales) - 1:
                 self._enlarge(self._scales[scale + 1], self._scales[scale])
             self._refine(scale)
         height, width, stride = self._scales[0]
-        planes = self._planes[:2, stride : (height + 1) * stride]
+        planes = self._state[:2, stride : (height + 1) * stride]
         np.copyto(field, planes.reshape(2, height, stride)[:, :, :width])
 
     def _enlarge(self, coarse: Scale, fine: Scale) -> None:
-        """Brings the flow to the next finer scale: more pixels, longer displacements."""
+        """Brings the flow to the next finer scale: more pixels, longer displacements.
+
+        The duals go on there if the solver is to profit by them; else they start from zero.
+        """
+        kernels = self._kernels
+        source, target = self._state, self._other
         steps = coarse.height / fine.height, coarse.width / fine.width
         zoom = 1 / self._settings.scale_step
-        for source, target in zip(self._planes[:2], self._finer, strict=True):
-            self._kernels.resize(source, coarse.plane(), target, fine.plane(), *steps, zoom)
-        used = (fine.height + 2) * fine.stride
-        self._planes[:2, :used] = self._finer[:, :used]
+        for plane in (kernels.U, kernels.V):
+            kernels.resize(
+                source[plane], coarse.plane(), target[plane], fine.plane(), *steps, zoom
+            )
+        if self._settings.solver == "primal_dual":
+            kernels.enlarge_duals(
+                source[kernels.UX :], coarse.plane(), target[kernels.UX :], fine.plane(), *steps
+            )
+        else:
+            target[kernels.UX :, : (fine.height + 2) * fine.stride] = 0
+        self._state, self._other = self._other, self._state
 
     def _refine(self, scale: int) -> None:
         """Warps and iterates at one scale."""
         settings, (height, width, stride) = self._settings, self._scales[scale]
+        warm = settings.solver == "primal_dual"
+        strength = settings.tau if warm else settings.theta
         self._kernels.pack(self._pyramids[1][scale], self._packed, height, width)
         self._kernels.solve_scale(
             self._pyramids[0][scale],
             self._packed,
-            self._planes,
+            self._state,
+            self._terms,
             height,
             width,
             stride,
@@ -237,9 +255,10 @@ class Solver:
             settings.inner_iterations,
             settings.median_filtering,
             self._network,
-            settings.lambda_ * settings.theta,
+            settings.lambda_ * strength,
             settings.tau,
-            settings.tau / settings.theta,
+            settings.tau / (settings.theta + (settings.tau if warm else 0.0)),
+            settings.sigma if warm else 0.0,
             settings.epsilon**2 * height * width,
             settings.cubic,
         )
