@@ -57,8 +57,9 @@ def cache_folder() -> Path:
 class _ContentLocator(_CacheLocator):
     """Tells Numba to keep a function's machine code by its source's content, not by its path.
 
-    A job that Ray unpacks in a folder of its own thus finds what an earlier one has compiled. A
-    changed source has a folder of its own, so that jobs of two versions don't replace each other's.
+    A job that Ray unpacks in a folder of its own thus finds what an earlier one has compiled. The
+    content is that of all modules beside the function's, since it may call them. A changed one has
+    a folder of its own, so that jobs of two versions don't replace each other's.
     """
 
     def __init__(self, line: int, content: str, name: str) -> None:
@@ -81,7 +82,8 @@ class _ContentLocator(_CacheLocator):
         if not source.is_file():
             return None
         # How it is compiled is this module's matter.
-        content = hashlib.sha256(source.read_bytes() + Path(__file__).read_bytes()).hexdigest()
+        sources = [*sorted(source.parent.glob("*.py")), Path(__file__)]
+        content = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
         self = cls(py_func.__code__.co_firstlineno, content, source.stem)
         try:
             self.ensure_cache_path()
@@ -104,7 +106,7 @@ def compiled(
     """Compiles a function on its first call, or loads it from the cache on disk.
 
     The machine code runs without the interpreter's lock. Many processes may start at once: Numba
-    replaces whole files only. What a function calls must stand in its own module, for a change
+    replaces whole files only. What a function calls must stand in its own folder, for a change
     elsewhere goes unnoticed.
 
     Args:

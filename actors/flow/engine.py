@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -118,5 +118,7 @@ def compile_kernels() -> float:
     start = time.perf_counter()
     # Large enough for two scales, so that each loop is called with the types it will meet.
     frames = np.zeros((2, 32, 32), np.uint8)
-    flow(frames, TVL1(scales=2, warps=1, outer_iterations=1, median_filtering=3))
+    short = TVL1(scales=2, warps=1, outer_iterations=1, median_filtering=3)
+    for settings in (short, replace(short, solver="primal_dual", tau=0.2)):
+        flow(frames, settings)
     return time.perf_counter() - start

@@ -39,7 +39,7 @@ def quantise(flow: NDArray[np.float32], bound: float = 20.0) -> NDArray[np.uint8
         ValueError: the bound is not above 0.
     """
     _check_bound(bound)
-    from actors.flow.field_kernels import quantise_into  # what only reads fields needs no Numba
+    from actors.flow.loops.fields import quantise_into  # what only reads fields needs no Numba
 
     levels = np.empty(flow.shape, np.uint8)
     quantise_into(levels.reshape(-1), np.ascontiguousarray(flow).reshape(-1), float(bound))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.flow.loops.planes import LANES, MARGIN, STATE, TERMS, UX, U, V
 from actors.flow.settings import SMALLEST_SIDE, TVL1
 
 Pyramid = list[NDArray[np.float32]]
@@ -126,25 +127,23 @@ def _solve_runs(
 
 
 class Scale(NamedTuple):
-    """Size of a pyramid scale, and from row to row of its planes (see `kernels`)."""
+    """Size of a pyramid scale, and from row to row of its planes (see `loops.planes`)."""
 
     height: int
     width: int
     stride: int
 
     def image(self) -> tuple[int, int, int, int]:
-        """Where a frame lies in its flat array, for `kernels.resize`."""
+        """Where a frame lies in its flat array, for `loops.pyramid.resize`."""
         return self.height, self.width, self.width, 0
 
     def plane(self) -> tuple[int, int, int, int]:
-        """Where a variable lies in its plane, for `kernels.resize`."""
+        """Where a variable lies in its plane, for `loops.pyramid.resize`."""
         return self.height, self.width, self.stride, self.stride
 
 
 def pyramid_scales(height: int, width: int, settings: TVL1) -> list[Scale]:
     """The sizes of a pyramid's scales, finest first."""
-    from actors.flow.kernels import LANES
-
     scales = [Scale(height, width, (width // LANES + 1) * LANES)]
     while len(scales) < settings.scales:
         # round() is half to even, as is OpenCV's cvRound.
@@ -172,19 +171,19 @@ class Solver:
 
     def __init__(self, height: int, width: int, settings: TVL1) -> None:
         # Numba takes a while to import, which those who only read flow needn't wait for.
-        from actors.flow import kernels
+        from actors.flow.loops import pyramid, scale
         from actors.flow.networks import median_network
 
-        self._kernels = kernels
+        self._loops, self._solve_scale = pyramid, scale.solve_scale
         self._settings = settings
         self._scales = pyramid_scales(height, width, settings)
         self._pyramids: tuple[Pyramid, Pyramid] = (self._pyramid(), self._pyramid())
         stride = self._scales[0].stride
         size = (height + 2) * stride
         # The flow and its duals, of the present scale and the one before; what they are fitted to.
-        self._state, self._other = (_aligned(kernels.STATE, size) for _ in range(2))
-        self._terms = _aligned(kernels.TERMS, size)
-        margin = 2 * kernels.MARGIN
+        self._state, self._other = (_aligned(STATE, size) for _ in range(2))
+        self._terms = _aligned(TERMS, size)
+        margin = 2 * MARGIN
         self._packed = _aligned(4, (height + margin) * (width + margin)).reshape(-1)
         self._network = median_network(settings.median_filtering)
 
@@ -199,7 +198,7 @@ class Solver:
         step = 1 / self._settings.scale_step
         for finer in range(len(self._scales) - 1):
             shapes = [scale.image() for scale in self._scales[finer : finer + 2]]
-            self._kernels.resize(
+            self._loops.resize(
                 pyramid[finer], shapes[0], pyramid[finer + 1], shapes[1], step, step, 1.0
             )
 
@@ -220,20 +219,19 @@ class Solver:
 
         The duals go on there if the solver is to profit by them; else they start from zero.
         """
-        kernels = self._kernels
         source, target = self._state, self._other
         steps = coarse.height / fine.height, coarse.width / fine.width
         zoom = 1 / self._settings.scale_step
-        for plane in (kernels.U, kernels.V):
-            kernels.resize(
+        for plane in (U, V):
+            self._loops.resize(
                 source[plane], coarse.plane(), target[plane], fine.plane(), *steps, zoom
             )
         if self._settings.solver == "primal_dual":
-            kernels.enlarge_duals(
-                source[kernels.UX :], coarse.plane(), target[kernels.UX :], fine.plane(), *steps
+            self._loops.enlarge_duals(
+                source[UX:], coarse.plane(), target[UX:], fine.plane(), *steps
             )
         else:
-            target[kernels.UX :, : (fine.height + 2) * fine.stride] = 0
+            target[UX:, : (fine.height + 2) * fine.stride] = 0
         self._state, self._other = self._other, self._state
 
     def _refine(self, scale: int) -> None:
@@ -241,8 +239,8 @@ class Solver:
         settings, (height, width, stride) = self._settings, self._scales[scale]
         warm = settings.solver == "primal_dual"
         strength = settings.tau if warm else settings.theta
-        self._kernels.pack(self._pyramids[1][scale], self._packed, height, width)
-        self._kernels.solve_scale(
+        self._loops.pack(self._pyramids[1][scale], self._packed, height, width)
+        self._solve_scale(
             self._pyramids[0][scale],
             self._packed,
             self._state,
