@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
+from trainers.folds import group_folds
 from trainers.score_streams import (
     Floats,
     ScoreMethod,
@@ -18,7 +19,6 @@ from trainers.score_streams import (
     check_groups,
     check_truth,
     main_measure,
-    splits,
 )
 
 NONE = "none"
@@ -67,7 +67,7 @@ def cross_validate(
         workers: threads; default: one per CPU.
     """
     labels = np.asarray(truth)
-    pairs = list(splits(groups, folds))
+    pairs = list(group_folds(groups, folds))
     held_out = {name: np.full(stack.logits.shape[1:], np.nan) for name in methods}
 
     def fit(name: str, fold: int) -> None:

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 
+from trainers.folds import Rows, group_folds
 from trainers.late_fusion import MeanOfLogits, MeanOfProbabilities
 from trainers.score_streams import (
     Floats,
-    Rows,
     Stack,
     Streams,
     as_stack,
@@ -30,7 +30,6 @@ from trainers.score_streams import (
     check_truth,
     find_temperature,
     log_loss,
-    splits,
     to_probabilities,
 )
 
@@ -140,7 +139,9 @@ class LearnedRefinement:
         All folds go down the strengths side by side, and stop when the loss rises: it falls and
         rises once over the strengths.
         """
-        folds = [self._fold(stack, targets, *pair) for pair in splits(groups, self.inner_folds)]
+        folds = [
+            self._fold(stack, targets, *pair) for pair in group_folds(groups, self.inner_folds)
+        ]
         losses: list[float] = []
         for results in zip(*folds, strict=True):
             losses.append(float(sum(results)) / len(stack))

@@ -11,6 +11,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trainers.folds import group_folds
 from trainers.late_fusion import MeanOfLogits, MeanOfProbabilities
 from trainers.metrics import as_targets
 from trainers.score_streams import (
@@ -20,7 +21,6 @@ from trainers.score_streams import (
     check_groups,
     check_truth,
     main_measure,
-    splits,
 )
 
 SHRINKAGES = (1.0, 0.9, 0.75, 0.5, 0.25, 0.1, 0.0)
@@ -146,7 +146,7 @@ class ContextualRefinement:
         if len(np.unique(groups)) < 2:
             return 1.0
         held_out = {k: np.empty_like(scores) for k in SHRINKAGES}
-        for rows, held in splits(groups, self.inner_folds):
+        for rows, held in group_folds(groups, self.inner_folds):
             matrix = confusion_refinement(scores[rows], targets[rows])
             for k in SHRINKAGES:
                 held_out[k][held] = self._refined(scores[held], _shrunk(matrix, k))

@@ -103,7 +103,7 @@ def cross_validate(
     Raises:
         UserError: see `group_folds`.
     """
-    parts = group_folds(clips.targets.cpu().numpy(), groups, folds, seed=seed)
+    parts = group_folds(groups, folds, targets=clips.targets.cpu().numpy(), seed=seed)
     fit = fit_folds(
         clips,
         [torch.from_numpy(train) for train, _ in parts],

@@ -116,7 +116,7 @@ def search(
     if not settings.trials:
         raise ValueError("search.trials is 0: take the fusion's own lambda2 and lambda3 instead")
     clips = FusionClips(features, present, targets)
-    group_folds(clips.targets.cpu().numpy(), np.asarray(groups), settings.folds, seed=seed)
+    group_folds(groups, settings.folds, targets=clips.targets.cpu().numpy(), seed=seed)
     folder = storage.join(name)
     plan = search_plan(clips, groups, settings, fusion, seed=seed, multi_label=multi_label)
     _claim(folder, plan, resume=resume)

@@ -18,6 +18,7 @@ from trainers.calibration import reliability
 from trainers.choose_refinement import choose, cross_validate, weighted_average_precision
 from trainers.dasd import SemanticDiffusion, class_graph, diffusion, energy
 from trainers.fitted_refinement import KEY, METHODS, FittedRefinement, contextual, make_method
+from trainers.folds import group_folds
 from trainers.late_fusion import (
     GapWeighted,
     MeanOfLogits,
@@ -33,7 +34,6 @@ from trainers.refinement import ContextualRefinement, confusion_refinement, refi
 from trainers.score_streams import (
     as_stack,
     find_temperature,
-    group_folds,
     to_logits,
     to_probabilities,
 )
@@ -168,15 +168,19 @@ def test_the_lattice_of_weights():
 
 def test_folds_are_whole_groups_and_do_not_depend_on_the_order():
     groups = np.array(list("aaabbccddddde"))
-    folds = group_folds(groups, 3)
+    parts = group_folds(groups, 3)
+    assert all(sorted([*rows, *held]) == list(range(13)) for rows, held in parts)
+    folds = [held for _, held in parts]
     assert sorted(np.concatenate(folds)) == list(range(13))
     assert all(len(set(groups[fold]) & set(groups[np.setdiff1d(range(13), fold)])) == 0
                for fold in folds)  # fmt: skip
     order = np.random.default_rng(0).permutation(13)
-    again = group_folds(groups[order], 3)
+    again = [held for _, held in group_folds(groups[order], 3)]
     assert [set(groups[f]) for f in folds] == [set(groups[order][f]) for f in again]
-    with pytest.raises(ValueError, match="two folds and groups, not 3 and 1"):
+    with pytest.raises(UserError, match="at least 2 groups.*'a'"):
         group_folds(np.array(["a", "a"]), 3)
+    with pytest.raises(ValueError, match="two folds, not 1"):
+        group_folds(groups, 1)
 
 
 def test_shrinkage_ends_at_the_printed_matrix_and_at_the_identity():

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.comparison.dbm import DBMSettings, MultimodalDBM
+from trainers.comparison.boltzmann import DBMSettings
+from trainers.comparison.dbm import MultimodalDBM
 from trainers.comparison.method import LateFusion, Method
 from trainers.comparison.nn import EarlyFusionNetwork, FusionMethod
 from trainers.comparison.rdnn import GRID, RDNN

@@ -15,13 +15,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit, log_expit, log_softmax, softmax
+from scipy.special import expit, softmax
 from sklearn.svm import SVC
 
 from trainers.comparison.kernels import ClipKernels
 from trainers.comparison.method import Clips, Floats, Method
 from trainers.comparison.mkl import fit_mkl
 from trainers.folds import Fold
+from trainers.score_streams import log_loss
 
 COSTS = (0.1, 1.0, 10.0, 100.0)
 """Grid of C, the strongest regularisation first."""
@@ -184,16 +185,15 @@ class Calibration:
         classes = targets.shape[1]
         if held_out is None:
             return cls(1.0, np.zeros(classes), multi_label)
-        values = held_out
+        values, truth = held_out, targets.astype(bool)
 
         def loss(parameters: Floats) -> float:
-            logits = np.exp(parameters[0]) * values
-            if not multi_label:
-                return float(-(targets * log_softmax(logits, axis=1)).sum() / len(values))
-            logits = logits + parameters[1:]
-            chance = targets * log_expit(logits) + (1 - targets) * log_expit(-logits)
+            offsets = parameters[1:] if multi_label else 0.0
+            found = log_loss(
+                np.exp(parameters[0]) * values + offsets, truth, multi_label=multi_label
+            )
             # A faint pull towards 0 keeps the offset of a class without any positive finite.
-            return float(-chance.sum() / len(values) + 1e-4 * (parameters[1:] ** 2).sum())
+            return found + 1e-4 * float((parameters[1:] ** 2).sum())
 
         start = np.zeros(1 + (classes if multi_label else 0))
         # exp(±7): held-out scores that are all right, or worth nothing, have no finite optimum.
