@@ -241,13 +241,17 @@ class LateFusion(Method):
 class Standardiser:
     """Features at mean 0 and variance 1 over the training clips that have the stream.
 
-    An absent stream is zero, its mean. A feature that never varies is only centred.
+    An absent stream is zero, its mean. A feature that never varies is only centred; a stream that
+    no training clip has (of an inner fold, say) is zero for all.
     """
 
     def __init__(self, clips: Clips) -> None:
         self.mean, self.scale = {}, {}
         for name, values in clips.features.items():
             known = values[clips.present[name]]
+            if not len(known):
+                self.mean[name] = self.scale[name] = np.zeros(values.shape[1])
+                continue
             spread = known.std(0)
             self.mean[name] = known.mean(0)
             self.scale[name] = 1 / np.where(spread > 1e-6, spread, 1.0)

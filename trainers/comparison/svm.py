@@ -121,8 +121,8 @@ class KernelSVM(Method):
         self.chosen["note"] = f"{count} of {classes} classes' machines stopped short of the {kind}"
         warnings.warn(
             f"{self.chosen['note']} after at most {self.most:,} iterations (C "
-            f"{self.chosen['C']:g}, streams {', '.join(self.kernels.kernels)}): their scores are not the best this "
-            "method can give; a smaller C, fewer clips or a larger limit (most) would settle them",
+            f"{self.chosen['C']:g}, streams {', '.join(self.kernels.kernels)}): their scores are not the best "
+            "that this method can give; a smaller C or a larger limit (most) would settle them",
             ConvergenceWarning,
             stacklevel=4,
         )

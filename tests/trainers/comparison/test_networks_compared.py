@@ -1,5 +1,7 @@
 """NN-EF, NN-LF, the fusion network as an estimator, and RDNN."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,18 @@ def test_the_inverse_relation_is_taken_once_per_turn(monkeypatch) -> None:
     method = RDNN([RELATED]).fit(*make(80).fit)
     # Of features and of classes, at the start and after each round; never in an evaluation.
     assert len(calls) == 2 * (1 + RELATED.rounds) < len(method.history)
+
+
+def test_a_stream_that_one_group_alone_has_leaves_scores_finite() -> None:
+    """The fold that holds this group out trains without the stream, and scores clips with it."""
+    made = make(80)
+    made.present["b"][:] = made.groups == made.groups[0]
+    made.present["a"][:] = True
+    for method in (RDNN([RELATED, RELATED]), EarlyFusionNetwork([SMALL, SMALL])):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            scores = method.fit(*made.fit).predict_scores(*made.score)
+        assert np.isfinite(scores).all() and np.isfinite(method.chosen["cross_validated"])
 
 
 def test_rdnn_learns() -> None:
