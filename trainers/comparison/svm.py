@@ -119,10 +119,11 @@ class KernelSVM(Method):
         kind = "gap" if self.combine == "mkl" else "tolerance"
         classes = len(self.machine.bias)
         self.chosen["note"] = f"{count} of {classes} classes' machines stopped short of the {kind}"
+        about = f"C {self.chosen['C']:g}, streams {', '.join(self.kernels.kernels)}"
         warnings.warn(
-            f"{self.chosen['note']} after at most {self.most:,} iterations (C "
-            f"{self.chosen['C']:g}, streams {', '.join(self.kernels.kernels)}): their scores are not the best "
-            "that this method can give; a smaller C or a larger limit (most) would settle them",
+            f"{self.chosen['note']} after at most {self.most:,} iterations ({about}): their scores "
+            "are not the best that this method can give; a smaller C or a larger limit (most) "
+            "would settle them",
             ConvergenceWarning,
             stacklevel=4,
         )
