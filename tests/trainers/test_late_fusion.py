@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from actors.errors import UserError
 from trainers.calibration import reliability
-from trainers.choose_refinement import choose, cross_validate, weighted_average_precision
+from trainers.choose_refinement import choose, cross_validate
 from trainers.dasd import SemanticDiffusion, class_graph, diffusion, energy
 from trainers.fitted_refinement import KEY, METHODS, FittedRefinement, contextual, make_method
 from trainers.folds import group_folds
@@ -29,7 +29,7 @@ from trainers.late_fusion import (
     weighted_logits,
 )
 from trainers.learned_refinement import LearnedRefinement, _objective
-from trainers.metrics import accuracy, average_precision, gap_at_k
+from trainers.metrics import accuracy, gap_at_k
 from trainers.refinement import ContextualRefinement, confusion_refinement, refine
 from trainers.score_streams import (
     as_stack,
@@ -420,17 +420,6 @@ def test_the_printed_refinement_is_not_chosen_where_it_does_harm():
     choice = choose(held_out, targets, np.arange(200), multi_label=True)
     assert choice.measures["confusion"] < choice.measures["none"] - 0.05
     assert choice.name in ("none", "learned")
-
-
-def test_weighted_precision_counts_a_clip_as_often_as_it_was_drawn():
-    random = np.random.default_rng(0)
-    scores, relevant = np.round(random.random(30), 1), random.random(30) < 0.4
-    weights = random.integers(0, 4, size=(5, 30))
-    found = weighted_average_precision(scores, relevant, weights)
-    for row, value in zip(weights, found, strict=True):
-        expected = average_precision(np.repeat(scores, row), np.repeat(relevant, row))
-        assert value == pytest.approx(expected, abs=1e-12)
-    assert np.isnan(weighted_average_precision(scores, relevant, 1 * ~relevant[None])).all()
 
 
 def test_calibration_by_hand():
