@@ -171,7 +171,8 @@ def to_latex(comparison: Comparison, number: int) -> str:
 
 def escape(text: str) -> str:
     """Text as LaTeX wants it."""
-    replaced = {"±": r"$\pm$", "–": "--", "<": "$<$", "\\": r"\textbackslash{}"}
+    replaced = {"±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$", "\\": r"\textbackslash{}"}
+    replaced |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     replaced |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
     return "".join(replaced.get(sign, sign) for sign in text)
 

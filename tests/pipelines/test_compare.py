@@ -203,3 +203,6 @@ def _check_forms(comparison: Comparison) -> None:
 
 def test_latex_takes_any_text() -> None:
     assert escape("50 % ± a_b & <1") == r"50 \% $\pm$ a\_b \& $<$1"
+    assert escape(r"a\b~c^2 > {#1} $") == (
+        r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}2 $>$ \{\#1\} \$"
+    )
