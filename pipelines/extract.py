@@ -26,8 +26,9 @@ import pyarrow as pa
 
 from actors.artifact import artifact_name
 from actors.errors import UserError
-from actors.extraction import ClipExtractor, ExtractSettings
-from actors.flow.raft import RAFT
+from actors.extract_settings import ExtractSettings
+from actors.extraction import ClipExtractor
+from actors.flow.choice import RAFT
 from actors.storage import Storage
 from actors.streams import MOTION
 from pipelines.datasets import Video

@@ -205,7 +205,8 @@ def check_settings(settings: Settings) -> None:
     Raises:
         UserError: a backbone that does not exist, weights that do not fit.
     """
-    from actors.flow.raft import RAFT, load_network
+    from actors.flow.choice import RAFT
+    from actors.flow.raft import load_network
     from trainers.networks.backbones import build_network, check_backbone
     from trainers.stream_settings import input_channels
 

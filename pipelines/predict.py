@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,51 +31,16 @@ from pipelines.arguments import parse_arguments
 from pipelines.console import Console
 from pipelines.datasets.media import media_below
 from pipelines.launch import main_guard
+from pipelines.model_settings import PredictSettings
 from pipelines.predictions import check_output, predictions_table, write_predictions
 from pipelines.registry import digest, download
-from pipelines.settings import default_storage
 from pipelines.stages import fingerprint
-from pipelines.tracking import Tracker, TrackingSettings
+from pipelines.tracking import Tracker
 from trainers.fitted_refinement import FittedRefinement
 from trainers.hybrid import Hybrid, read_files
 from trainers.prediction import ClipPredictor, Row, empty_row
 
 TABLES = (".csv", ".parquet")
-
-
-@dataclass(frozen=True)
-class PredictSettings:
-    """What to predict with, and where the result goes."""
-
-    model: str = "models:/multiclue@champion"
-    """Registered model (models:/NAME@ALIAS or models:/NAME/VERSION), or the folder of one."""
-    output: str | None = None
-    """File for the predictions: .csv, .json or .parquet."""
-    top: int = 3
-    """Classes to name per video, best first."""
-    embeddings: bool = False
-    """Put each video's embedding into the output (.json or .parquet)."""
-    storage: str = field(default_factory=default_storage)
-    """Storage of the training job, whose models are looked up; also used for sharing out work."""
-    share_out_from: int = 32
-    """From this many videos on, Ray shares them out among the CPUs or GPUs of the cluster."""
-    refinement: str | None = None
-    """File that pipelines/refine.py wrote, to be used instead of the model's own refinement."""
-    gpus: float = 0.5
-    """Share of a GPU per predicting process, where the cluster has GPUs."""
-    device: str = "auto"
-    """Where networks run: auto (a GPU if there is one), cpu, or cuda."""
-    tracking: TrackingSettings = TrackingSettings()
-    """Where models are registered."""
-
-    def __post_init__(self) -> None:
-        for name in ("top", "share_out_from"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}")
-        if self.gpus < 0:
-            raise UserError(f"--gpus must be 0 or more, not {self.gpus}")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise UserError(f"--device must be auto, cpu or cuda, not {self.device!r}")
 
 
 def predict(inputs: Sequence[str], settings: PredictSettings, console: Console) -> list[Row]:

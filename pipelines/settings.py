@@ -13,30 +13,24 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, Namespace
 
 from actors.errors import UserError, nearest
-from actors.extraction import ExtractSettings
+from actors.extract_settings import ExtractSettings
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
 from pipelines.arguments import Parser
 from pipelines.datasets.splits import SplitSettings
-from pipelines.launch import ROOT
-from pipelines.registry import RegistrySettings
-from pipelines.tracking import TrackingSettings
-from trainers.embedding import EmbeddingSettings
-from trainers.fusion_network import FusionSettings
-from trainers.refinement import RefinementSettings
-from trainers.sequence_task import SequenceSettings
+from pipelines.model_settings import RegistrySettings, TrackingSettings, default_storage
+from trainers.settings import (
+    EmbeddingSettings,
+    FusionSettings,
+    RefinementSettings,
+    SequenceSettings,
+)
 from trainers.stream_settings import StreamSettings, default_stream_settings
-from tuning.fusion_search import SearchSettings
+from tuning.settings import SearchSettings
 
 PRESETS_FOLDER = Path(__file__).parent / "presets"
 
 SEQUENCE_STREAMS = (SPATIAL, MOTION)
 """Streams that have an LSTM (Jiang et al., figure 1)."""
-
-
-def default_storage() -> str:
-    """`storage` in the checkout; in the home folder where it is installed or Ray's passing copy."""
-    uploaded = "runtime_resources" in ROOT.parts or not (ROOT / "pyproject.toml").exists()
-    return str(Path.home() / "multiclue" if uploaded else ROOT / "storage")
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,10 @@ from pipelines.settings import SEQUENCE_STREAMS, parse_settings
 from pipelines.stages import Facts, StageResult, weights_stamp
 from trainers.embedding import ClipEmbedder
 from trainers.examples import Example
-from trainers.loop import FitTask, OptimiserSettings
+from trainers.loop import FitTask
 from trainers.networks.weights import save_network
 from trainers.sequence_task import SequenceTask
+from trainers.settings import OptimiserSettings
 from trainers.stream_task import StreamTask
 
 if TYPE_CHECKING:

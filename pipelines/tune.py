@@ -31,7 +31,8 @@ from pipelines.settings import parse_settings
 from pipelines.stages import Facts, StageResult
 from pipelines.train import TrainedStream, train
 from trainers.fusion import fit_fusion
-from trainers.fusion_network import FusionNetwork, FusionSettings
+from trainers.fusion_network import FusionNetwork
+from trainers.settings import FusionSettings
 
 FUSION = "fusion.safetensors"
 SEARCH_FOLDER = "tune"

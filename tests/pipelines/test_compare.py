@@ -20,6 +20,7 @@ from pipelines.compared import summarise
 from pipelines.console import Console
 from pipelines.datasets import Manifest
 from pipelines.job import Job
+from pipelines.model_settings import TrackingSettings
 from pipelines.report.comparison import (
     Comparison,
     comparison_html,
@@ -30,10 +31,10 @@ from pipelines.report.comparison import (
     to_latex,
 )
 from pipelines.settings import Settings, parse_settings
-from pipelines.tracking import Tracker, TrackingSettings
+from pipelines.tracking import Tracker
 from trainers.comparison.rows import Material
 from trainers.evaluation import SystemScores
-from trainers.fusion_network import FusionSettings
+from trainers.settings import FusionSettings
 
 STREAMS = ("spatial", "audio")
 METHODS = ("table1", "spatial_svm", "svm_ef", "fusion_plain", "fusion", "table3")

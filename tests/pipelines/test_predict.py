@@ -18,7 +18,8 @@ from actors.errors import UserError
 from actors.storage import Storage
 from pipelines.arguments import parse_arguments
 from pipelines.console import Console
-from pipelines.predict import PredictSettings, find_videos, predict, predict_paths
+from pipelines.model_settings import PredictSettings
+from pipelines.predict import find_videos, predict, predict_paths
 from pipelines.predictions import check_output, predictions_table
 from trainers.fitted_refinement import contextual
 

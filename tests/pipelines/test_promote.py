@@ -14,16 +14,10 @@ from pipelines.arguments import parse_arguments
 from pipelines.console import Console
 from pipelines.datasets import Video
 from pipelines.launch import main_guard
-from pipelines.promote import (
-    PromoteSettings,
-    main,
-    promote,
-    promote_version,
-    rows_accuracy,
-    rows_map,
-)
-from pipelines.registry import Evaluation, RegistrySettings, find_version, register
-from pipelines.tracking import Tracker, TrackingSettings
+from pipelines.model_settings import PromoteSettings, RegistrySettings, TrackingSettings
+from pipelines.promote import main, promote, promote_version, rows_accuracy, rows_map
+from pipelines.registry import Evaluation, find_version, register
+from pipelines.tracking import Tracker
 
 
 @pytest.fixture(autouse=True)

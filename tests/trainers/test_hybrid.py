@@ -18,7 +18,7 @@ from small_hybrid import AUDIO, CLASSES, MOTION, SPATIAL, make_hybrid, write_cli
 from actors.artifact import ArtifactReader, pack
 from actors.errors import UserError
 from actors.extraction import extract_clip
-from actors.flow.raft import RAFT
+from actors.flow.choice import RAFT
 from trainers.evaluation import SystemScores, hybrid_scores, members
 from trainers.fitted_refinement import METHODS, FittedRefinement
 from trainers.hybrid import FACTS, Hybrid

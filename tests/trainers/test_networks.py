@@ -6,9 +6,10 @@ import torchvision
 
 from actors.errors import UserError
 from actors.storage import Storage
-from trainers.networks.backbones import NetworkSettings, build_network
+from trainers.networks.backbones import build_network
 from trainers.networks.pretrained import inflate_conv1
 from trainers.networks.weights import load_network, network_from_bytes, save_network
+from trainers.settings import NetworkSettings
 
 
 def scratch(backbone, **options):
