@@ -20,7 +20,10 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
+    from pipelines.launch import start  # goes on in the environment that has Ray
+    from pipelines.command_line import read_job  # isort: skip
+
+    start("pipelines.extract", lambda: read_job(__doc__ or ""))
 
 import pyarrow as pa
 
@@ -31,10 +34,10 @@ from actors.extraction import ClipExtractor
 from actors.flow.choice import RAFT
 from actors.storage import Storage
 from actors.streams import MOTION
+from pipelines.command_line import Asked
 from pipelines.datasets import Video
 from pipelines.job import Job, open_job
-from pipelines.launch import TooManyRejected, main_guard
-from pipelines.settings import parse_settings
+from pipelines.launch import TooManyRejected
 from pipelines.stages import StageResult, fingerprint, weights_stamp
 
 REJECTED_SCHEMA = pa.schema([(n, pa.string()) for n in ("id", "path", "stage", "kind", "message")])
@@ -239,11 +242,7 @@ def _too_many(job: Job, rejected: Sequence[dict[str, str]], total: int) -> str:
     )
 
 
-def main() -> None:
+def main(asked: Asked) -> None:
     """Runs this step alone."""
-    with open_job(parse_settings(__doc__ or "")) as job:
+    with open_job(asked.settings, asked.manifest) as job:
         extract(job)
-
-
-if __name__ == "__main__":
-    main_guard(main)

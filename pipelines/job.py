@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 from actors.errors import UserError
 from actors.storage import Storage
 from actors.streams import MOTION
+from pipelines.command_line import read_data
 from pipelines.console import Console
-from pipelines.datasets import FORMATS, Manifest, read_dataset
+from pipelines.datasets import Manifest, read_dataset
 from pipelines.report.data import StageTiming
 from pipelines.settings import Settings, to_json
 from pipelines.stages import Facts, StageResult, fingerprint, plain, run_stage
@@ -102,10 +103,9 @@ class Job:
 
 def load_data(settings: Settings, console: Console, storage: Storage) -> Manifest:
     """The manifest of the user's data, or of the demo set when none is named."""
-    if settings.data is not None:
-        return read_dataset(
-            settings.data, settings.format, splits=settings.splits, seed=settings.seed
-        )
+    manifest = read_data(settings)
+    if manifest is not None:
+        return manifest
     from pipelines.demo_videos import make_demo_set
 
     place = storage.local("demo_videos")
@@ -118,8 +118,11 @@ def load_data(settings: Settings, console: Console, storage: Storage) -> Manifes
 
 
 @contextmanager
-def open_job(settings: Settings) -> Iterator[Job]:
+def open_job(settings: Settings, manifest: Manifest | None = None) -> Iterator[Job]:
     """Checks everything that can be wrong before work starts, then opens the job.
+
+    Args:
+        manifest: of the settings' data, where it has been read already.
 
     Raises:
         UserError: storage, MLflow, data or settings can't be used; nothing has been started.
@@ -127,14 +130,14 @@ def open_job(settings: Settings) -> Iterator[Job]:
     quiet_libraries()
     started = datetime.now(UTC)
     console = Console()
-    if settings.format not in FORMATS:
-        read_dataset(settings.data or ".", settings.format, splits=settings.splits, seed=0)
+    if settings.data is None:
+        read_data(settings)
     check_settings(settings)
     storage = Storage(settings.storage)
     storage.check_writable()
     tracker = Tracker(settings.tracking, storage)
     tracker.check()
-    manifest = load_data(settings, console, storage)
+    manifest = manifest or load_data(settings, console, storage)
     check_groups(settings, manifest)
     result_settings = {
         k: v

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -24,7 +24,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from actors.artifact import artifact_name
 from actors.errors import MediaError, UserError, nearest
 from actors.storage import Storage
 from pipelines.arguments import parse_arguments
@@ -33,12 +32,10 @@ from pipelines.datasets.media import media_below
 from pipelines.launch import main_guard
 from pipelines.model_settings import PredictSettings
 from pipelines.predictions import check_output, predictions_table, write_predictions
-from pipelines.registry import digest, download
 from pipelines.stages import fingerprint
-from pipelines.tracking import Tracker
-from trainers.fitted_refinement import FittedRefinement
-from trainers.hybrid import Hybrid, read_files
-from trainers.prediction import ClipPredictor, Row, empty_row
+
+if TYPE_CHECKING:
+    from trainers.prediction import Row
 
 TABLES = (".csv", ".parquet")
 
@@ -105,7 +102,7 @@ def _listed(table: Path) -> list[str]:
     if "path" not in content.column_names:
         columns = content.column_names
         raise UserError(
-            f"{table} has no column 'path'{nearest('path', columns)}; it has {', '.join(columns)}"
+            f"{table} has no column 'path'; it has {', '.join(columns)}{nearest('path', columns)}"
         )
     return [str(table.parent / str(path)) for path in content["path"].to_pylist() if path]
 
@@ -117,6 +114,9 @@ def find_model(settings: PredictSettings) -> Storage:
         UserError: there is no such model.
     """
     if settings.model.startswith(("models:", "runs:")):
+        from pipelines.registry import download
+        from pipelines.tracking import Tracker
+
         tracker = Tracker(settings.tracking, Storage(settings.storage))
         tracker.reach()
         return download(tracker, settings.model)
@@ -131,6 +131,8 @@ def predict_paths(
     on_row: Any = lambda done: None,
 ) -> list[Row]:
     """A row per path, in order; many are shared out by Ray, a few are done in this process."""
+    from trainers.prediction import ClipPredictor, empty_row
+
     if len(paths) >= settings.share_out_from:
         return _predict_shared(model, paths, settings, on_row)
     predictor = ClipPredictor(
@@ -152,8 +154,12 @@ def _predict_shared(
     """Through a pool of actors; what an interrupted job had done is not done again."""
     import ray
 
+    from actors.artifact import artifact_name
     from actors.pool import PoolResources, run_pool
     from pipelines.job import quiet_libraries, ray_session
+    from pipelines.registry import digest
+    from trainers.hybrid import Hybrid, read_files
+    from trainers.prediction import ClipPredictor, empty_row
 
     files, refinement = read_files(model), _refinement(settings)
     if refinement is not None:
@@ -199,6 +205,8 @@ def _refinement(settings: PredictSettings) -> bytes | None:
     """
     if settings.refinement is None:
         return None
+    from trainers.fitted_refinement import FittedRefinement
+
     content = Path(settings.refinement).read_bytes()
     FittedRefinement.from_bytes(content, where=settings.refinement)
     return content

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.errors import UserError
-from trainers.prediction import Row
+
+if TYPE_CHECKING:
+    from trainers.prediction import Row
 
 SUFFIXES = (".csv", ".json", ".parquet")
 SHARE = "share_"

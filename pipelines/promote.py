@@ -18,7 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
+    from pipelines.launch import start  # goes on in the environment that has Ray
+    from pipelines.arguments import parse_arguments  # isort: skip
+    from pipelines.model_settings import PromoteSettings  # isort: skip
+
+    start("pipelines.promote", lambda: parse_arguments(PromoteSettings, __doc__ or "")[0])
 
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
@@ -27,9 +31,7 @@ from numpy.typing import NDArray
 
 from actors.errors import UserError
 from actors.storage import Storage
-from pipelines.arguments import parse_arguments
 from pipelines.console import Console
-from pipelines.launch import main_guard
 from pipelines.model_settings import CHAMPION, PredictSettings, PromoteSettings
 from pipelines.predict import predict_paths
 from pipelines.registry import (
@@ -251,11 +253,6 @@ def rows_map(rows: Sequence[Row], labels: Sequence[Sequence[str]]) -> float:
     return mean_average_precision(scores, targets).value
 
 
-def main() -> None:
-    """Reads the command line and decides. Not promoting is an answer, not an error."""
-    settings, _ = parse_arguments(PromoteSettings, __doc__ or "")
+def main(settings: PromoteSettings) -> None:
+    """Decides and says so. Not promoting is an answer, not an error."""
     promote(settings, Console())
-
-
-if __name__ == "__main__":
-    main_guard(main)

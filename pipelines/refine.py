@@ -75,11 +75,13 @@ class RefineSettings:
         if self.method not in (AUTO, *METHODS):
             known = ", ".join((AUTO, *METHODS))
             raise UserError(
-                f"--method {self.method}: there is none{nearest(self.method, (AUTO, *METHODS))}; "
-                f"methods: {known}"
+                f"--method takes one of {known}, not {self.method!r}"
+                f"{nearest(self.method, (AUTO, *METHODS))}"
             )
         if self.given not in GIVEN:
-            raise UserError(f"--given must be {', '.join(GIVEN)}, not {self.given!r}")
+            known = ", ".join(GIVEN)
+            near = nearest(self.given, GIVEN)
+            raise UserError(f"--given takes one of {known}, not {self.given!r}{near}")
         if Path(self.output).suffix != ".safetensors":
             raise UserError(f"--output {self.output}: its ending must be .safetensors")
 

@@ -15,7 +15,8 @@ import pytest
 
 from actors.errors import UserError
 from actors.storage import Storage
-from pipelines.compare import Choice, chosen_rows, parse_choice, run_rows, variants
+from pipelines.compare import chosen_rows, run_rows
+from pipelines.compare_options import Choice, parse_choice, variants
 from pipelines.compared import summarise
 from pipelines.console import Console
 from pipelines.datasets import Manifest

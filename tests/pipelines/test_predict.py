@@ -66,7 +66,7 @@ def test_files_folders_and_tables(folder, monkeypatch):
     [
         ("nowhere.mp4", "nowhere.mp4 does not exist"),
         ("empty", "empty has no video or sound files"),
-        ("wrong.csv", r"has no column 'path'; did you mean 'paths'\?; it has paths, label"),
+        ("wrong.csv", r"has no column 'path'; it has paths, label; did you mean 'paths'\?"),
         ("torn.parquet", "can't be read as a table"),
     ],
 )

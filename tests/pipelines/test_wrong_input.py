@@ -58,7 +58,8 @@ def test_a_format_that_does_not_exist(place: list[str], tmp_path: Path) -> None:
 
 def test_a_stream_that_does_not_exist(place: list[str]) -> None:
     message = refuse(*place, "--streams", "spatial,moton")
-    assert "there is no stream 'moton'; did you mean 'motion'?" in message
+    assert "there is no stream 'moton'; --streams takes some of spatial,motion,audio" in message
+    assert message.endswith("; did you mean 'motion'?")
 
 
 def test_a_negative_lambda(place: list[str]) -> None:

@@ -50,8 +50,8 @@ def check_backbone(name: str) -> None:
     known = [*OWN_FAMILIES, *torchvision.models.list_models(module=torchvision.models)]
     if name not in known:
         raise UserError(
-            f"there is no network {name!r}{nearest(name, known)} Choose one of "
-            f"{', '.join(OWN_FAMILIES)}, or a classification model of torchvision"
+            f"there is no network {name!r}; choose one of {', '.join(OWN_FAMILIES)}, or a "
+            f"classification model of torchvision{nearest(name, known)}"
         )
 
 
