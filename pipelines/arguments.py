@@ -73,7 +73,11 @@ class Parser(ArgumentParser):
 
     def names(self) -> list[str]:
         """All settings that have a value of their own, such as ``spatial.optimiser.lr``."""
-        known = {name[2:] for name in self._option_string_actions if name.startswith("--")}
+        known = {
+            name[2:]
+            for name, action in self._option_string_actions.items()
+            if name.startswith("--") and action.help != argparse.SUPPRESS
+        }
         groups = {name.rpartition(".")[0] for name in known}
         return sorted((known - groups) | set(self.own))
 

@@ -47,7 +47,7 @@ from pipelines.report.comparison import (
     to_latex,
 )
 from pipelines.settings import SEQUENCE_STREAMS, Settings
-from pipelines.stages import Facts, StageResult, fingerprint
+from pipelines.stages import Facts, StageResult, fingerprint, run_stage
 from pipelines.tracking import Run
 from pipelines.train import train
 from pipelines.tune import Tuned, tune
@@ -195,13 +195,12 @@ def _run_row(job: Job, row: Row, scored: str, shared: _Shared) -> StageResult:
     material = shared.material
     key = [VERSION, row.name, row.settings, material.fusion, scored]
     key += [material.targets.shape, material.seed, list(material.groups), list(material.splits)]
-    return job.stage(
-        f"compare_{row.name}",
-        key,
-        work,
-        # The stage's own time holds the wait for a free CPU.
-        describe=lambda facts: f"{facts['seconds']:.1f} s by itself  {describe(facts['chosen'])}",
-    )
+    result = run_stage(job.storage, f"compare_{row.name}", key, work)
+    chosen = describe(result.facts["chosen"])
+    # The stage's own time holds the wait for a free CPU, so the row's is told.
+    told = replace(result, name="compare", seconds=result.facts["seconds"])
+    job.note(told, text=f"{row.label}: {chosen}" if chosen else row.label)
+    return result
 
 
 def _log_measures(

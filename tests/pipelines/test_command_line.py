@@ -156,5 +156,5 @@ def test_the_short_help_shows_the_main_options_and_the_long_one_all(
     words = long.replace("[", " ").replace("]", " ").split()
     assert {f"--{name}" for name in parser.names()} <= set(words)
     assert "what the job does" in short and "--help-all shows every setting" in short
-    assert f"(default: {parse_settings('').spatial.optimiser.lr})" in short
-    assert Settings().spatial.optimiser.lr != parse_settings("").spatial.optimiser.lr
+    assert f"(default: {parse_settings('', []).spatial.optimiser.lr})" in short
+    assert Settings().spatial.optimiser.lr != parse_settings("", []).spatial.optimiser.lr

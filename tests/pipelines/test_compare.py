@@ -147,12 +147,16 @@ def open_small_job(root: Path) -> Iterator[Job]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch) -> None:
+def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch, capsys) -> None:
     rows = chosen_rows(Settings(streams=",".join(STREAMS)), METHODS)
     material = make_material()
     ids = [f"clip{n}" for n in range(24)]
     with open_small_job(tmp_path) as job:
         first = run_rows(job, "as given", rows, material, ids, "mark")
+        lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("✓")]
+        labels = [row.label for row in rows]
+        assert sorted(x[27:].partition(": ")[0].strip() for x in lines) == sorted(labels)
+        assert all(x.startswith("✓ compare ") and x.count(" s ") == 1 for x in lines)
         runs = job.tracker.client.search_runs([job.tracker.experiment])
         names = {run.data.tags.get("multiclue.child") for run in runs}
         assert {f"compare {row.name}" for row in rows} <= names
@@ -197,7 +201,11 @@ def _check_forms(comparison: Comparison) -> None:
     page = comparison_html(comparison)
     assert "SVM-EF" in page and written in page and "<svg" in page
     assert not re.search(r"(src|href)=[\"']?https?:", page)
-    assert len(terminal_tables(comparison)) == 3
+    tables = terminal_tables(comparison)
+    assert len(tables) == 3 and "paper's own figures" in str(tables[-1].caption)
+    for table in tables:
+        headings = [str(column.header) for column in table.columns]
+        assert headings[-2:] == ["UCF-101 (paper)", "CCV (paper)"]
     assert len(precision_figure(comparison).axes[0].patches) == 6
     again = re.findall(r"\\\\", to_latex(comparison, 3))
     assert len(again) == 1 + sum(row.table == 3 for row in comparison.rows)
