@@ -6,8 +6,8 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any, TypeVar
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
@@ -41,6 +41,7 @@ class Parser(ArgumentParser):
         kind: dataclass of the settings; every field becomes an option.
         main: what ``--help`` shows; None: everything. ``--help-all`` always shows everything.
         own: options that are read elsewhere -> their help; shown first.
+        inputs: what the words that are no option are.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class Parser(ArgumentParser):
         *,
         main: Groups | None = None,
         own: Mapping[str, str] | None = None,
+        inputs: str | None = None,
         **options: Any,
     ) -> None:
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
         self.kind, self.main, self.own = kind, main, dict(own or {})
         self.given: list[str] = []
+        self.inputs = inputs
         super().__init__(formatter_class=Formatter, allow_abbrev=False, **options)
         if main is not None:
             self.add_argument("--help-all", action=HelpAll, help="Show every setting and exit.")
@@ -94,16 +97,21 @@ class Parser(ArgumentParser):
 
     def _format_main_help(self, main: Groups) -> str:
         """As argparse shows options, but only these, by what they are for."""
+        in_file = (
+            "; all can be given in a file (--config) as well" if "config" in self.names() else ""
+        )
         short = argparse.ArgumentParser(
             prog=self.prog,
-            usage="%(prog)s [--OPTION VALUE ...]",
+            usage="%(prog)s " + ("INPUT ... " if self.inputs else "") + "[--OPTION VALUE ...]",
             description=self.description,
-            epilog="--help-all shows every setting; all can be given in a file (--config) as well.",
+            epilog=f"--help-all shows every setting{in_file}.",
             formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
                 prog, max_help_position=26, width=100
             ),
             add_help=False,
         )
+        if self.inputs:
+            short.add_argument_group("Input").add_argument("INPUT", help=self.inputs)
         defaults = self.get_defaults(skip_validation=True)
         if self.own:
             group = short.add_argument_group("Options of this job alone")
@@ -115,7 +123,11 @@ class Parser(ArgumentParser):
                 text = first_sentence(self._option_string_actions[f"--{name}"].help or "")
                 value = defaults.get(name)
                 shown = "" if value is None else f" (default: {value})"
-                metavar = METAVARS.get(type_of(self.kind, name), "VALUE")
+                wanted = type_of(self.kind, name)
+                if wanted is bool:  # a switch
+                    group.add_argument(f"--{name}", action="store_true", help=_plain(text))
+                    continue
+                metavar = METAVARS.get(wanted, "VALUE")
                 group.add_argument(f"--{name}", metavar=metavar, help=_plain(text + shown))
         return short.format_help()
 
@@ -152,7 +164,9 @@ def parse_arguments(
     Raises:
         UserError: an option that does not exist, of the wrong type or out of range.
     """
-    parser = Parser(kind, description=description)
+    own = get_type_hints(kind)
+    main = [name for name, wanted in own.items() if not is_dataclass(wanted)]
+    parser = Parser(kind, main={"Options": main}, inputs=inputs, description=description)
     if inputs is not None:
         parser.add_argument("inputs", nargs="*", help=inputs)
     parser.add_class_arguments(kind)
@@ -178,8 +192,11 @@ def _split(kind: Any, given: Sequence[str]) -> tuple[list[str], list[str]]:
             words.append(word)
             continue
         name, equals, value = word.partition("=")
+        if name in ("-h", "--help", "--help-all"):
+            options.append(word)
+            continue
         name = name[:2] + name[2:].replace("-", "_")
-        if name in ("-h", "--help") or equals:
+        if equals:
             options.append(name + equals + value)
         elif name in switches and (not waiting or waiting[0].lower() not in ("true", "false")):
             options.append(f"{name}=true")

@@ -4,7 +4,9 @@
     pipelines/predict.py VIDEO... | FOLDER | MANIFEST [--model models:/multiclue@champion]
 
 A manifest is a CSV or Parquet table with a column `path`. Of each video the best classes are
-shown, and each stream's share: by how much the best class would fall without it.
+shown, and each stream's share: by how much the best class would fall without it. A video that
+can't be used keeps its row in the output: `error` says why, `label` is empty, and its scores are
+null (in CSV: empty).
 """
 
 from __future__ import annotations
