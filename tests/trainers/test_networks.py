@@ -77,7 +77,7 @@ def test_a_split_torchvision_model_computes_what_it_computed_whole(tmp_path):
 
 
 def test_a_misspelt_backbone_is_named_with_what_is_near():
-    with pytest.raises(UserError, match=r"'vgg91'; did you mean .*'vgg19'"):
+    with pytest.raises(UserError, match=r"'vgg91'; choose one of .* did you mean .*'vgg19'"):
         build_network(scratch("vgg91"), in_channels=3, n_classes=2)
 
 
