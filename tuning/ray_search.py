@@ -24,8 +24,10 @@ from torch import Tensor
 from actors.errors import UserError
 from actors.storage import Storage
 from trainers.folds import group_folds
-from trainers.fusion import FusionClips, FusionSettings, rank
-from tuning.fusion_search import SearchSettings, cross_validate, search_plan
+from trainers.fusion import FusionClips, rank
+from trainers.settings import FusionSettings
+from tuning.fusion_search import cross_validate, search_plan
+from tuning.settings import SearchSettings
 
 RESULT = "search.json"
 PLAN = "plan.json"
