@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 
-from actors.errors import UserError, nearest
-
-Codec = Literal["raw", "zstd", "jpeg"]
-CODECS: tuple[str, ...] = get_args(Codec)
-
 _BLOCK = 8
 """JPEG works on blocks of 8x8 pixels; planes that share an image must not share a block."""
-
-
-def check_codec(codec: str) -> None:
-    """Raises UserError for a codec that does not exist, with the nearest names."""
-    if codec not in CODECS:
-        known = ", ".join(CODECS)
-        raise UserError(f"codec {codec!r} does not exist ({known}){nearest(codec, CODECS)}")
 
 
 def encode(images: np.ndarray, *, codec: str, quality: int) -> list[bytes]:

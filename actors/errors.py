@@ -27,7 +27,7 @@ class MediaError(Exception):
         return f"{self.kind}: {self.message}"
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
     """Returns ``"; did you mean 'vgg19' or 'vgg16'?"`` for a misspelt name, or ``""``."""
-    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=cutoff)
     return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""

@@ -2,96 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from actors.artifact import VERSION, Clip, ImageSpool, Spool, artifact_name, pieces, spool
-from actors.codecs import Codec, check_codec
 from actors.decode import PictureDecoder, best_pictures, open_media, packets
 from actors.errors import MediaError, UserError, nearest
-from actors.flow import SMALLEST_SIDE, TVL1, FlowEngine, get_engine, to_gray
+from actors.extract_settings import ExtractSettings
+from actors.flow import FlowEngine, get_engine, to_gray
 from actors.flow.engine import is_on_gpu
-from actors.flow.methods import FlowMethod, choose, find_quantised
-from actors.flow.raft import RAFT
-from actors.sound import SoundDecoder, SoundSettings
+from actors.flow.methods import find_quantised
+from actors.sound import SoundDecoder
 from actors.storage import Storage
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
-
-
-@dataclass(frozen=True)
-class ExtractSettings:
-    """What is taken from a video and how it is kept.
-
-    Raises:
-        UserError: a value is out of its range.
-    """
-
-    fps: float | None = None
-    """Frames per second to take, by the file's timestamps; null: every frame of the file."""
-    frame_every: int = 1
-    """Keep every n-th taken frame as RGB; flow is found between all taken frames."""
-    short_side: int = 256
-    """Pixels of a kept frame's shorter side; smaller frames are not enlarged."""
-    max_aspect: float = 4.0
-    """Frames thinner than this are widened: flow and networks need some room."""
-    max_seconds: float = 600.0
-    """Longer videos are cut here (and the artifact says so)."""
-    max_pixels: int = 40_000_000
-    """Pictures with more pixels than this are refused; 8K has 33 million."""
-    window: int = 64
-    """Frames in memory at a time; the result does not depend on it."""
-    codec: Codec = "jpeg"
-    """How frames and flow are kept: jpeg (small), zstd (lossless) or raw (fastest to read)."""
-    jpeg_quality: int = 85
-    """JPEG quality of flow fields, 1 to 100."""
-    frame_quality: int = 90
-    """JPEG quality of RGB frames, 1 to 100."""
-    flow_bound: float = 20.0
-    """Pixels per frame; larger displacements are clipped when flow becomes bytes."""
-    flow_method: FlowMethod = "tvl1"
-    """tvl1: TV-L1 with the parameters under flow; exact or fast: TV-L1 on the schedule of that
-    name; raft: the network RAFT with the parameters under raft."""
-    flow: TVL1 = field(default_factory=TVL1)
-    """Parameters of TV-L1, for flow_method tvl1."""
-    raft: RAFT = field(default_factory=RAFT)
-    """The network, for flow_method raft."""
-    sound: SoundSettings = field(default_factory=SoundSettings)
-    """Parameters of the spectrogram."""
-
-    def __post_init__(self) -> None:
-        check_codec(self.codec)
-        choose(self.flow_method, self.flow, self.raft)
-        for name in ("frame_every", "window", "max_pixels"):
-            _at_least(name, getattr(self, name), 1)
-        _at_least("short_side", self.short_side, SMALLEST_SIDE)
-        _at_least("max_aspect", self.max_aspect, 1)
-        if self.fps is not None:
-            _above_zero("fps", self.fps)
-        _above_zero("max_seconds", self.max_seconds)
-        _above_zero("flow_bound", self.flow_bound)
-        for name in ("jpeg_quality", "frame_quality"):
-            if not 1 <= getattr(self, name) <= 100:
-                raise UserError(f"extract: {name} is {getattr(self, name)!r}; choose 1 to 100")
-
-    @property
-    def chosen_flow(self) -> TVL1 | RAFT:
-        """The parameters that flow is found with."""
-        return choose(self.flow_method, self.flow, self.raft)
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not least <= value < math.inf:
-        raise UserError(f"extract: {name} is {value!r}; it must be at least {least}")
-
-
-def _above_zero(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise UserError(f"extract: {name} is {value!r}; it must be above 0 and finite")
 
 
 def extract_clip(

@@ -6,7 +6,6 @@ The spectrogram is worked out while the file is read, so that only its columns a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -14,7 +13,8 @@ import numpy as np
 import torch
 import torchaudio.functional as audio
 
-from actors.errors import MediaError, UserError
+from actors.errors import MediaError
+from actors.extract_settings import SoundSettings
 
 FLOOR_DB = -100.0
 """Relative to a full-scale sine; what is quieter (about 16-bit rounding noise) counts as this."""
@@ -29,45 +29,6 @@ _MAX_PLANES = 8
 """Channels, each in a plane of its own, from which on PyAV 18.1 reads past the last one (7.1!)."""
 _PACKED_FLOAT = "flt"
 _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
-
-
-@dataclass(frozen=True)
-class SoundSettings:
-    """How the soundtrack becomes a spectrogram.
-
-    Raises:
-        UserError: a value is out of its range.
-    """
-
-    sample_rate: int = 16_000
-    """Samples per second after resampling; the spectrogram reaches up to half of it."""
-    n_fft: int = 512
-    """Samples per window (Hann): 32 ms at 16 kHz."""
-    hop: int = 160
-    """Samples between windows: 10 ms at 16 kHz, so 100 columns per second."""
-    bands: int = 128
-    """Rows: equally wide frequency bands, each the mean power of its bins (without DC)."""
-    silence_dbfs: float = -80.0
-    """A soundtrack whose loudest sample is below this (dB of full scale) is absent."""
-
-    def __post_init__(self) -> None:
-        for name in ("sample_rate", "n_fft", "hop", "bands"):
-            if getattr(self, name) < 1:
-                raise UserError(f"sound: {name} is {getattr(self, name)!r}; it must be at least 1")
-        if self.bands > self.n_fft // 2:
-            raise UserError(
-                f"sound: bands is {self.bands}, but n_fft={self.n_fft} samples have only "
-                f"{self.n_fft // 2} frequencies; take fewer bands or a longer window"
-            )
-        if self.hop > self.n_fft:
-            raise UserError(
-                f"sound: hop is {self.hop}, longer than the window of {self.n_fft} samples; "
-                "sound would be skipped"
-            )
-
-    @property
-    def columns_per_second(self) -> float:
-        return self.sample_rate / self.hop
 
 
 class Spectrogram:

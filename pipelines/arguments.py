@@ -3,41 +3,146 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from actors.errors import UserError, nearest
+from actors.errors import UserError
+from pipelines.option_words import in_plain_words, type_of, with_its_option
 
 T = TypeVar("T")
+
+Groups = Mapping[str, Sequence[str]]
+"""Heading -> the settings below it, in the short help."""
 
 
 class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Leaves the description's lines as they are."""
 
 
+class HelpAll(argparse._HelpAction):
+    """Shows every setting."""
+
+    def __call__(self, parser: Any, *_: Any, **__: Any) -> None:
+        print(parser.format_all_help(), end="")
+        parser.exit()
+
+
 class Parser(ArgumentParser):
     """An argument parser whose mistakes are the user's, told in one line.
 
     The docstring under each field of a settings class is the option's help.
+
+    Args:
+        kind: dataclass of the settings; every field becomes an option.
+        main: what ``--help`` shows; None: everything. ``--help-all`` always shows everything.
+        own: options that are read elsewhere -> their help; shown first.
+        inputs: what the words that are no option are.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self,
+        kind: Any,
+        *,
+        main: Groups | None = None,
+        own: Mapping[str, str] | None = None,
+        inputs: str | None = None,
+        **options: Any,
+    ) -> None:
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
-        super().__init__(formatter_class=Formatter, **options)
+        self.kind, self.main, self.own = kind, main, dict(own or {})
+        self.given: list[str] = []
+        self.inputs = inputs
+        super().__init__(formatter_class=Formatter, allow_abbrev=False, **options)
+        if main is not None:
+            self.add_argument("--help-all", action=HelpAll, help="Show every setting and exit.")
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        cause: BaseException | None = ex
-        while cause is not None and not isinstance(cause, UserError):
+        raise self.in_words(message, ex)
+
+    def in_words(self, message: str, error: BaseException | None) -> UserError:
+        """The user's mistake at the bottom of a chain of wrapped exceptions, in plain words."""
+        cause = error
+        while cause is not None:
+            if isinstance(cause, UserError):
+                return UserError(with_its_option(str(cause), self.given))
             cause = cause.__cause__ or cause.__context__
-        if cause is None and message.startswith("unrecognized arguments: --"):
-            option = message.split()[2].partition("=")[0]
-            known = [name for name in self._option_string_actions if name.startswith("--")]
-            raise UserError(f"there is no option {option}{nearest(option, known)}")
-        raise cause or UserError(" ".join(message.split()))
+        text = " ".join(message.split())
+        return UserError(in_plain_words(text, self.kind, self.names(), self.given, self._file()))
+
+    def names(self) -> list[str]:
+        """All settings that have a value of their own, such as ``spatial.optimiser.lr``."""
+        known = {
+            name[2:]
+            for name, action in self._option_string_actions.items()
+            if name.startswith("--") and action.help != argparse.SUPPRESS
+        }
+        groups = {name.rpartition(".")[0] for name in known}
+        return sorted((known - groups) | set(self.own))
+
+    def _file(self) -> str | None:
+        files = [b for a, b in zip(self.given, self.given[1:], strict=False) if a == "--config"]
+        files += [a.partition("=")[2] for a in self.given if a.startswith("--config=")]
+        return files[-1] if files else None
+
+    def format_help(self, formatter: Any = None) -> str:
+        return self.format_all_help() if self.main is None else self._format_main_help(self.main)
+
+    def format_all_help(self) -> str:
+        return super().format_help()
+
+    def _format_main_help(self, main: Groups) -> str:
+        """As argparse shows options, but only these, by what they are for."""
+        in_file = (
+            "; all can be given in a file (--config) as well" if "config" in self.names() else ""
+        )
+        short = argparse.ArgumentParser(
+            prog=self.prog,
+            usage="%(prog)s " + ("INPUT ... " if self.inputs else "") + "[--OPTION VALUE ...]",
+            description=self.description,
+            epilog=f"--help-all shows every setting{in_file}.",
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+                prog, max_help_position=26, width=100
+            ),
+            add_help=False,
+        )
+        if self.inputs:
+            short.add_argument_group("Input").add_argument("INPUT", help=self.inputs)
+        defaults = self.get_defaults(skip_validation=True)
+        if self.own:
+            group = short.add_argument_group("Options of this job alone")
+            for name, text in self.own.items():
+                group.add_argument(f"--{name}", metavar="VALUE", help=_plain(text))
+        for heading, names in main.items():
+            group = short.add_argument_group(heading)
+            for name in names:
+                text = first_sentence(self._option_string_actions[f"--{name}"].help or "")
+                value = defaults.get(name)
+                shown = "" if value is None else f" (default: {value})"
+                wanted = type_of(self.kind, name)
+                if wanted is bool:  # a switch
+                    group.add_argument(f"--{name}", action="store_true", help=_plain(text))
+                    continue
+                metavar = METAVARS.get(wanted, "VALUE")
+                group.add_argument(f"--{name}", metavar=metavar, help=_plain(text + shown))
+        return short.format_help()
+
+
+METAVARS = {int: "N", float: "X"}
+
+
+def _plain(text: str) -> str:
+    """A help text on one line, that stands for itself: percent signs are no placeholders."""
+    return " ".join(text.split()).replace("%", "%%")
+
+
+def first_sentence(text: str) -> str:
+    """What an option is, without what else there is to say of it."""
+    return re.split(r"(?<=\.) +(?=[A-Z])", " ".join(text.split()))[0]
 
 
 def parse_arguments(
@@ -59,11 +164,14 @@ def parse_arguments(
     Raises:
         UserError: an option that does not exist, of the wrong type or out of range.
     """
-    parser = Parser(description=description)
+    own = get_type_hints(kind)
+    main = [name for name, wanted in own.items() if not is_dataclass(wanted)]
+    parser = Parser(kind, main={"Options": main}, inputs=inputs, description=description)
     if inputs is not None:
         parser.add_argument("inputs", nargs="*", help=inputs)
     parser.add_class_arguments(kind)
     given = list(sys.argv[1:] if arguments is None else arguments)
+    parser.given = given
     options, words = _split(kind, given)
     parsed = parser.instantiate(parser.parse_args([*words, *options]))
     others = parsed.pop("inputs", None) or []
@@ -84,8 +192,11 @@ def _split(kind: Any, given: Sequence[str]) -> tuple[list[str], list[str]]:
             words.append(word)
             continue
         name, equals, value = word.partition("=")
+        if name in ("-h", "--help", "--help-all"):
+            options.append(word)
+            continue
         name = name[:2] + name[2:].replace("-", "_")
-        if name in ("-h", "--help") or equals:
+        if equals:
             options.append(name + equals + value)
         elif name in switches and (not waiting or waiting[0].lower() not in ("true", "false")):
             options.append(f"{name}=true")

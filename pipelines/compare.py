@@ -11,11 +11,8 @@ are trained anew for each, so that no clip is judged by a network that has seen 
 
 from __future__ import annotations
 
-import argparse
-import re
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -24,7 +21,10 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
+    from pipelines.launch import start  # goes on in the environment that has Ray
+    from pipelines.compare_options import read_comparison  # isort: skip
+
+    start("pipelines.compare", lambda: read_comparison(__doc__ or "", sys.argv[1:]))
 
 import numpy as np
 import safetensors.numpy
@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 
 from actors.errors import UserError, nearest
 from actors.storage import Storage
+from pipelines.compare_options import Asked
 from pipelines.compared import describe, summarise
 from pipelines.evaluate import read_scores, score_systems
 from pipelines.extract import extract
 from pipelines.job import Job, open_job
-from pipelines.launch import main_guard
 from pipelines.report.comparison import (
     Comparison,
     comparison_html,
@@ -46,28 +46,18 @@ from pipelines.report.comparison import (
     to_csv,
     to_latex,
 )
-from pipelines.settings import SEQUENCE_STREAMS, Settings, parse_settings
-from pipelines.stages import Facts, StageResult, fingerprint
+from pipelines.settings import SEQUENCE_STREAMS, Settings
+from pipelines.stages import Facts, StageResult, fingerprint, run_stage
 from pipelines.tracking import Run
 from pipelines.train import train
 from pipelines.tune import Tuned, tune
 from trainers.comparison.rows import Material, Row, rows
+from trainers.comparison.task import compute_row
 
-VERSION = 1
+VERSION = 2
 """Changes when a row's method does, so that rows of before are not taken for it."""
-OFFICIAL = ("ucf101", "hmdb51")
-"""Formats with three official splits."""
 SCORES = "scores.safetensors"
 HYBRID = "hybrid"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What `compare.py` asks beyond the job's settings."""
-
-    methods: tuple[str, ...] = ()
-    folds: int | None = None
-    splits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,70 +73,6 @@ class ComparedSplit:
     """Row -> ``chosen`` and ``seconds``."""
 
 
-def parse_choice(arguments: Sequence[str]) -> tuple[Choice, list[str]]:
-    """The options of this job alone, and the rest, which are the settings'.
-
-    Raises:
-        UserError: numbers that are none, or both ways of cutting the clips.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("methods", "folds", "splits"):
-        parser.add_argument(f"--{name}")
-    try:
-        given, rest = parser.parse_known_args(list(arguments))
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
-    if given.folds and given.splits:
-        raise UserError("--folds and --splits both say how the clips are cut; give one of them")
-    for name, pattern, example in (("folds", r"\d+", "5"), ("splits", r"\d+(,\d+)*", "1,2,3")):
-        value = getattr(given, name)
-        if value is not None and not re.fullmatch(pattern, value):
-            raise UserError(f"--{name} {value!r} is not understood; give for instance {example}")
-    numbers = given.splits.split(",") if given.splits else []
-    if len(set(numbers)) < len(numbers):
-        raise UserError(f"--splits {given.splits} names a split twice")
-    names = [word.strip() for word in (given.methods or "").split(",")]
-    return (
-        Choice(
-            tuple(name for name in names if name),
-            int(given.folds) if given.folds else None,
-            tuple(int(n) for n in numbers),
-        ),
-        rest,
-    )
-
-
-def variants(settings: Settings, choice: Choice) -> list[tuple[str, Settings]]:
-    """Name and settings of every split or fold; of the one split as it is, if none is asked for.
-
-    Raises:
-        UserError: folds or splits that can't be had, or not honestly.
-    """
-    own = settings.splits
-    if choice.folds is None and not choice.splits:
-        return [("as given", settings)]
-    if own.folds is not None or own.test_pattern is not None:
-        raise UserError(
-            "--splits.folds and --splits.test_pattern choose one test split; leave them out where "
-            "--folds or --splits is given"
-        )
-    if choice.folds is not None:
-        if choice.folds < 2:
-            raise UserError(f"--folds is {choice.folds}; it takes at least 2")
-        cuts = [
-            (f"fold {n}", replace(own, folds=choice.folds, fold=n))
-            for n in range(1, choice.folds + 1)
-        ]
-    else:
-        if settings.format not in OFFICIAL or settings.data is None:
-            raise UserError(
-                f"the format {settings.format!r} has no numbered splits (only "
-                f"{' and '.join(OFFICIAL)} have); --folds K cuts the clips by group"
-            )
-        cuts = [(f"split {n}", replace(own, number=n)) for n in choice.splits]
-    return [(name, replace(settings, splits=cut)) for name, cut in cuts]
-
-
 def chosen_rows(settings: Settings, methods: Sequence[str]) -> list[Row]:
     """The rows asked for; the hybrid is always among them, as all are tested against it.
 
@@ -160,8 +86,8 @@ def chosen_rows(settings: Settings, methods: Sequence[str]) -> list[Row]:
     for method in methods:
         if method not in names and method not in tables:
             raise UserError(
-                f"there is no method {method!r}{nearest(method, [*names, *tables])}; "
-                f"methods: {', '.join(names)}"
+                f"there is no method {method!r}; methods: {', '.join(names)}"
+                f"{nearest(method, [*names, *tables])}"
             )
     if not methods:
         return known
@@ -251,27 +177,9 @@ class _Shared:
                 self._reference = ray.put(self.material)
         task: Any = ray.remote(num_cpus=1)(compute_row)
         streams = tuple(self.material.features)
-        scores, chosen, seconds = ray.get(task.remote(row.name, streams, self._reference))
+        lstms = [s for s in streams if s in SEQUENCE_STREAMS]
+        scores, chosen, seconds = ray.get(task.remote(row.name, streams, lstms, self._reference))
         return scores, chosen, seconds
-
-
-def compute_row(
-    name: str, streams: Sequence[str], material: Material
-) -> tuple[NDArray[np.float64], dict[str, Any], float]:
-    """One row, in a Ray task: scores of the test clips, what it chose, seconds."""
-    import torch
-
-    torch.set_num_threads(1)
-    known = rows(streams, [s for s in streams if s in SEQUENCE_STREAMS])
-    row = next(row for row in known if row.name == name)
-    begun = time.monotonic()
-    outcome = row.compute(material)
-    chosen = {key: _plain(value) for key, value in outcome.chosen.items()}
-    return outcome.scores, chosen, time.monotonic() - begun
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _run_row(job: Job, row: Row, scored: str, shared: _Shared) -> StageResult:
@@ -287,13 +195,12 @@ def _run_row(job: Job, row: Row, scored: str, shared: _Shared) -> StageResult:
     material = shared.material
     key = [VERSION, row.name, row.settings, material.fusion, scored]
     key += [material.targets.shape, material.seed, list(material.groups), list(material.splits)]
-    return job.stage(
-        f"compare_{row.name}",
-        key,
-        work,
-        # The stage's own time holds the wait for a free CPU.
-        describe=lambda facts: f"{facts['seconds']:.1f} s by itself  {describe(facts['chosen'])}",
-    )
+    result = run_stage(job.storage, f"compare_{row.name}", key, work)
+    chosen = describe(result.facts["chosen"])
+    # The stage's own time holds the wait for a free CPU, so the row's is told.
+    told = replace(result, name="compare", seconds=result.facts["seconds"])
+    job.note(told, text=f"{row.label}: {chosen}" if chosen else row.label)
+    return result
 
 
 def _log_measures(
@@ -307,10 +214,9 @@ def _log_measures(
     run.log_metrics({**measures, "seconds": seconds})
 
 
-def compare(settings: Settings, choice: Choice) -> Comparison:
+def compare(asked: Asked) -> Comparison:
     """Runs every split, then writes the tables beside the last split's report."""
-    chosen = chosen_rows(settings, choice.methods)
-    plans = variants(settings, choice)
+    chosen, plans = chosen_rows(asked.settings, asked.choice.methods), asked.plans
     done: list[ComparedSplit] = []
     for number, (name, one) in enumerate(plans, 1):
         with open_job(one) as job:
@@ -350,11 +256,6 @@ def _write(job: Job, comparison: Comparison, plans: Sequence[tuple[str, Settings
     job.console.say(f"\ncomparison  {folder.path('comparison.html')}", markup=False)
 
 
-def main() -> None:
-    """Reads the command line and compares."""
-    choice, rest = parse_choice(sys.argv[1:])
-    compare(parse_settings(__doc__ or "", rest), choice)
-
-
-if __name__ == "__main__":
-    main_guard(main)
+def main(asked: Asked) -> None:
+    """Compares."""
+    compare(asked)

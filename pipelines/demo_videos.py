@@ -92,10 +92,7 @@ def make_demo_set(out: Path, *, seed: int = 0, settings: DemoSettings | None = N
         The manifest: a CSV table with the columns path (relative to it), label, split and group.
     """
     settings = settings or DemoSettings()
-    clips = list(_plan(settings))
-    description = {"version": VERSION, "seed": seed, **asdict(settings)}
-    text = json.dumps(description, sort_keys=True)
-    marker = {"fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16], **description}
+    clips, marker = list(_plan(settings)), _marker(settings, seed)
     if _finished(out, marker, clips):
         return out / MANIFEST
     (out / MARKER).unlink(missing_ok=True)
@@ -122,6 +119,18 @@ def _plan(settings: DemoSettings) -> Iterator[_Clip]:
     for n, kind in enumerate(odd):
         # Steps of 5 go through all 16 classes before one comes again.
         yield _Clip(next(numbers), labels[5 * n % len(labels)], "train", kind)
+
+
+def is_made(out: Path, *, seed: int = 0, settings: DemoSettings | None = None) -> bool:
+    """Whether `make_demo_set` has nothing to make."""
+    settings = settings or DemoSettings()
+    return _finished(out, _marker(settings, seed), list(_plan(settings)))
+
+
+def _marker(settings: DemoSettings, seed: int) -> dict[str, object]:
+    description = {"version": VERSION, "seed": seed, **asdict(settings)}
+    text = json.dumps(description, sort_keys=True)
+    return {"fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16], **description}
 
 
 def _finished(out: Path, marker: dict[str, object], clips: list[_Clip]) -> bool:

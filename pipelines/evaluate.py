@@ -18,21 +18,23 @@ from typing import Any, cast
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
+    from pipelines.launch import start  # goes on in the environment that has Ray
+    from pipelines.command_line import read_job  # isort: skip
+
+    start("pipelines.evaluate", lambda: read_job(__doc__ or ""))
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.storage import Storage
+from pipelines.command_line import Asked
 from pipelines.datasets import Manifest
 from pipelines.extract import Extraction, extract
 from pipelines.inputs import FusionInputs
 from pipelines.job import Job, open_job
-from pipelines.launch import main_guard
 from pipelines.provenance import versions
 from pipelines.registry import Evaluation, register
 from pipelines.scores import collect_scores
-from pipelines.settings import parse_settings
 from pipelines.stages import Facts, StageResult
 from pipelines.train import NETWORK, TrainedStream, train
 from pipelines.tune import Tuned, few_threads, tune
@@ -272,17 +274,13 @@ def _network(stage: StageResult) -> StreamNetwork | SequenceNetwork:
     return load_network(stage.storage, NETWORK)[0]
 
 
-def main() -> None:
+def main(asked: Asked) -> None:
     """Runs this step alone, after what it needs."""
     from pipelines.reporting import report
 
-    with open_job(parse_settings(__doc__ or "")) as job:
+    with open_job(asked.settings, asked.manifest) as job:
         extraction = extract(job)
         trained = train(job, extraction)
         tuned = tune(job, extraction, trained)
         evaluated = evaluate(job, extraction, trained, tuned)
         report(job, extraction, trained, tuned, evaluated)
-
-
-if __name__ == "__main__":
-    main_guard(main)

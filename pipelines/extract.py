@@ -15,26 +15,32 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
+    from pipelines.launch import start  # goes on in the environment that has Ray
+    from pipelines.command_line import read_job  # isort: skip
+
+    start("pipelines.extract", lambda: read_job(__doc__ or ""))
 
 import pyarrow as pa
 
 from actors.artifact import artifact_name
 from actors.errors import UserError
-from actors.extraction import ClipExtractor, ExtractSettings
-from actors.flow.raft import RAFT
+from actors.extract_settings import ExtractSettings
+from actors.extraction import ClipExtractor
+from actors.flow.choice import RAFT
 from actors.storage import Storage
-from actors.streams import MOTION
+from actors.streams import MOTION, STREAMS
+from pipelines.command_line import Asked
 from pipelines.datasets import Video
 from pipelines.job import Job, open_job
-from pipelines.launch import TooManyRejected, main_guard
-from pipelines.settings import parse_settings
+from pipelines.launch import TooManyRejected
 from pipelines.stages import StageResult, fingerprint, weights_stamp
+from pipelines.stream_check import check_streams
 
 REJECTED_SCHEMA = pa.schema([(n, pa.string()) for n in ("id", "path", "stage", "kind", "message")])
 
@@ -70,12 +76,14 @@ def extract(job: Job) -> Extraction:
         TooManyRejected: more than `max_rejected_share` of the videos can't be used.
         UserError: a class has no usable training clip, or a chosen stream is nowhere to be found.
     """
-    mark = fingerprint(extraction_key(job.settings.extract), job.settings.chosen_streams)
-    storage = job.storage.join("artifacts", mark)
     rows = [_row(video) for video in job.manifest.videos]
     begun = time.monotonic()
-    outcomes = _run(job, rows, storage)
-    _tell(job, outcomes, storage, time.monotonic() - begun)
+    mark, storage, known = _find(job, rows)
+    if known is None:
+        check_streams(job.manifest.videos, job.settings.chosen_streams, job.console)
+    outcomes = known or _run(job, rows, storage)
+    name = f"{fingerprint([row['name'] for row in rows])}.json"
+    _tell(job, outcomes, storage.join("seconds"), name, time.monotonic() - begun)
     extraction = _collect(job, outcomes, storage, mark)
     _save_tables(job, extraction)
     _check_enough(job, extraction)
@@ -100,13 +108,39 @@ def _row(video: Video) -> dict[str, str]:
     return {"id": video.id, "path": video.path, "name": name}
 
 
-def _run(job: Job, rows: list[dict[str, str]], storage: Storage) -> list[dict[str, Any]]:
-    """All outcomes, in the order of the rows; Ray starts only if something is left to do."""
+def _find(job: Job, rows: list[dict[str, str]]) -> tuple[str, Storage, list[dict[str, Any]] | None]:
+    """Fingerprint and folder of the artifacts, and all outcomes in the order of the rows if they
+    are known; None: something is left to do.
+
+    Artifacts that were made with more streams hold these as well, so they serve where they are
+    complete: `--streams` can be narrowed without extracting again.
+    """
     from actors.ledger import Ledger
 
-    known = Ledger(storage).settled(set(storage.names()))
-    if all(row["name"] in known for row in rows):
-        return [known[row["name"]] | {"cached": True} for row in rows]
+    chosen, key = job.settings.chosen_streams, extraction_key(job.settings.extract)
+    others = [s for n in range(len(STREAMS) + 1) for s in combinations(STREAMS, n)]
+    for streams in (chosen, *(s for s in others if set(s) > set(chosen))):
+        mark = fingerprint(key, streams)
+        storage = job.storage.join("artifacts", mark)
+        known = Ledger(storage).settled(set(storage.names()))
+        if all(row["name"] in known for row in rows):
+            return mark, storage, [_narrowed(known[row["name"]], chosen) for row in rows]
+    mark = fingerprint(key, chosen)
+    return mark, job.storage.join("artifacts", mark), None
+
+
+def _narrowed(outcome: dict[str, Any], streams: Sequence[str]) -> dict[str, Any]:
+    """An outcome of before, as it is for these streams: of none of them, it is a rejection."""
+    cached = outcome | {"cached": True}
+    absent = outcome["facts"].get("absent", {}) if outcome["ok"] else {}
+    if not outcome["ok"] or any(stream not in absent for stream in streams):
+        return cached
+    reasons = "; ".join(dict.fromkeys(absent[stream] for stream in streams))
+    return cached | {"ok": False, "kind": "no_stream", "message": reasons}
+
+
+def _run(job: Job, rows: list[dict[str, str]], storage: Storage) -> list[dict[str, Any]]:
+    """All outcomes, in the order of the rows."""
     from actors.pool import PoolResources, run_pool
 
     job.board()
@@ -141,17 +175,20 @@ def _run(job: Job, rows: list[dict[str, str]], storage: Storage) -> list[dict[st
         )
 
 
-def _tell(job: Job, outcomes: list[dict[str, Any]], storage: Storage, seconds: float) -> None:
+def _tell(
+    job: Job, outcomes: list[dict[str, Any]], times: Storage, name: str, seconds: float
+) -> None:
+    """The stage's line; of clips that were extracted before, with the seconds that took."""
     cached = all(outcome.get("cached") for outcome in outcomes)
     if not cached:
-        storage.join("seconds").write_json(f"{job.fingerprint}.json", seconds)
-    elif storage.join("seconds").exists(f"{job.fingerprint}.json"):
-        seconds = storage.join("seconds").read_json(f"{job.fingerprint}.json")
+        times.write_json(name, seconds)
+    else:
+        seconds = times.read_json(name) if times.exists(name) else 0.0
     bad = Counter(o["kind"] for o in outcomes if not o["ok"])
     text = f"{len(outcomes) - bad.total()} clips"
     if bad:
         text += f", {bad.total()} rejected ({', '.join(f'{n} {k}' for k, n in bad.most_common())})"
-    result = StageResult("extract", "", storage, {}, seconds, cached)
+    result = StageResult("extract", "", times, {}, seconds, cached)
     job.note(result, items=len(outcomes), text=text)
 
 
@@ -238,11 +275,7 @@ def _too_many(job: Job, rejected: Sequence[dict[str, str]], total: int) -> str:
     )
 
 
-def main() -> None:
+def main(asked: Asked) -> None:
     """Runs this step alone."""
-    with open_job(parse_settings(__doc__ or "")) as job:
+    with open_job(asked.settings, asked.manifest) as job:
         extract(job)
-
-
-if __name__ == "__main__":
-    main_guard(main)

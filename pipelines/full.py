@@ -15,29 +15,27 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
+    from pipelines.launch import start  # goes on in the environment that has Ray
+    from pipelines.command_line import read_job  # isort: skip
 
+    start("pipelines.full", lambda: read_job(__doc__ or ""))
+
+from pipelines.command_line import Asked
 from pipelines.evaluate import evaluate
 from pipelines.extract import extract
 from pipelines.job import open_job
-from pipelines.launch import main_guard
 from pipelines.promote import promote_version
 from pipelines.reporting import report
-from pipelines.settings import parse_settings
 from pipelines.train import train
 from pipelines.tune import tune
 
 
-def main() -> None:
+def main(asked: Asked) -> None:
     """Runs all steps in their order."""
-    with open_job(parse_settings(__doc__ or "")) as job:
+    with open_job(asked.settings, asked.manifest) as job:
         extraction = extract(job)
         trained = train(job, extraction)
         tuned = tune(job, extraction, trained)
         evaluated = evaluate(job, extraction, trained, tuned)
         promotion = promote_version(job, evaluated.version)
         report(job, extraction, trained, tuned, evaluated, promotion)
-
-
-if __name__ == "__main__":
-    main_guard(main)

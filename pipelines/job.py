@@ -11,19 +11,23 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from rich.markup import escape
 
 from actors.errors import UserError
 from actors.storage import Storage
 from actors.streams import MOTION
+from pipelines.command_line import read_data
 from pipelines.console import Console
-from pipelines.datasets import FORMATS, Manifest, read_dataset
+from pipelines.datasets import Manifest, read_dataset
+from pipelines.datasets.manifest import Split
 from pipelines.report.data import StageTiming
 from pipelines.settings import Settings, to_json
 from pipelines.stages import Facts, StageResult, fingerprint, plain, run_stage
@@ -53,6 +57,7 @@ class Job:
     run: Run
     command: str
     started: datetime
+    warnings: Sequence[str] = ()
     timings: list[StageTiming] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
     _ray_lock: Any = field(default_factory=threading.RLock)
@@ -80,6 +85,8 @@ class Job:
             name=result.name, seconds=result.seconds, cached=result.cached, items=items, unit=unit
         )
         self.timings.append(timing)
+        if result.cached and result.seconds:
+            text = f"{text}  (done before, in {result.seconds:.1f} s)".strip()
         self.console.finished(result.name, result.seconds, cached=result.cached, text=text)
 
     def board(self) -> Board:
@@ -102,24 +109,26 @@ class Job:
 
 def load_data(settings: Settings, console: Console, storage: Storage) -> Manifest:
     """The manifest of the user's data, or of the demo set when none is named."""
-    if settings.data is not None:
-        return read_dataset(
-            settings.data, settings.format, splits=settings.splits, seed=settings.seed
-        )
-    from pipelines.demo_videos import make_demo_set
+    manifest = read_data(settings)
+    if manifest is not None:
+        return manifest
+    from pipelines.demo_videos import is_made, make_demo_set
 
     place = storage.local("demo_videos")
     if place is None:
         place = Path.home() / "multiclue" / "demo_videos"
-    begun = time.monotonic()
+    begun, there = time.monotonic(), is_made(place, seed=0)
     table = make_demo_set(place, seed=0)
-    console.finished("demo videos", time.monotonic() - begun, cached=False, text=str(place))
+    console.finished("demo videos", time.monotonic() - begun, cached=there, text=str(place))
     return read_dataset(str(table), "csv", splits=settings.splits, seed=settings.seed)
 
 
 @contextmanager
-def open_job(settings: Settings) -> Iterator[Job]:
+def open_job(settings: Settings, manifest: Manifest | None = None) -> Iterator[Job]:
     """Checks everything that can be wrong before work starts, then opens the job.
+
+    Args:
+        manifest: of the settings' data, where it has been read already.
 
     Raises:
         UserError: storage, MLflow, data or settings can't be used; nothing has been started.
@@ -127,14 +136,14 @@ def open_job(settings: Settings) -> Iterator[Job]:
     quiet_libraries()
     started = datetime.now(UTC)
     console = Console()
-    if settings.format not in FORMATS:
-        read_dataset(settings.data or ".", settings.format, splits=settings.splits, seed=0)
+    if settings.data is None:
+        read_data(settings)
     check_settings(settings)
     storage = Storage(settings.storage)
     storage.check_writable()
     tracker = Tracker(settings.tracking, storage)
     tracker.check()
-    manifest = load_data(settings, console, storage)
+    manifest = manifest or load_data(settings, console, storage)
     check_groups(settings, manifest)
     result_settings = {
         k: v
@@ -147,10 +156,14 @@ def open_job(settings: Settings) -> Iterator[Job]:
     files.write_table("manifest.parquet", manifest.to_table())
     counts = {split: len(manifest.split(split)) for split in ("train", "val", "test")}
     console.say(
-        f"[bold]{manifest.name}[/]: {len(manifest.classes)} classes, "
+        f"[bold]{escape(manifest.name)}[/]: {len(manifest.classes)} classes, "
         + ", ".join(f"{n} {split}" for split, n in counts.items())
-        + f" · streams {', '.join(settings.chosen_streams)} · storage {settings.storage}"
+        + f" · {escape(groups_in_words(manifest))}"
+        + f" · streams {', '.join(settings.chosen_streams)} · storage {escape(settings.storage)}"
     )
+    warned = split_warnings(manifest)
+    for text in warned:
+        console.say(f"! {text}", markup=False)
     with ExitStack() as stack:
         run = stack.enter_context(tracker.parent(manifest.name, mark))
         job = Job(
@@ -164,10 +177,42 @@ def open_job(settings: Settings) -> Iterator[Job]:
             run=run,
             command=shlex.join(["pipelines/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
             started=started,
+            warnings=warned,
         )
         job._stack = stack
         record_inputs(job, counts)
         yield job
+
+
+def groups_in_words(manifest: Manifest) -> str:
+    """How many groups there are, and where they come from."""
+    if manifest.grouping.startswith("none"):
+        return f"groups: {manifest.grouping}"
+    groups = len({video.group for video in manifest.videos})
+    return f"{groups} group{'s' if groups > 1 else ''} ({manifest.grouping})"
+
+
+FEW_PER_CLASS = 2
+"""Clips per class, on average, below which a split is said to be small."""
+
+
+def split_warnings(manifest: Manifest) -> list[str]:
+    """What makes figures of the validation or test clips, or choices by them, uncertain."""
+    told = []
+    for split, name in (("val", "validation"), ("test", "test")):
+        clips = manifest.split(cast(Split, split))
+        groups = {video.group for video in clips}
+        use = "what is chosen by them" if split == "val" else "figures of them"
+        few = len(clips) < FEW_PER_CLASS * len(manifest.classes)
+        if clips and (few or len(groups) == 1):
+            n = f"{len(clips)} {name} clip{'s' if len(clips) > 1 else ''}"
+            where = "all of one group" if len(groups) == 1 else f"of {len(groups)} groups"
+            told.append(
+                f"only {n} for {len(manifest.classes)} classes, {where}: {use} may be chance"
+                if few
+                else f"the {n} are {where} ({next(iter(groups))}): {use} may hold for it alone"
+            )
+    return told
 
 
 def check_groups(settings: Settings, manifest: Manifest) -> None:
@@ -205,7 +250,8 @@ def check_settings(settings: Settings) -> None:
     Raises:
         UserError: a backbone that does not exist, weights that do not fit.
     """
-    from actors.flow.raft import RAFT, load_network
+    from actors.flow.choice import RAFT
+    from actors.flow.raft import load_network
     from trainers.networks.backbones import build_network, check_backbone
     from trainers.stream_settings import input_channels
 

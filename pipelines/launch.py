@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import importlib.util
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from actors.errors import UserError
 
@@ -69,6 +71,24 @@ def use_project_environment() -> None:
 
 
 use_project_environment()
+
+
+def start(job: str, read: Callable[[], Any]) -> None:
+    """Reads the command line, then imports the job and runs its `main` with what was read.
+
+    So a question (`--help`) or a mistake is answered without waiting for PyTorch, Ray and MLflow,
+    whose imports take seconds. Ends the process, like `main_guard`.
+
+    Args:
+        job: module of the job.
+        read: gives what the job is asked to do; imports nothing that is slow.
+    """
+
+    def run() -> int | None:
+        asked = read()
+        return importlib.import_module(job).main(asked)
+
+    main_guard(run)
 
 
 def main_guard(run: Callable[[], int | None]) -> None:

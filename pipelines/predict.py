@@ -4,7 +4,9 @@
     pipelines/predict.py VIDEO... | FOLDER | MANIFEST [--model models:/multiclue@champion]
 
 A manifest is a CSV or Parquet table with a column `path`. Of each video the best classes are
-shown, and each stream's share: by how much the best class would fall without it.
+shown, and each stream's share: by how much the best class would fall without it. A video that
+can't be used keeps its row in the output: `error` says why, `label` is empty, and its scores are
+null (in CSV: empty).
 """
 
 from __future__ import annotations
@@ -12,10 +14,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -25,58 +26,20 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from actors.artifact import artifact_name
 from actors.errors import MediaError, UserError, nearest
 from actors.storage import Storage
 from pipelines.arguments import parse_arguments
 from pipelines.console import Console
 from pipelines.datasets.media import media_below
 from pipelines.launch import main_guard
+from pipelines.model_settings import PredictSettings
 from pipelines.predictions import check_output, predictions_table, write_predictions
-from pipelines.registry import digest, download
-from pipelines.settings import default_storage
 from pipelines.stages import fingerprint
-from pipelines.tracking import Tracker, TrackingSettings
-from trainers.fitted_refinement import FittedRefinement
-from trainers.hybrid import Hybrid, read_files
-from trainers.prediction import ClipPredictor, Row, empty_row
+
+if TYPE_CHECKING:
+    from trainers.prediction import Row
 
 TABLES = (".csv", ".parquet")
-
-
-@dataclass(frozen=True)
-class PredictSettings:
-    """What to predict with, and where the result goes."""
-
-    model: str = "models:/multiclue@champion"
-    """Registered model (models:/NAME@ALIAS or models:/NAME/VERSION), or the folder of one."""
-    output: str | None = None
-    """File for the predictions: .csv, .json or .parquet."""
-    top: int = 3
-    """Classes to name per video, best first."""
-    embeddings: bool = False
-    """Put each video's embedding into the output (.json or .parquet)."""
-    storage: str = field(default_factory=default_storage)
-    """Storage of the training job, whose models are looked up; also used for sharing out work."""
-    share_out_from: int = 32
-    """From this many videos on, Ray shares them out among the CPUs or GPUs of the cluster."""
-    refinement: str | None = None
-    """File that pipelines/refine.py wrote, to be used instead of the model's own refinement."""
-    gpus: float = 0.5
-    """Share of a GPU per predicting process, where the cluster has GPUs."""
-    device: str = "auto"
-    """Where networks run: auto (a GPU if there is one), cpu, or cuda."""
-    tracking: TrackingSettings = TrackingSettings()
-    """Where models are registered."""
-
-    def __post_init__(self) -> None:
-        for name in ("top", "share_out_from"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}")
-        if self.gpus < 0:
-            raise UserError(f"--gpus must be 0 or more, not {self.gpus}")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise UserError(f"--device must be auto, cpu or cuda, not {self.device!r}")
 
 
 def predict(inputs: Sequence[str], settings: PredictSettings, console: Console) -> list[Row]:
@@ -141,7 +104,7 @@ def _listed(table: Path) -> list[str]:
     if "path" not in content.column_names:
         columns = content.column_names
         raise UserError(
-            f"{table} has no column 'path'{nearest('path', columns)}; it has {', '.join(columns)}"
+            f"{table} has no column 'path'; it has {', '.join(columns)}{nearest('path', columns)}"
         )
     return [str(table.parent / str(path)) for path in content["path"].to_pylist() if path]
 
@@ -153,6 +116,9 @@ def find_model(settings: PredictSettings) -> Storage:
         UserError: there is no such model.
     """
     if settings.model.startswith(("models:", "runs:")):
+        from pipelines.registry import download
+        from pipelines.tracking import Tracker
+
         tracker = Tracker(settings.tracking, Storage(settings.storage))
         tracker.reach()
         return download(tracker, settings.model)
@@ -167,6 +133,8 @@ def predict_paths(
     on_row: Any = lambda done: None,
 ) -> list[Row]:
     """A row per path, in order; many are shared out by Ray, a few are done in this process."""
+    from trainers.prediction import ClipPredictor, empty_row
+
     if len(paths) >= settings.share_out_from:
         return _predict_shared(model, paths, settings, on_row)
     predictor = ClipPredictor(
@@ -188,8 +156,12 @@ def _predict_shared(
     """Through a pool of actors; what an interrupted job had done is not done again."""
     import ray
 
+    from actors.artifact import artifact_name
     from actors.pool import PoolResources, run_pool
     from pipelines.job import quiet_libraries, ray_session
+    from pipelines.registry import digest
+    from trainers.hybrid import Hybrid, read_files
+    from trainers.prediction import ClipPredictor, empty_row
 
     files, refinement = read_files(model), _refinement(settings)
     if refinement is not None:
@@ -235,6 +207,8 @@ def _refinement(settings: PredictSettings) -> bytes | None:
     """
     if settings.refinement is None:
         return None
+    from trainers.fitted_refinement import FittedRefinement
+
     content = Path(settings.refinement).read_bytes()
     FittedRefinement.from_bytes(content, where=settings.refinement)
     return content

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.errors import UserError
-from trainers.prediction import Row
+
+if TYPE_CHECKING:
+    from trainers.prediction import Row
 
 SUFFIXES = (".csv", ".json", ".parquet")
 SHARE = "share_"
@@ -89,10 +91,16 @@ def write_predictions(rows: Sequence[Row], path: Path, *, embeddings: bool) -> N
     """Writes all rows as the ending of `path` says; whole or not at all."""
     if not embeddings:
         rows = [{k: v for k, v in row.items() if k != "embedding"} for row in rows]
+    rows = [_without_scores(row) if row["error"] else row for row in rows]
     writers = {".csv": _to_csv, ".json": _to_json, ".parquet": _to_parquet}
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_bytes(writers[path.suffix.lower()](rows))
     temporary.replace(path)
+
+
+def _without_scores(row: Row) -> Row:
+    """Of a video that could not be used: no score is not a score of 0."""
+    return {k: None if k == "probability" or k.startswith(SHARE) else v for k, v in row.items()}
 
 
 def _to_csv(rows: Sequence[Row]) -> bytes:

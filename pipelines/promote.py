@@ -12,13 +12,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
+    from pipelines.launch import start  # goes on in the environment that has Ray
+    from pipelines.arguments import parse_arguments  # isort: skip
+    from pipelines.model_settings import PromoteSettings  # isort: skip
+
+    start("pipelines.promote", lambda: parse_arguments(PromoteSettings, __doc__ or "")[0])
 
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
@@ -27,22 +31,17 @@ from numpy.typing import NDArray
 
 from actors.errors import UserError
 from actors.storage import Storage
-from pipelines.arguments import parse_arguments
 from pipelines.console import Console
-from pipelines.launch import main_guard
-from pipelines.predict import PredictSettings, predict_paths
+from pipelines.model_settings import CHAMPION, PredictSettings, PromoteSettings
+from pipelines.predict import predict_paths
 from pipelines.registry import (
-    CHALLENGER,
-    CHAMPION,
     METRIC_TAG,
     TEST_MANIFEST,
     TEST_TAG,
-    RegistrySettings,
     download,
     find_version,
 )
-from pipelines.settings import default_storage
-from pipelines.tracking import Tracker, TrackingSettings
+from pipelines.tracking import Tracker
 from trainers.metrics import mean_average_precision
 from trainers.prediction import Row
 
@@ -51,24 +50,6 @@ if TYPE_CHECKING:
 
 ALL = 1_000_000
 """More classes than any model has."""
-
-
-@dataclass(frozen=True)
-class PromoteSettings:
-    """Which version to compare with the champion, and what to do with the answer."""
-
-    version: str = CHALLENGER
-    """The version's number, or an alias."""
-    force: bool = False
-    """Promote whatever the comparison says."""
-    dry_run: bool = False
-    """Say what would be done, and change nothing."""
-    storage: str = field(default_factory=default_storage)
-    """Storage of the training job."""
-    registry: RegistrySettings = RegistrySettings()
-    """The registered model, and the margin."""
-    tracking: TrackingSettings = TrackingSettings()
-    """Where models are registered."""
 
 
 @dataclass(frozen=True)
@@ -272,11 +253,6 @@ def rows_map(rows: Sequence[Row], labels: Sequence[Sequence[str]]) -> float:
     return mean_average_precision(scores, targets).value
 
 
-def main() -> None:
-    """Reads the command line and decides. Not promoting is an answer, not an error."""
-    settings, _ = parse_arguments(PromoteSettings, __doc__ or "")
+def main(settings: PromoteSettings) -> None:
+    """Decides and says so. Not promoting is an answer, not an error."""
     promote(settings, Console())
-
-
-if __name__ == "__main__":
-    main_guard(main)

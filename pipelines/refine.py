@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Job: joins and refines the scores of any systems, and says by cross-validation what it helps.
 
-    pipelines/refine.py SCORES.npz [--groups NAME] [--folds K] [--output refinement.safetensors]
+    pipelines/refine.py SCORES.npz [--groups NAME] [--folds K] [--method NAME] [--given WHAT]
+                        [--output refinement.safetensors]
 
 SCORES.npz holds an array `<stream>_scores` (clips x classes; logits or probabilities) per stream
 and `labels`; if you have them also `class_names`, `video_ids` (UCF-101's groups are read from
@@ -62,8 +63,9 @@ class RefineSettings:
     folds: int | None = None
     """Folds of whole groups; default: one per group up to ten groups, else ten."""
     method: str = AUTO
-    """What is written: none, confusion, shrunk, dasd, learned, or auto: what is best by
-    cross-validation, none if nothing is beyond noise."""
+    """What is written: auto (what is best by cross-validation, none if nothing is beyond noise),
+    none (the plain mean), confusion (contextual refinement as printed), shrunk (the same, shrunk
+    towards the identity as far as an inner cross-validation says), dasd or learned."""
     given: str = AUTO
     """What the scores are: logits, probabilities, or auto (what they look like)."""
     output: str = "refinement.safetensors"
@@ -75,11 +77,13 @@ class RefineSettings:
         if self.method not in (AUTO, *METHODS):
             known = ", ".join((AUTO, *METHODS))
             raise UserError(
-                f"--method {self.method}: there is none{nearest(self.method, (AUTO, *METHODS))}; "
-                f"methods: {known}"
+                f"--method takes one of {known}, not {self.method!r}"
+                f"{nearest(self.method, (AUTO, *METHODS))}"
             )
         if self.given not in GIVEN:
-            raise UserError(f"--given must be {', '.join(GIVEN)}, not {self.given!r}")
+            known = ", ".join(GIVEN)
+            near = nearest(self.given, GIVEN)
+            raise UserError(f"--given takes one of {known}, not {self.given!r}{near}")
         if Path(self.output).suffix != ".safetensors":
             raise UserError(f"--output {self.output}: its ending must be .safetensors")
 

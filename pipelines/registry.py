@@ -25,10 +25,10 @@ from actors.errors import UserError
 from actors.storage import Storage
 from pipelines.datasets import Video
 from pipelines.launch import ROOT
+from pipelines.model_settings import CHALLENGER, RegistrySettings
 from pipelines.tracking import Run, Tracker
 from trainers.hybrid import FACTS, read_files
 
-CHALLENGER, CHAMPION = "challenger", "champion"
 ARTIFACT = "hybrid"
 TEST_MANIFEST = "evaluation/test.json"
 METRIC_TAG, TEST_TAG, WEIGHTS_TAG = "metric.", "test_manifest", "weights"
@@ -47,23 +47,6 @@ REQUIREMENTS = (
     "safetensors",
 )
 """What the model's code imports, directly."""
-
-
-@dataclass(frozen=True)
-class RegistrySettings:
-    """The registered model, and when a new version of it becomes the champion."""
-
-    name: str = "multiclue"
-    """Name of the registered model."""
-    margin: float = 0.0
-    """By how much (a share, 0 to 1) a challenger's main measure must exceed the champion's; 0: it
-    must be better at all."""
-
-    def __post_init__(self) -> None:
-        if not self.name or any(mark in self.name for mark in "/:."):
-            raise UserError(f"registry.name must not have '/', ':' or '.', got {self.name!r}")
-        if not 0 <= self.margin < 1:
-            raise UserError(f"registry.margin must be in [0, 1), got {self.margin!r}")
 
 
 @dataclass(frozen=True)

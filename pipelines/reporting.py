@@ -22,7 +22,7 @@ from actors.streams import AUDIO, MOTION, SPATIAL
 from pipelines.demo_clues import CLUES, VISIBLE, ceilings, clue_agreement
 from pipelines.evaluate import VALIDATION_SCORES, Evaluated
 from pipelines.extract import ExtractedClip, Extraction
-from pipelines.job import Job
+from pipelines.job import Job, groups_in_words
 from pipelines.provenance import versions
 from pipelines.report import (
     DataSummary,
@@ -167,6 +167,8 @@ def _summary(job: Job, extraction: Extraction) -> DataSummary:
             stream: sum(stream not in clip.streams for clip in extraction.clips)
             for stream in job.settings.chosen_streams
         },
+        groups=groups_in_words(job.manifest),
+        warnings=job.warnings,
     )
 
 
@@ -199,7 +201,15 @@ def _methods(
         figures, (ceiling, share) = evaluated.figures[name], known.get(name, (None, None))
         note = "" if figures.n == figures.n_all else "clips that have the stream"
         chosen = name == chosen_row(evaluated)
-        row = _row(name, label, figures, ceiling=ceiling, share=share, note=note)
+        row = _row(
+            name,
+            label,
+            figures,
+            ceiling=ceiling,
+            share=share,
+            note=note,
+            classes=len(job.manifest.classes),
+        )
         rows.append(replace(row, chosen=True, note="chosen") if chosen else row)
         if note and figures.accuracy_all is not None:
             rows.append(
@@ -222,6 +232,7 @@ def _row(
     ceiling: float | None,
     share: float | None,
     note: str,
+    classes: int,
 ) -> MethodResult:
     measures = figures.measures
     return MethodResult(
@@ -231,7 +242,8 @@ def _row(
         accuracy=measures.get("accuracy"),
         mean_class_accuracy=measures.get("mean_class_accuracy"),
         map=measures.get("map"),
-        hit5=measures.get("hit_at_5"),
+        # With five classes or fewer it is 100 % whatever is guessed.
+        hit5=measures.get("hit_at_5") if classes > 5 else None,
         ceiling=ceiling,
         share_of_ceiling=share,
         note=note,

@@ -139,7 +139,7 @@ def _one(arrays: Mapping[str, NDArray], stream: str, path: Path) -> NDArray[np.f
 def _truth(arrays: Mapping[str, NDArray], path: Path, n: int, c: int) -> NDArray:
     if "labels" not in arrays:
         hint = nearest("labels", arrays)
-        raise UserError(f"{path} has no array labels{hint}; it has {', '.join(arrays)}")
+        raise UserError(f"{path} has no array labels; it has {', '.join(arrays)}{hint}")
     labels = arrays["labels"]
     if labels.ndim == 2:
         if labels.shape != (n, c):
@@ -191,13 +191,13 @@ def _groups(
         pattern = re.compile(groups)
     except re.error as error:
         raise UserError(
-            f"--groups {groups}: no array of {path}{nearest(groups, arrays)}, and no pattern: "
-            f"{error}"
+            f"--groups {groups}: no array of {path}, and no pattern: {error}"
+            f"{nearest(groups, arrays)}"
         ) from error
     if pattern.groups != 1:
         raise UserError(
-            f"--groups {groups}: no array of {path}{nearest(groups, arrays)}, and no pattern with "
-            "one (group)"
+            f"--groups {groups}: no array of {path}, and no pattern with one (group)"
+            f"{nearest(groups, arrays)}"
         )
     if ids is None:
         raise UserError(f"--groups {groups} is for the video ids, but {path} has no video_ids")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,24 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, Namespace
 
 from actors.errors import UserError, nearest
-from actors.extraction import ExtractSettings
+from actors.extract_settings import ExtractSettings
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
 from pipelines.arguments import Parser
 from pipelines.datasets.splits import SplitSettings
-from pipelines.launch import ROOT
-from pipelines.registry import RegistrySettings
-from pipelines.tracking import TrackingSettings
-from trainers.embedding import EmbeddingSettings
-from trainers.fusion_network import FusionSettings
-from trainers.refinement import RefinementSettings
-from trainers.sequence_task import SequenceSettings
+from pipelines.model_settings import RegistrySettings, TrackingSettings, default_storage
+from trainers.settings import (
+    EmbeddingSettings,
+    FusionSettings,
+    RefinementSettings,
+    SequenceSettings,
+)
 from trainers.stream_settings import StreamSettings, default_stream_settings
-from tuning.fusion_search import SearchSettings
+from tuning.settings import SearchSettings
 
 PRESETS_FOLDER = Path(__file__).parent / "presets"
 
 SEQUENCE_STREAMS = (SPATIAL, MOTION)
 """Streams that have an LSTM (Jiang et al., figure 1)."""
-
-
-def default_storage() -> str:
-    """`storage` in the checkout; in the home folder where it is installed or Ray's passing copy."""
-    uploaded = "runtime_resources" in ROOT.parts or not (ROOT / "pyproject.toml").exists()
-    return str(Path.home() / "multiclue" if uploaded else ROOT / "storage")
 
 
 @dataclass(frozen=True)
@@ -127,8 +121,8 @@ class Settings:
         for name in _words(self.streams):
             if name not in STREAMS:
                 raise UserError(
-                    f"there is no stream {name!r}{nearest(name, STREAMS)}; "
-                    f"--streams takes some of {','.join(STREAMS)}"
+                    f"there is no stream {name!r}; --streams takes some of {','.join(STREAMS)}"
+                    f"{nearest(name, STREAMS)}"
                 )
         if not self.chosen_streams:
             raise UserError(f"--streams is empty; give some of {','.join(STREAMS)}")
@@ -165,14 +159,37 @@ def preset_file(name: str) -> Path:
     """
     if name not in presets():
         raise UserError(
-            f"there is no preset {name!r}{nearest(name, presets())}; "
-            f"presets: {', '.join(presets())}"
+            f"there is no preset {name!r}; --preset takes {' or '.join(presets())}"
+            f"{nearest(name, presets())}"
         )
     return PRESETS_FOLDER / f"{name}.yaml"
 
 
-def make_parser(description: str, *, preset: str = "demo") -> Parser:
+MAIN_OPTIONS = {
+    "Data": ("data", "format", "streams", "splits.group_pattern", "splits.validation_share",
+             "splits.test_share", "splits.number", "max_rejected_share"),
+    "Settings": ("preset", "config", "seed"),
+    "Results": ("storage", "report", "registry.name", "registry.margin", "tracking.uri"),
+    "Clips": ("extract.flow_method", "extract.fps", "extract.short_side", "extract.max_seconds"),
+    "Networks (motion, audio as spatial; motion_lstm as spatial_lstm)": (
+        "spatial.network.backbone", "spatial.network.weights", "spatial.optimiser.lr",
+        "spatial.optimiser.batch_size", "spatial.optimiser.max_steps",
+        "spatial_lstm.optimiser.max_steps",
+    ),
+    "Joining": ("search.trials", "fusion.lambda2", "fusion.lambda3", "refinement.method"),
+    "CPUs and GPUs": ("resources.extract_actors", "resources.extract_gpus",
+                      "resources.fit_workers", "resources.fit_gpus"),
+}  # fmt: skip
+"""What `--help` shows."""
+
+
+def make_parser(
+    description: str, *, preset: str = "demo", own: Mapping[str, str] | None = None
+) -> Parser:
     parser = Parser(
+        Settings,
+        main=MAIN_OPTIONS,
+        own=own,
         description=description,
         default_config_files=[str(preset_file(preset))],
         exit_on_error=False,
@@ -183,20 +200,29 @@ def make_parser(description: str, *, preset: str = "demo") -> Parser:
     return parser
 
 
-def parse_settings(description: str, arguments: Sequence[str] | None = None) -> Settings:
+def parse_settings(
+    description: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    own: Mapping[str, str] | None = None,
+) -> Settings:
     """Reads the command line: preset, then YAML files, then single settings.
+
+    Args:
+        own: options that the job has read already -> their help.
 
     Raises:
         UserError: a setting that does not exist, of the wrong type or out of range.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = make_parser(description, preset=_named_preset(arguments))
+    parser = make_parser(description, preset=_named_preset(arguments), own=own)
+    parser.given = arguments
     try:
         parsed = parser.parse_args(arguments)
         parsed.pop("preset"), parsed.pop("config"), parsed.pop("__default_config__", None)
         settings = parser.instantiate(parsed)
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise _first_user_error(error) from error
+    except (UserError, ArgumentError, TypeError, ValueError) as error:
+        raise parser.in_words(str(error), error) from error
     return Settings(**vars(settings)) if isinstance(settings, Namespace) else settings
 
 
@@ -228,16 +254,6 @@ def _preset_in_file(config: str) -> str | None:
     except yaml.YAMLError as error:
         raise UserError(f"--config {config} is not YAML: {error}") from error
     return content.get("preset") if isinstance(content, dict) else None
-
-
-def _first_user_error(error: BaseException) -> UserError:
-    """The user's mistake at the bottom of a chain of wrapped exceptions, else the top's text."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    return UserError(" ".join(str(error).split()))
 
 
 def to_json(settings: Any) -> str:

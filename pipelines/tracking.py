@@ -14,13 +14,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import UserError
 from actors.storage import Storage
+from pipelines.model_settings import TrackingSettings
 from pipelines.provenance import flatten, source_tags
 
 # Read by MLflow: no phoning home, nothing of its own printed between a job's lines.
@@ -52,20 +52,6 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 _uri_lock = threading.RLock()
-
-
-@dataclass(frozen=True)
-class TrackingSettings:
-    """Where and how runs are recorded."""
-
-    experiment: str = "multiclue"
-    """Name of the MLflow experiment."""
-    uri: str | None = None
-    """MLflow server or database; default: MLFLOW_TRACKING_URI, else SQLite under the storage."""
-    timeout_s: float = 5.0
-    """Seconds within which the MLflow server must answer before a job starts."""
-    system_metrics: bool = False
-    """Whether to record the driver machine's CPU, memory, disk and GPU use."""
 
 
 class Run:

@@ -19,19 +19,23 @@ from typing import TYPE_CHECKING, Any, cast
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
+    from pipelines.launch import start  # goes on in the environment that has Ray
+    from pipelines.command_line import read_job  # isort: skip
+
+    start("pipelines.train", lambda: read_job(__doc__ or ""))
 
 from actors.storage import Storage
+from pipelines.command_line import Asked
 from pipelines.extract import ExtractedClip, Extraction, extract
 from pipelines.job import Job, open_job
-from pipelines.launch import main_guard
-from pipelines.settings import SEQUENCE_STREAMS, parse_settings
+from pipelines.settings import SEQUENCE_STREAMS
 from pipelines.stages import Facts, StageResult, weights_stamp
 from trainers.embedding import ClipEmbedder
 from trainers.examples import Example
-from trainers.loop import FitTask, OptimiserSettings
+from trainers.loop import FitTask
 from trainers.networks.weights import save_network
 from trainers.sequence_task import SequenceTask
+from trainers.settings import OptimiserSettings
 from trainers.stream_task import StreamTask
 
 if TYPE_CHECKING:
@@ -269,11 +273,7 @@ def _embed(
     return job.stage(f"{stream}_embed", key, work, items=len(clips))
 
 
-def main() -> None:
+def main(asked: Asked) -> None:
     """Runs this step alone, after what it needs."""
-    with open_job(parse_settings(__doc__ or "")) as job:
+    with open_job(asked.settings, asked.manifest) as job:
         train(job, extract(job))
-
-
-if __name__ == "__main__":
-    main_guard(main)

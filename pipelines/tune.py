@@ -17,21 +17,24 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
+    from pipelines.launch import start  # goes on in the environment that has Ray
+    from pipelines.command_line import read_job  # isort: skip
+
+    start("pipelines.tune", lambda: read_job(__doc__ or ""))
 
 import torch
 from torch import Tensor
 
 from actors.storage import Storage
+from pipelines.command_line import Asked
 from pipelines.extract import Extraction, extract
 from pipelines.inputs import FusionInputs, read_inputs
 from pipelines.job import Job, open_job
-from pipelines.launch import main_guard
-from pipelines.settings import parse_settings
 from pipelines.stages import Facts, StageResult
 from pipelines.train import TrainedStream, train
 from trainers.fusion import fit_fusion
-from trainers.fusion_network import FusionNetwork, FusionSettings
+from trainers.fusion_network import FusionNetwork
+from trainers.settings import FusionSettings
 
 FUSION = "fusion.safetensors"
 SEARCH_FOLDER = "tune"
@@ -173,12 +176,8 @@ def _refit(
     return job.stage("fusion", key, work, describe=describe)
 
 
-def main() -> None:
+def main(asked: Asked) -> None:
     """Runs this step alone, after what it needs."""
-    with open_job(parse_settings(__doc__ or "")) as job:
+    with open_job(asked.settings, asked.manifest) as job:
         extraction = extract(job)
         tune(job, extraction, train(job, extraction))
-
-
-if __name__ == "__main__":
-    main_guard(main)

@@ -9,15 +9,15 @@ import av
 import numpy as np
 import torch
 
-from actors.extraction import ExtractSettings
+from actors.extract_settings import ExtractSettings
 from actors.flow import TVL1
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
-from trainers.embedding import EmbeddingSettings
 from trainers.fitted_refinement import contextual
-from trainers.fusion_network import FusionNetwork, FusionSettings
+from trainers.fusion_network import FusionNetwork
 from trainers.hybrid import Hybrid
-from trainers.networks.backbones import NetworkSettings, build_network
+from trainers.networks.backbones import build_network
 from trainers.networks.recurrent import SequenceNetwork
+from trainers.settings import EmbeddingSettings, FusionSettings, NetworkSettings
 from trainers.stream_settings import StreamSettings, input_channels
 
 FPS, RATE = 10, 16_000

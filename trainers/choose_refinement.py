@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
+from trainers.bootstrap import Counts, resample, resampled_accuracy, resampled_map, units
+from trainers.folds import group_folds
 from trainers.score_streams import (
     Floats,
     ScoreMethod,
@@ -18,7 +20,6 @@ from trainers.score_streams import (
     check_groups,
     check_truth,
     main_measure,
-    splits,
 )
 
 NONE = "none"
@@ -67,7 +68,7 @@ def cross_validate(
         workers: threads; default: one per CPU.
     """
     labels = np.asarray(truth)
-    pairs = list(splits(groups, folds))
+    pairs = list(group_folds(groups, folds))
     held_out = {name: np.full(stack.logits.shape[1:], np.nan) for name in methods}
 
     def fit(name: str, fold: int) -> None:
@@ -115,12 +116,18 @@ def choose(
         for name, scores in held_out.items()
     }
     rivals = [name for name in held_out if name != NONE]
-    weights = _drawn(groups, seed)
-    before = _resampled(plain, targets, weights, multi_label=multi_label)
-    chances = {}
-    for name in rivals:
-        after = _resampled(held_out[name], targets, weights, multi_label=multi_label)
-        chances[name] = float(np.mean(after - before <= 1e-12))
+    resampled = resampled_map if multi_label else resampled_accuracy
+
+    def gains(counts: list[Counts]) -> Floats:
+        """(R, rivals)."""
+        before = resampled(plain, targets, counts[0])
+        after = [resampled(held_out[name], targets, counts[0]) for name in rivals]
+        return np.stack(after, axis=1) - before[:, None]
+
+    chances: dict[str, float] = {}
+    if rivals:
+        drawn = resample(units([groups], fewest=FEWEST_GROUPS), gains, samples=RESAMPLES, seed=seed)
+        chances = dict(zip(rivals, np.mean(drawn <= 1e-12, axis=0).tolist(), strict=True))
     level = LEVEL / max(len(rivals), 1)
     better = [n for n in rivals if chances[n] <= level and measures[n] > measures[NONE]]
     if not better:
@@ -135,49 +142,6 @@ def choose(
         f"{word} {measures[name]:.4f} by cross-validation, {measures[NONE]:.4f} for the plain mean"
     )
     return Choice(name, reason, measures, chances, held_out)
-
-
-def _drawn(groups: NDArray, seed: int) -> NDArray[np.int64]:
-    """(RESAMPLES, N) how often each clip is in each drawn set."""
-    names, inverse = np.unique(groups, return_inverse=True)
-    if len(names) < FEWEST_GROUPS:
-        names, inverse = np.arange(len(groups)), np.arange(len(groups))
-    random = np.random.default_rng(seed)
-    share = np.full(len(names), 1 / len(names))
-    return random.multinomial(len(names), share, size=RESAMPLES)[:, inverse]
-
-
-def _resampled(
-    scores: Floats, targets: NDArray[np.bool_], weights: NDArray[np.int64], *, multi_label: bool
-) -> Floats:
-    """(RESAMPLES,) the main measure on every drawn set."""
-    if not multi_label:
-        right = targets[np.arange(len(scores)), scores.argmax(1)]
-        return weights @ right / np.maximum(weights.sum(1), 1)
-    total, counted = np.zeros(len(weights)), np.zeros(len(weights))
-    for column in np.flatnonzero(targets.any(0)):
-        precision = weighted_average_precision(scores[:, column], targets[:, column], weights)
-        there = ~np.isnan(precision)
-        total[there] += precision[there]
-        counted += there
-    return total / np.maximum(counted, 1)
-
-
-def weighted_average_precision(
-    scores: Floats, relevant: NDArray[np.bool_], weights: NDArray[np.int64]
-) -> Floats:
-    """(R,) `metrics.average_precision` of each set in which clip n stands weights[r, n] times.
-
-    NaN for a set without a positive.
-    """
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    seen = np.cumsum(weights[:, order], axis=1)[:, ends]
-    found = np.cumsum(weights[:, order] * relevant[order], axis=1)[:, ends]
-    gained = np.diff(found, axis=1, prepend=0)
-    positives = found[:, -1]
-    area = (gained * found / np.maximum(seen, 1)).sum(1)
-    return np.where(positives > 0, area / np.maximum(positives, 1), np.nan)
 
 
 def default_folds(groups: ArrayLike) -> int:

@@ -19,6 +19,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trainers.folds import group_folds
 from trainers.late_fusion import MeanOfLogits, MeanOfProbabilities
 from trainers.score_streams import (
     Floats,
@@ -27,7 +28,6 @@ from trainers.score_streams import (
     check_groups,
     check_truth,
     main_measure,
-    splits,
 )
 
 MOST_CLASSES = 500
@@ -156,7 +156,7 @@ class SemanticDiffusion:
         if len(np.unique(groups)) < 2 or scores.shape[1] > MOST_CLASSES:
             return 0
         held_out = {n: np.empty_like(scores) for n in STEPS}
-        for rows, held in splits(groups, self.inner_folds):
+        for rows, held in group_folds(groups, self.inner_folds):
             for n, one in self._operators(scores[rows], targets[rows]).items():
                 held_out[n][held] = self._diffused(scores[held], one)
         found = [main_measure(held_out[n], targets, multi_label=self.multi_label) for n in STEPS]

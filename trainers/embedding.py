@@ -22,28 +22,10 @@ from trainers.networks.backbones import StreamNetwork
 from trainers.networks.weights import load_network
 from trainers.optimiser import place
 from trainers.samples import Media, count_positions, crop_samples, cut, normalise
+from trainers.settings import EmbeddingSettings
 from trainers.stream_settings import StreamSettings
 
 _KEY = "multiclue"
-
-
-@dataclass(frozen=True)
-class EmbeddingSettings:
-    """What is taken of a clip."""
-
-    max_steps: int = 50
-    """Longest feature sequence; a longer clip is sampled evenly."""
-    test_samples: int = 25
-    """Uniformly spaced samples whose scores are averaged."""
-    batch_size: int = 64
-    """Samples that go through the network together."""
-    half_precision: bool = True
-    """Half precision on a GPU."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_steps", "test_samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

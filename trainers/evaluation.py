@@ -12,8 +12,8 @@ from trainers.choose_refinement import Choice, choose, cross_validate, no_choice
 from trainers.ensemble import mean_scores
 from trainers.fitted_refinement import FittedRefinement, make_method, stack_of
 from trainers.metrics import confusion_matrix, mean_average_precision, summary
-from trainers.refinement import RefinementSettings
 from trainers.score_streams import ScoreMethod
+from trainers.settings import RefinementSettings
 
 HYBRID_SYSTEMS = ("spatial_lstm", "motion_lstm", "fusion")
 """What the ensemble averages (Jiang et al., section III-D)."""

@@ -136,10 +136,11 @@ class FittedRefinement:
         """What is to be said of the fit: why nothing was learnt, or the constants chosen."""
         method = self.method
         if isinstance(method, LearnedRefinement):
+            of = f", learnt from {method.learnt_from}" if method.learnt_from else ""
             return (
                 f"plain mean: {method.fallback}"
                 if method.fallback
-                else (f"strength {method.strength:g}")
+                else f"strength {method.strength:g}{of}"
             )
         if isinstance(method, SemanticDiffusion):
             return f"{method.steps} steps"
@@ -302,7 +303,7 @@ def _constants(method: Method) -> dict[str, Any]:
     if isinstance(method, SemanticDiffusion):
         found["steps"] = method.steps
     if isinstance(method, LearnedRefinement):
-        found |= {"strength": method.strength, "fallback": method.fallback}
+        found |= {name: getattr(method, name) for name in ("strength", "fallback", "learnt_from")}
     return found
 
 
@@ -316,6 +317,8 @@ def _restore(method: Method, tensors: Mapping[str, NDArray], constants: Mapping[
         method.operator, method.steps = tensors["operator"], constants["steps"]
     if isinstance(method, LearnedRefinement):
         method.strength, method.fallback = constants["strength"], constants["fallback"]
+        # Files of before say nothing of it.
+        method.learnt_from = constants.get("learnt_from", "")
         if method.strength is not None:
             for name in LEARNED:
                 setattr(method, name, tensors[name])

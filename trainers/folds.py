@@ -3,47 +3,70 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from numpy.typing import ArrayLike, NDArray
 
 from actors.errors import UserError
 
-Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
+Rows = NDArray[np.intp]
+Fold = tuple[Rows, Rows]
 """(training rows, held-out rows)."""
 
 
 def group_folds(
-    targets: NDArray[np.generic], groups: NDArray[np.generic], folds: int, *, seed: int
+    groups: ArrayLike, folds: int, *, targets: ArrayLike | None = None, seed: int = 0
 ) -> list[Fold]:
-    """Divides clips into folds without splitting a group, classes spread evenly where that can be.
+    """Divides clips into folds without splitting a group.
+
+    Without ``targets`` the folds are of like size, and do not depend on the order of the clips:
+    the largest group goes first, each to the smallest fold so far; ties by the group's name and the
+    fold's number. With ``targets`` classes are spread evenly where each has a clip for every fold.
 
     Args:
-        targets: (N, C) 0 or 1. A clip with several labels counts under its rarest.
         groups: (N,) names of groups (clips cut from one video, of one person).
         folds: wanted; with fewer groups there are as many folds as groups.
+        targets: (N, C) 0 or 1. A clip with several labels counts under its rarest.
         seed: of the shuffle before the classes are spread.
 
     Returns:
-        (training rows, held-out rows) of each fold; every clip is held out exactly once.
+        Rows of each fold, in order; every clip is held out exactly once.
 
     Raises:
+        ValueError: fewer than two folds.
         UserError: there is only one group.
     """
-    targets, groups = np.asarray(targets, bool), np.asarray(groups)
-    count = len(np.unique(groups))
-    if count < 2:
+    if folds < 2:
+        raise ValueError(f"cross-validation needs two folds, not {folds}")
+    names, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(names) < 2:
         raise UserError(
-            f"cross-validation needs clips of at least 2 groups, the {len(groups)} training clips "
-            f"are all of one ({groups[0]!r}); give each video a group of its own, or better ones"
+            f"cross-validation needs clips of at least 2 groups, the {len(inverse)} clips are all "
+            f"of one ({names[0]!r}); give each video a group of its own, or better ones"
         )
-    folds = min(folds, count)
+    folds = min(folds, len(names))
+    parts = None if targets is None else _spread(inverse, folds, np.asarray(targets, bool), seed)
+    if parts is None:
+        fold_of, filled = np.zeros(len(names), int), np.zeros(folds, int)
+        for group in np.argsort(-sizes, kind="stable"):
+            fold_of[group] = filled.argmin()
+            filled[fold_of[group]] += sizes[group]
+        of_clip = fold_of[inverse]
+        parts = [
+            (np.flatnonzero(of_clip != fold), np.flatnonzero(of_clip == fold))
+            for fold in range(folds)
+        ]
+    return parts
+
+
+def _spread(groups: Rows, folds: int, targets: NDArray[np.bool_], seed: int) -> list[Fold] | None:
+    """Folds with the classes spread evenly; None where a class has too few clips for that."""
+    # Only here, because the refinement of scores is to do without scikit-learn.
+    from sklearn.model_selection import StratifiedGroupKFold
+
     rarity = np.where(targets, targets.sum(0), targets.size + 1)
     # A clip without a label is a class of its own.
     kinds = np.where(targets.any(1), rarity.argmin(1), targets.shape[1])
-    empty = np.zeros((len(kinds), 1))
-    if folds <= np.unique(kinds, return_counts=True)[1].min():
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        parts = list(splitter.split(empty, kinds, groups))
-        if all(len(held) for _, held in parts):
-            return parts
-    return list(GroupKFold(folds).split(empty, kinds, groups))
+    if folds > np.unique(kinds, return_counts=True)[1].min():
+        return None
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    parts = list(splitter.split(np.zeros((len(kinds), 1)), kinds, groups))
+    return parts if all(len(held) for _, held in parts) else None

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from actors.errors import UserError
-from trainers.fusion_network import FusionNetwork, FusionSettings, check_clips
+from trainers.fusion_network import FusionNetwork, check_clips
 from trainers.metrics import accuracy, mean_average_precision
 from trainers.proximal import proximal_step
+from trainers.settings import FusionSettings
 
 __all__ = [
     "FusionClips",

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,72 +25,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from actors.errors import UserError
 from trainers.proximal import sparsity
+from trainers.settings import FusionSettings
 
 ACTIVATIONS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid}
-
-
-@dataclass(frozen=True)
-class FusionSettings:
-    """The fusion network and its training (Hybrid paper, section IV-A)."""
-
-    hidden: int = 200
-    """Units of each feature's layer, and of the fusion layer."""
-    learning_rate: float = 0.7
-    """Step size of plain gradient descent; the proximal step uses it too."""
-    lambda1: float = 3e-5
-    """Weight of Phi, half the sum of squares of all weight matrices (biases are free)."""
-    lambda2: float = 0.0
-    """Weight of the fusion layer's row norm: used as it is when search.trials is 0; else the search
-    chooses it."""
-    lambda3: float = 0.0
-    """Weight of the fusion layer's absolute entries: used as it is when search.trials is 0; else
-    the search chooses it."""
-    max_epochs: int = 200
-    """Most passes over the training clips."""
-    batch_size: int = 100
-    """Clips per gradient step."""
-    patience: int = 30
-    """Epochs without a better validation score after which training stops."""
-    activation: Literal["tanh", "sigmoid"] = "tanh"
-    """Activation of the two hidden layers."""
-    absent: Literal["learned", "zero"] = "learned"
-    """What stands in for a stream that a clip lacks: a learned vector, or zero (the mean)."""
-    standardise: bool = True
-    """Bring each feature to mean 0 and variance 1 / width, by the training clips' statistics."""
-    input_noise: float = 0.0
-    """Standard deviation of the noise added to features in training, in units of theirs; on few
-    clips it covers the marks that the CNNs' own training left in them."""
-    keep: Literal["score", "loss"] = "score"
-    """Which epoch's network is kept: that of the best validation score (of equal ones the least
-    squared error), or of the least squared error (steadier on few validation clips)."""
-    stream_dropout: float = 0.0
-    """Chance that a training step hides a stream of a clip that has another one. Above 0 the
-    learned absent vector means something even where no training clip lacks the stream."""
-
-    def __post_init__(self) -> None:
-        for name in ("hidden", "max_epochs", "batch_size", "patience"):
-            if getattr(self, name) < 1:
-                raise UserError(f"fusion.{name} must be at least 1, got {getattr(self, name)!r}")
-        if not self.learning_rate > 0:
-            raise UserError(f"fusion.learning_rate must be above 0, got {self.learning_rate!r}")
-        for name in ("lambda1", "lambda2", "lambda3"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"fusion.{name} must be at least 0, got {getattr(self, name)!r}")
-        if not self.input_noise >= 0:
-            raise UserError(f"fusion.input_noise must be at least 0, got {self.input_noise!r}")
-        if not 0 <= self.stream_dropout < 1:
-            raise UserError(f"fusion.stream_dropout must be in [0, 1), got {self.stream_dropout!r}")
-        for name, names in (
-            ("activation", tuple(ACTIVATIONS)),
-            ("absent", ("learned", "zero")),
-            ("keep", ("score", "loss")),
-        ):
-            if getattr(self, name) not in names:
-                raise UserError(
-                    f"fusion.{name} must be one of {names}, got {getattr(self, name)!r}"
-                )
 
 
 class FusionNetwork(nn.Module):

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from actors.artifact import ArtifactReader, pack
 from actors.errors import MediaError, UserError
-from actors.extraction import ExtractSettings, extract_clip
+from actors.extract_settings import ExtractSettings
+from actors.extraction import extract_clip
 from actors.flow import FlowEngine, get_engine
-from actors.flow.raft import RAFT, RAFTEngine, raft_bytes
+from actors.flow.choice import RAFT
+from actors.flow.raft import RAFTEngine, raft_bytes
 from actors.storage import Storage
 from actors.streams import MOTION, STREAMS
-from trainers.embedding import Embedding, EmbeddingSettings, embed_clip
+from trainers.embedding import Embedding, embed_clip
 from trainers.ensemble import mean_scores
 from trainers.fitted_refinement import FittedRefinement, contextual, read_record
 from trainers.fusion_network import FusionNetwork
@@ -32,8 +34,8 @@ from trainers.networks.backbones import StreamNetwork
 from trainers.networks.recurrent import SequenceNetwork
 from trainers.networks.weights import network_from_bytes, network_to_bytes
 from trainers.records import from_record, to_record
-from trainers.refinement import RefinementSettings
 from trainers.sequence_task import score_sequence
+from trainers.settings import EmbeddingSettings, RefinementSettings
 from trainers.stream_settings import StreamSettings
 
 FORMAT = 1

@@ -17,12 +17,12 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
 
+from trainers.folds import Fold, Rows, group_folds
 from trainers.late_fusion import MeanOfLogits, MeanOfProbabilities
+from trainers.logit_map import MapClips, Singles, fit_maps, map_inputs, mapped
 from trainers.score_streams import (
     Floats,
-    Rows,
     Stack,
     Streams,
     as_stack,
@@ -30,16 +30,16 @@ from trainers.score_streams import (
     check_truth,
     find_temperature,
     log_loss,
-    splits,
     to_probabilities,
 )
 
-Singles = NDArray[np.float32]
-
 STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 """Tried in this order, each fit starting from the one before; left when it gets worse."""
-MOST_CLASSES = 500
-"""A_s has the square of it as weights: more are neither learnt nor fitted in reasonable time."""
+MOST_PRODUCTS = 5e9
+"""Clips x streams x classes², to which the time of a fit is proportional. With more it is kept by
+two inner folds, and by learning from a share of each class's clips."""
+FEWEST_PER_CLASS = 10
+"""Where that share would leave fewer clips for each class, nothing is learnt."""
 
 
 @dataclass
@@ -53,23 +53,27 @@ class LearnedRefinement:
 
     Where the clips are too few to learn from, the scores are the plain mean and ``fallback`` says
     why: fewer than two groups; most classes' clips all in one group, so that nothing learnt of a
-    class can be checked on it; more than `MOST_CLASSES` classes; or a held-out log loss above that
-    of the plain mean (with its temperature).
+    class can be checked on it; more classes than `most_products` leaves `FEWEST_PER_CLASS` clips
+    of; or a held-out log loss above that of the plain mean (with its temperature).
 
     Args:
         base: the plain mean.
         strengths: of the shrinking, tried from the first to the last.
         inner_folds: of the cross-validation.
+        most_products: see `MOST_PRODUCTS`.
     """
 
     base: MeanOfLogits | MeanOfProbabilities
     multi_label: bool = False
     strengths: Sequence[float] = STRENGTHS
     inner_folds: int = 6
+    most_products: float = MOST_PRODUCTS
     strength: float | None = field(default=None, init=False)
     """The chosen one; None: the plain mean is used."""
     fallback: str = field(default="", init=False)
     """Why nothing was learnt; empty where it was."""
+    learnt_from: str = field(default="", init=False)
+    """Of how many clips the map is; empty if of all."""
     temperatures: Floats = field(default_factory=lambda: np.ones(1), init=False)
     """(S,) what the streams' logits are divided by."""
     weights: Floats = field(default_factory=lambda: np.ones(1), init=False)
@@ -84,10 +88,16 @@ class LearnedRefinement:
         targets = check_truth(stack, truth, multi_label=self.multi_label)
         names = check_groups(groups, len(stack))
         self.base.fit(stack, truth)
-        self.strength, self.fallback = None, too_few(targets, names)
+        self.strength, self.learnt_from = None, ""
+        rows, folds, self.fallback = self._affordable(stack, targets)
+        self.fallback = self.fallback or too_few(targets[rows], names[rows])
         if self.fallback:
             return self
-        strength, loss = self._choose(stack, targets, names)
+        if len(rows) < len(stack):
+            self.learnt_from = f"{len(rows):,} of {len(stack):,} clips"
+            stack, targets, names = stack.rows(rows), targets[rows], names[rows]
+        inputs = map_inputs(stack, multi_label=self.multi_label)
+        strength, loss = self._choose(stack, inputs, targets, group_folds(names, folds))
         plain = to_beat(self.base, stack, targets, multi_label=self.multi_label)
         if loss >= plain:
             self.fallback = (
@@ -97,9 +107,10 @@ class LearnedRefinement:
             return self
         self.strength = strength
         self.temperatures = self._temperatures(stack, targets)
-        inputs = self._inputs(stack, self.temperatures)
-        *_, last = _path(inputs, targets, self._down_to(strength), multi_label=self.multi_label)
-        self.weights, self.borrowing, self.bias = last.parts(len(stack.names))
+        clips = MapClips(inputs, np.arange(len(stack)), self.temperatures, targets)
+        strengths = self.strengths[: list(self.strengths).index(strength) + 1]
+        *_, last = fit_maps(clips, strengths, multi_label=self.multi_label)
+        self.weights, self.borrowing, self.bias = last.parts()
         return self
 
     def predict_scores(self, streams: Streams) -> Floats:
@@ -110,37 +121,48 @@ class LearnedRefinement:
 
     def logits(self, streams: Streams) -> Floats:
         """(N, C) z; only of what has been learnt."""
-        inputs = self._inputs(as_stack(streams), self.temperatures).astype(np.float64)
+        inputs = map_inputs(as_stack(streams), multi_label=self.multi_label)
         blocks = self.borrowing + self.weights[:, None, None] * np.eye(len(self.bias))
-        return inputs @ np.concatenate([block.T for block in blocks]) + self.bias
+        blocks = blocks / self.temperatures[:, None, None]
+        return mapped(inputs, np.concatenate([block.T for block in blocks]), self.bias)
 
-    def _temperatures(self, stack: Stack, targets: NDArray[np.bool_]) -> Floats:
+    def _affordable(self, stack: Stack, targets: NDArray[np.bool_]) -> tuple[Rows, int, str]:
+        """Rows to learn from, inner folds, and why not at all (or nothing)."""
+        s, n, c = stack.logits.shape
+        if n * s * c**2 <= self.most_products:
+            return np.arange(n), self.inner_folds, ""
+        # Two folds of n / 2 clips and the fit of all cost 2 n, six folds and that 6 n.
+        most = int(3 * self.most_products / (s * c**2))
+        if most < min(n, FEWEST_PER_CLASS * c):
+            reason = (
+                f"{c:,} classes x {s} systems leave time to learn from {most:,} of {n:,} clips, "
+                f"fewer than {FEWEST_PER_CLASS} for each class"
+            )
+            return np.arange(0), 2, reason
+        return of_each_class(targets, most), 2, ""
+
+    def _temperatures(
+        self, stack: Stack, targets: NDArray[np.bool_], rows: Rows | None = None
+    ) -> Floats:
+        """(S,) by some of the clips; by all without ``rows``."""
         found = np.ones(len(stack.names))
         for s, there in enumerate(stack.present):
-            if there.any():
+            known = np.flatnonzero(there) if rows is None else rows[there[rows]]
+            if known.size:
                 found[s] = find_temperature(
-                    stack.logits[s, there], targets[there], multi_label=self.multi_label
+                    stack.logits[s, known], targets[known], multi_label=self.multi_label
                 )
         return found
 
-    def _inputs(self, stack: Stack, temperatures: Floats) -> Singles:
-        """(N, S C) tempered logits, zero where absent, the others scaled up."""
-        logits = stack.logits / temperatures[:, None, None]
-        if not self.multi_label:
-            logits = logits - logits.mean(2, keepdims=True)
-        share = len(stack.names) / stack.present.sum(0)
-        logits = logits * (stack.present * share)[..., None]
-        return np.concatenate(list(logits), axis=1).astype(np.float32)
-
     def _choose(
-        self, stack: Stack, targets: NDArray[np.bool_], groups: NDArray
+        self, stack: Stack, inputs: Singles, targets: NDArray[np.bool_], pairs: Sequence[Fold]
     ) -> tuple[float, float]:
         """The strength with the least held-out log loss, and that loss.
 
         All folds go down the strengths side by side, and stop when the loss rises: it falls and
         rises once over the strengths.
         """
-        folds = [self._fold(stack, targets, *pair) for pair in splits(groups, self.inner_folds)]
+        folds = [self._fold(stack, inputs, targets, *pair) for pair in pairs]
         losses: list[float] = []
         for results in zip(*folds, strict=True):
             losses.append(float(sum(results)) / len(stack))
@@ -150,31 +172,41 @@ class LearnedRefinement:
         return self.strengths[best], losses[best]
 
     def _fold(
-        self, stack: Stack, targets: NDArray[np.bool_], rows: Rows, held: Rows
+        self,
+        stack: Stack,
+        inputs: Singles,
+        targets: NDArray[np.bool_],
+        rows: Rows,
+        held: Rows,
     ) -> Iterator[float]:
         """Summed log loss of a fold's held-out clips, strength after strength."""
-        part = stack.rows(rows)
-        temperatures = self._temperatures(part, targets[rows])
-        inputs = self._inputs(part, temperatures)
-        outside = self._inputs(stack.rows(held), temperatures)
-        for fitted in _path(inputs, targets[rows], self.strengths, multi_label=self.multi_label):
-            loss = log_loss(
-                fitted.logits(outside).astype(np.float64),
-                targets[held],
-                multi_label=self.multi_label,
-            )
-            yield loss * len(held)
+        temperatures = self._temperatures(stack, targets, rows)
+        known = MapClips(inputs, rows, temperatures, targets[rows])
+        outside = MapClips(inputs, held, temperatures, targets[held])
+        for fitted in fit_maps(known, self.strengths, multi_label=self.multi_label):
+            yield fitted.loss(outside, multi_label=self.multi_label)
 
-    def _down_to(self, strength: float) -> Sequence[float]:
-        return self.strengths[: list(self.strengths).index(strength) + 1]
+
+def of_each_class(targets: NDArray[np.bool_], most: int) -> Rows:
+    """Rows, in order, of at most so many clips, as many of each class as there can be.
+
+    A clip with several labels counts under its rarest. Which clips of a class is left to a
+    generator with a fixed seed.
+    """
+    order = np.random.default_rng(0).permutation(len(targets))
+    rarity = np.where(targets, targets.sum(0), targets.size + 1)
+    kinds = rarity.argmin(1)[order]
+    sorted_by_kind = np.argsort(kinds, kind="stable")
+    starts = np.searchsorted(kinds[sorted_by_kind], kinds[sorted_by_kind])
+    rank = np.empty(len(order), int)
+    rank[sorted_by_kind] = np.arange(len(order)) - starts
+    return np.sort(order[np.argsort(rank, kind="stable")[:most]])
 
 
 def too_few(targets: NDArray[np.bool_], groups: NDArray) -> str:
     """Why these clips can't teach anything; empty if they may."""
     if len(np.unique(groups)) < 2:
         return "fewer than two groups of clips: nothing learnt could be checked"
-    if targets.shape[1] > MOST_CLASSES:
-        return f"{targets.shape[1]} classes, more than the {MOST_CLASSES} that can be learnt"
     seen = targets.any(0)
     spread = [len(np.unique(groups[column])) for column in targets[:, seen].T]
     if np.mean(np.array(spread) < 2) >= 0.5:
@@ -198,87 +230,3 @@ def to_beat(
         logits = logits - np.log(np.maximum(1 - base.predict_scores(stack), 1e-12))
     temperature = find_temperature(logits, targets, multi_label=multi_label)
     return log_loss(logits / temperature, targets, multi_label=multi_label)
-
-
-@dataclass
-class _Fitted:
-    """Parameters as the optimiser has them: a (S,), then (S C + 1, C), transposed A and c."""
-
-    vector: Floats
-    n_streams: int
-    n_classes: int
-
-    def matrix(self) -> Singles:
-        """(S C + 1, C): what inputs and a column of ones are multiplied by."""
-        c = self.n_classes
-        whole = self.vector[self.n_streams :].reshape(-1, c).astype(np.float32)
-        for s in range(self.n_streams):
-            whole[s * c + np.arange(c), np.arange(c)] += np.float32(self.vector[s])
-        return whole
-
-    def logits(self, inputs: Singles) -> Singles:
-        whole = self.matrix()
-        return inputs @ whole[:-1] + whole[-1]
-
-    def parts(self, n_streams: int) -> tuple[Floats, Floats, Floats]:
-        """a (S,), A (S, C, C) and c (C,)."""
-        c = self.n_classes
-        whole = self.vector[n_streams:].reshape(-1, c)
-        blocks = whole[:-1].reshape(n_streams, c, c).transpose(0, 2, 1)
-        return self.vector[:n_streams].copy(), blocks.copy(), whole[-1].copy()
-
-
-def _path(
-    inputs: Singles, targets: NDArray[np.bool_], strengths: Sequence[float], *, multi_label: bool
-) -> Iterator[_Fitted]:
-    """The fit for each strength, started from the one before."""
-    c = targets.shape[1]
-    s = inputs.shape[1] // c
-    vector = np.concatenate([np.full(s, 1 / s), np.zeros((s * c + 1) * c)])
-    wanted = targets.astype(np.float32)
-    for strength in strengths:
-        found = minimize(
-            _objective,
-            vector,
-            args=(inputs, wanted, strength, multi_label),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": 60, "ftol": 1e-6, "gtol": 1e-6},
-        )
-        vector = found.x
-        yield _Fitted(vector.copy(), s, c)
-
-
-def _objective(
-    vector: Floats, inputs: Singles, targets: Singles, strength: float, multi_label: bool
-) -> tuple[float, Floats]:
-    """Log loss plus the penalty, and the gradient.
-
-    The products are in single precision, which halves the time; sums are in double.
-    """
-    n, c = targets.shape
-    s = inputs.shape[1] // c
-    shape = _Fitted(vector, s, c)
-    z = shape.logits(inputs)
-    if multi_label:
-        loss = log_loss(z.astype(np.float64), targets > 0, multi_label=True)
-        slope = to_probabilities(z, multi_label=True).astype(np.float32) - targets
-    else:
-        top = z.max(1, keepdims=True)
-        chosen = np.einsum("nc,nc->n", z, targets) - top[:, 0]
-        np.exp(z - top, out=z)
-        sums = z.sum(1, keepdims=True)
-        loss = float(np.mean(np.log(sums[:, 0]) - chosen, dtype=np.float64))
-        z /= sums
-        slope = z
-        slope -= targets
-    slope /= n
-    gradient = np.empty_like(vector)
-    below = gradient[s:].reshape(-1, c)
-    below[:-1] = inputs.T @ slope
-    below[-1] = slope.sum(0, dtype=np.float64)
-    for one in range(s):
-        gradient[one] = np.trace(below[one * c : (one + 1) * c])
-    free = vector[s:]
-    gradient[s:] += strength * free
-    return loss + strength / 2 * float(free @ free), gradient

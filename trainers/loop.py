@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from actors.errors import UserError
-from trainers.optimiser import OptimiserSettings, build_optimiser, half_precision, place
+from trainers.optimiser import build_optimiser, half_precision, place
 from trainers.prefetch import prefetch
+from trainers.settings import OptimiserSettings
 
 __all__ = ["FitResult", "FitTask", "OptimiserSettings", "fit"]
 

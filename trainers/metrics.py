@@ -6,16 +6,14 @@ one video the lower class index ranks first; among the videos of a pool equal sc
 step, so that no result depends on the order of the videos. Where scikit-learn has the measure, both
 agree.
 
-Every measure is there twice: as a function of all videos, and as an accumulator with ``update``
-(the next batch), ``merge`` (another accumulator's videos, from another process say) and
-``compute``, which gives the function's value whatever the batches and their order.
+Every measure is here as a function of all videos; `trainers.metric_accumulators` has the same ones
+batch by batch, for sets too large for memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +24,7 @@ Ints = NDArray[np.int64]
 
 def accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
     """Share of videos whose top class is the true one. ``scores`` (N, C), ``labels`` (N,)."""
-    scores, labels = _single_label(scores, labels)
+    scores, labels = check_single_label(scores, labels)
     return float(np.mean(scores.argmax(1) == labels))
 
 
@@ -37,12 +35,13 @@ def mean_class_accuracy(
 
     ``count_predicted``: classes that only occur among the predictions count as 0, as in MMAction2.
     """
-    scores, labels = _single_label(scores, labels)
+    scores, labels = check_single_label(scores, labels)
     matrix = confusion_matrix(scores.argmax(1), labels, scores.shape[1])
-    return _mean_recall(matrix, count_predicted=count_predicted)
+    return mean_recall(matrix, count_predicted=count_predicted)
 
 
-def _mean_recall(matrix: Ints, *, count_predicted: bool = False) -> float:
+def mean_recall(matrix: Ints, *, count_predicted: bool = False) -> float:
+    """See `mean_class_accuracy`; of a (C, C) confusion matrix."""
     totals = matrix.sum(1)
     counted = (totals > 0) | (matrix.sum(0) > 0) if count_predicted else totals > 0
     return float(np.mean((np.diag(matrix) / np.maximum(totals, 1))[counted]))
@@ -63,7 +62,7 @@ def precision_at_equal_recall(scores: ArrayLike, targets: ArrayLike) -> float:
 
     A video without any label counts as 0, as in the YouTube-8M evaluation.
     """
-    scores, targets = _multi_label(scores, targets)
+    scores, targets = check_multi_label(scores, targets)
     ranked = np.take_along_axis(targets, top_k(scores, scores.shape[1]), axis=1)
     counts = targets.sum(1)
     hits = np.where(np.arange(scores.shape[1]) < counts[:, None], ranked, False).sum(1)
@@ -96,6 +95,8 @@ def average_precision(
     total = int(relevant.sum()) if positives is None else positives
     if total < 1:
         raise ValueError("average precision needs at least one positive, there are none")
+    if not len(scores):
+        return 0.0
     order = np.argsort(-scores, kind="stable")
     ranked, found = scores[order], np.cumsum(relevant[order])
     ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
@@ -141,10 +142,11 @@ def mean_average_precision(
     per_class = np.full(scores.shape[1], np.nan)
     for index in np.flatnonzero(targets.any(0)):
         per_class[index] = average_precision(scores[:, index], targets[:, index])
-    return _mean_precision(per_class, classes)
+    return mean_precision(per_class, classes)
 
 
-def _mean_precision(per_class: Floats, classes: Sequence[str] | None) -> MeanAveragePrecision:
+def mean_precision(per_class: Floats, classes: Sequence[str] | None) -> MeanAveragePrecision:
+    """See `mean_average_precision`; of (C,) average precisions, NaN where there is none."""
     names = tuple(classes) if classes is not None else tuple(map(str, range(len(per_class))))
     if len(names) != len(per_class):
         raise ValueError(f"{len(names)} class names for scores of {len(per_class)} classes")
@@ -161,7 +163,7 @@ def gap_at_k(scores: ArrayLike, targets: ArrayLike, k: int = 20) -> float:
     Raises:
         ValueError: no video has a label.
     """
-    scores, targets = _multi_label(scores, targets)
+    scores, targets = check_multi_label(scores, targets)
     best = top_k(scores, k)
     pooled = np.take_along_axis(scores, best, axis=1).ravel()
     relevant = np.take_along_axis(targets, best, axis=1).ravel()
@@ -205,247 +207,6 @@ def summary(scores: ArrayLike, truth: ArrayLike, *, multi_label: bool) -> dict[s
     }
 
 
-@dataclass
-class HitAtK:
-    """Accumulates `hit_at_k`; of single-label videos with k = 1 that is `accuracy`."""
-
-    k: int = 1
-    hits: int = 0
-    videos: int = 0
-
-    def update(self, scores: ArrayLike, truth: ArrayLike) -> Self:
-        scores, targets = _multi_label(scores, truth)
-        found = np.take_along_axis(targets, top_k(scores, self.k), axis=1).any(1)
-        self.hits, self.videos = self.hits + int(np.sum(found)), self.videos + len(scores)
-        return self
-
-    def merge(self, other: Self) -> Self:
-        _same("k", self.k, other.k)
-        self.hits, self.videos = self.hits + other.hits, self.videos + other.videos
-        return self
-
-    def compute(self) -> float:
-        """The share of videos; ValueError without any."""
-        return self.hits / _some(self.videos)
-
-
-@dataclass
-class PrecisionAtEqualRecall:
-    """Accumulates `precision_at_equal_recall`."""
-
-    total: float = 0.0
-    videos: int = 0
-
-    def update(self, scores: ArrayLike, targets: ArrayLike) -> Self:
-        scores, targets = _multi_label(scores, targets)
-        self.total += precision_at_equal_recall(scores, targets) * len(scores)
-        self.videos += len(scores)
-        return self
-
-    def merge(self, other: Self) -> Self:
-        self.total, self.videos = self.total + other.total, self.videos + other.videos
-        return self
-
-    def compute(self) -> float:
-        """PERR; ValueError without any video."""
-        return self.total / _some(self.videos)
-
-
-@dataclass
-class Confusions:
-    """Accumulates the confusion matrix of single-label videos, (C, C) counts, rows the truth."""
-
-    n_classes: int
-    matrix: Ints = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-
-    def __post_init__(self) -> None:
-        if not self.matrix.size:
-            self.matrix = np.zeros((self.n_classes, self.n_classes), np.int64)
-
-    def update(self, scores: ArrayLike, labels: ArrayLike) -> Self:
-        scores, labels = _single_label(scores, labels)
-        self.matrix = self.matrix + confusion_matrix(scores.argmax(1), labels, self.n_classes)
-        return self
-
-    def merge(self, other: Self) -> Self:
-        _same("n_classes", self.n_classes, other.n_classes)
-        self.matrix = self.matrix + other.matrix
-        return self
-
-    def compute(self) -> Ints:
-        return self.matrix
-
-    @property
-    def accuracy(self) -> float:
-        """See the function; ValueError without any video."""
-        return int(np.trace(self.matrix)) / _some(int(self.matrix.sum()))
-
-    @property
-    def mean_class_accuracy(self) -> float:
-        """See the function; ValueError without any video."""
-        _some(int(self.matrix.sum()))
-        return _mean_recall(self.matrix)
-
-
-@dataclass
-class GapAtK:
-    """Accumulates `gap_at_k`. Keeps k scores and marks per video: 9 k bytes, not 8 C."""
-
-    k: int = 20
-    positives: int = 0
-    scores: list[Floats] = field(default_factory=list)
-    relevant: list[NDArray[np.bool_]] = field(default_factory=list)
-
-    def update(self, scores: ArrayLike, targets: ArrayLike) -> Self:
-        scores, targets = _multi_label(scores, targets)
-        best = top_k(scores, self.k)
-        self.scores.append(np.take_along_axis(scores, best, axis=1).ravel())
-        self.relevant.append(np.take_along_axis(targets, best, axis=1).ravel())
-        self.positives += int(targets.sum())
-        return self
-
-    def merge(self, other: Self) -> Self:
-        _same("k", self.k, other.k)
-        self.scores, self.relevant = self.scores + other.scores, self.relevant + other.relevant
-        self.positives += other.positives
-        return self
-
-    def compute(self) -> float:
-        """GAP@k; ValueError without any label."""
-        if not self.scores:
-            raise ValueError("there are no videos yet: call update first")
-        return average_precision(
-            np.concatenate(self.scores), np.concatenate(self.relevant), self.positives
-        )
-
-
-@dataclass
-class AveragePrecisions:
-    """Accumulates `mean_average_precision`.
-
-    Args:
-        n_classes: C.
-        k: keep each video's k best classes only (9 + 4 bytes each; what YouTube-8M's evaluation
-            does): the other positives still count in the recall, but can't be found. None: keep
-            all, 9 C bytes per video, for the exact value.
-    """
-
-    n_classes: int
-    k: int | None = None
-    positives: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    entries: list[tuple[NDArray[np.int32], Floats, NDArray[np.bool_]]] = field(default_factory=list)
-    """Class, score and relevance of what was kept of each batch."""
-
-    def __post_init__(self) -> None:
-        if not self.positives.size:
-            self.positives = np.zeros(self.n_classes, np.int64)
-
-    def update(self, scores: ArrayLike, truth: ArrayLike) -> Self:
-        scores, targets = _multi_label(scores, truth)
-        _same("n_classes", self.n_classes, scores.shape[1])
-        best = top_k(scores, self.k or self.n_classes)
-        kept = np.take_along_axis(scores, best, axis=1).ravel()
-        relevant = np.take_along_axis(targets, best, axis=1).ravel()
-        self.entries.append((best.ravel().astype(np.int32), kept, relevant))
-        self.positives = self.positives + targets.sum(0)
-        return self
-
-    def merge(self, other: Self) -> Self:
-        _same("n_classes", self.n_classes, other.n_classes)
-        _same("k", self.k, other.k)
-        self.entries = self.entries + other.entries
-        self.positives = self.positives + other.positives
-        return self
-
-    def compute(self, *, classes: Sequence[str] | None = None) -> MeanAveragePrecision:
-        """ValueError without any video."""
-        if not self.entries:
-            raise ValueError("there are no videos yet: call update first")
-        which, scores, relevant = (
-            np.concatenate([batch[part] for batch in self.entries]) for part in range(3)
-        )
-        order = np.argsort(which, kind="stable")
-        bounds = np.searchsorted(which[order], np.arange(self.n_classes + 1))
-        per_class = np.full(self.n_classes, np.nan)
-        for index in np.flatnonzero(self.positives):
-            rows = order[bounds[index] : bounds[index + 1]]
-            per_class[index] = average_precision(
-                scores[rows], relevant[rows], int(self.positives[index])
-            )
-        return _mean_precision(per_class, classes)
-
-
-@dataclass
-class Summary:
-    """Accumulates `summary`: the measures that a run reports.
-
-    Args:
-        n_classes: C.
-        multi_label: whether ``truth`` is (N, C) targets.
-    """
-
-    n_classes: int
-    multi_label: bool
-
-    def __post_init__(self) -> None:
-        self.precisions = AveragePrecisions(self.n_classes)
-        self.hit_1, self.hit_5 = HitAtK(1), HitAtK(5)
-        self.gap, self.perr = GapAtK(20), PrecisionAtEqualRecall()
-        self.confusions = Confusions(self.n_classes)
-
-    def _used(self) -> list[tuple[str, _Accumulator]]:
-        several = ("hit_1", "gap", "perr") if self.multi_label else ("confusions",)
-        return [(name, getattr(self, name)) for name in ("precisions", "hit_5", *several)]
-
-    def update(self, scores: ArrayLike, truth: ArrayLike) -> Self:
-        for _, one in self._used():
-            one.update(scores, truth)
-        return self
-
-    def merge(self, other: Self) -> Self:
-        _same("multi_label", self.multi_label, other.multi_label)
-        for name, one in self._used():
-            one.merge(getattr(other, name))
-        return self
-
-    def compute(self) -> dict[str, float]:
-        """As `summary` of all videos; ValueError without any."""
-        mean_ap, hit_5 = self.precisions.compute().value, self.hit_5.compute()
-        if self.multi_label:
-            return {
-                "score": mean_ap,
-                "map": mean_ap,
-                "hit_at_1": self.hit_1.compute(),
-                "hit_at_5": hit_5,
-                "gap_at_20": self.gap.compute(),
-                "perr": self.perr.compute(),
-            }
-        return {
-            "score": self.confusions.accuracy,
-            "accuracy": self.confusions.accuracy,
-            "mean_class_accuracy": self.confusions.mean_class_accuracy,
-            "hit_at_5": hit_5,
-            "map": mean_ap,
-        }
-
-
-class _Accumulator(Protocol):
-    def update(self, scores: ArrayLike, truth: ArrayLike, /) -> Any: ...
-
-    def merge(self, other: Any, /) -> Any: ...
-
-
-def _same(name: str, one: object, other: object) -> None:
-    if one != other:
-        raise ValueError(f"{name} differs: {one} here, {other} there; they don't add up")
-
-
-def _some(videos: int) -> int:
-    if not videos:
-        raise ValueError("there are no videos yet: call update first")
-    return videos
-
-
 def top_k(scores: ArrayLike, k: int) -> Ints:
     """(N, min(k, C)) class indices of each video, best first; of equal ones the lower first."""
     if k < 1:
@@ -485,7 +246,8 @@ def _scores(scores: ArrayLike) -> Floats:
     return scores
 
 
-def _single_label(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Ints]:
+def check_single_label(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Ints]:
+    """Both as arrays, (N, C) and (N,). ValueError where they don't fit or can't be ranked."""
     scores, labels = _scores(scores), np.asarray(labels)
     if labels.shape != (len(scores),):
         raise ValueError(f"labels must be ({len(scores)},), got {labels.shape}")
@@ -493,7 +255,8 @@ def _single_label(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Ints]:
     return scores, labels
 
 
-def _multi_label(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
+def check_multi_label(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
+    """Both as (N, C) arrays; labels do as well. ValueError where they don't fit."""
     scores = _scores(scores)
     targets = as_targets(targets, scores.shape[1])
     if len(targets) != len(scores):

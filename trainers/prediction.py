@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,9 @@ def prediction_row(
 
 
 def empty_row(hybrid: Hybrid, path: str, error: str) -> Row:
-    """The row of a video that can't be used."""
+    """The row of a video that can't be used; the path is not told again in the error."""
+    for name in (path, str(Path(path).absolute())):
+        error = error.replace(f"{name}: ", "", 1)
     return {
         "path": path,
         "label": "",

@@ -14,7 +14,8 @@ from ray.train.torch import TorchTrainer, prepare_model
 
 from actors.errors import UserError
 from actors.storage import Storage
-from trainers.loop import FitResult, FitTask, OptimiserSettings, fit
+from trainers.loop import FitResult, FitTask, fit
+from trainers.settings import OptimiserSettings
 
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.json"

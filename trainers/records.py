@@ -30,8 +30,8 @@ def from_record(kind: type[T], record: Mapping[str, Any]) -> T:
     for name in record:
         if name not in names:
             raise UserError(
-                f"{kind.__name__} has no {name!r}{nearest(name, names)}; "
-                "it was saved by another version of Multiclue"
+                f"{kind.__name__} has no {name!r}: it was saved by another version of Multiclue"
+                f"{nearest(name, names)}"
             )
     return kind(**{name: _value(hints[name], value) for name, value in record.items()})
 

@@ -6,11 +6,12 @@ As printed, and with R shrunk towards the identity as far as an inner cross-vali
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trainers.folds import group_folds
 from trainers.late_fusion import MeanOfLogits, MeanOfProbabilities
 from trainers.metrics import as_targets
 from trainers.score_streams import (
@@ -20,25 +21,10 @@ from trainers.score_streams import (
     check_groups,
     check_truth,
     main_measure,
-    splits,
 )
 
 SHRINKAGES = (1.0, 0.9, 0.75, 0.5, 0.25, 0.1, 0.0)
 """Shares of the identity that are tried; of equally good ones the first."""
-
-
-@dataclass(frozen=True)
-class RefinementSettings:
-    """Whether and how the ensemble's scores are refined."""
-
-    method: Literal["auto", "none", "confusion", "dasd", "learned"] = "auto"
-    """none: left as they are; confusion: by the confusions on the validation split (Eq. 6, 7);
-    dasd: diffused on the class graph; learned: a linear map of the systems' logits, fitted on the
-    validation split; auto: what is best there by cross-validation, none if nothing is beyond
-    noise."""
-    normalise: bool = True
-    """Divide refined scores by their sum, so that they stay probabilities. Scores of multi-label
-    data never are: their classes do not exclude one another."""
 
 
 def confusion_refinement(scores: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
@@ -146,7 +132,7 @@ class ContextualRefinement:
         if len(np.unique(groups)) < 2:
             return 1.0
         held_out = {k: np.empty_like(scores) for k in SHRINKAGES}
-        for rows, held in splits(groups, self.inner_folds):
+        for rows, held in group_folds(groups, self.inner_folds):
             matrix = confusion_refinement(scores[rows], targets[rows])
             for k in SHRINKAGES:
                 held_out[k][held] = self._refined(scores[held], _shrunk(matrix, k))

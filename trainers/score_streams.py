@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
+from trainers.folds import Rows
 from trainers.metrics import accuracy, as_targets, mean_average_precision
 
 Floats = NDArray[np.float64]
-Rows = NDArray[np.intp]
 
 LEAST_PROBABILITY = 1e-7
 """Probabilities are kept this far from 0 (and, of several labels, from 1) before the logarithm."""
@@ -176,33 +176,6 @@ def check_groups(groups: ArrayLike | None, n: int) -> NDArray:
     if names.shape != (n,):
         raise ValueError(f"groups must be ({n},), got {names.shape}")
     return names
-
-
-def group_folds(groups: NDArray, folds: int) -> list[Rows]:
-    """Held-out rows of each fold: whole groups, folds of like size.
-
-    The largest group goes first, each to the smallest fold so far; ties by the group's name and the
-    fold's number, so that the folds do not depend on the order of the clips.
-
-    Raises:
-        ValueError: fewer than two groups or folds.
-    """
-    names, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    if len(names) < 2 or folds < 2:
-        raise ValueError(
-            f"cross-validation needs two folds and groups, not {folds} and {len(names)}"
-        )
-    fold_of, filled = np.zeros(len(names), int), np.zeros(min(folds, len(names)), int)
-    for group in np.argsort(-sizes, kind="stable"):
-        fold_of[group] = filled.argmin()
-        filled[fold_of[group]] += sizes[group]
-    return [np.flatnonzero(fold_of[inverse] == fold) for fold in range(len(filled))]
-
-
-def splits(groups: NDArray, folds: int) -> Iterator[tuple[Rows, Rows]]:
-    """(training rows, held-out rows) of each fold; see `group_folds`."""
-    for held in group_folds(groups, folds):
-        yield np.setdiff1d(np.arange(len(groups)), held), held
 
 
 def main_measure(scores: Floats, targets: NDArray[np.bool_], *, multi_label: bool) -> float:

@@ -4,71 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from actors.errors import UserError
 from trainers.embedding import read_embedding
 from trainers.examples import Example
 from trainers.networks.recurrent import SequenceNetwork, last_step
-from trainers.optimiser import OptimiserSettings
+from trainers.settings import SequenceSettings
 from trainers.stream_task import Targets, draw_examples, split_examples
 
 _AT_ONCE = 64
 """Clips that go through the network together in validation."""
-
-
-@dataclass(frozen=True)
-class SequenceSettings:
-    """Size and fitting of a stream's LSTM (Jiang et al., section IV-A-2)."""
-
-    hidden: tuple[int, ...] = (1024, 512)
-    """Units of the stacked LSTM layers, from the input up."""
-    cell: Literal["lstm", "peephole"] = "lstm"
-    """lstm is PyTorch's; in peephole the gates see the cell, as the paper's equations have it."""
-    dropout: float = 0.0
-    """Share of units dropped between layers and before the classifier in training."""
-    input_dropout: float = 0.0
-    """Share of the features dropped in training."""
-    input_noise: float = 0.0
-    """Standard deviation of the noise added to standardised features in training, in units of
-    theirs; on few clips it covers the marks that the CNN's own training left in them."""
-    standardise: bool = True
-    """Shift and scale each feature to zero mean and unit variance over the training clips."""
-    class_weights: bool = False
-    """Weigh classes by their inverse frequency in the loss."""
-    cache_mb: int = 2048
-    """Megabytes of feature sequences kept in memory."""
-    optimiser: OptimiserSettings = OptimiserSettings(
-        lr=1e-4,
-        batch_size=10,
-        weight_decay=0.0,
-        max_steps=150_000,
-        lr_drop_every=None,
-        clip_norm=5.0,
-        evaluate_every=1_000,
-        patience=20,
-        mixed_precision="off",
-    )
-    """Optimiser, schedule, validation and checkpoints."""
-
-    def __post_init__(self) -> None:
-        if not self.hidden or min(self.hidden) < 1:
-            raise UserError(f"hidden must name at least one layer of 1 unit, not {self.hidden}")
-        if self.cell not in ("lstm", "peephole"):
-            raise UserError(f"cell must be lstm or peephole, not {self.cell!r}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout must be in [0, 1), not {self.dropout}")
-        if not 0 <= self.input_dropout < 1:
-            raise UserError(f"input_dropout must be in [0, 1), not {self.input_dropout}")
-        if self.input_noise < 0:
-            raise UserError(f"input_noise must be 0 or more, not {self.input_noise}")
-        if self.cache_mb < 0:
-            raise UserError(f"cache_mb must be 0 or more, not {self.cache_mb}")
 
 
 class SequenceTask:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from actors.errors import UserError, nearest
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
-from trainers.networks.backbones import NetworkSettings
-from trainers.optimiser import OptimiserSettings
+from trainers.settings import NetworkSettings, OptimiserSettings
 
 
 @dataclass(frozen=True)

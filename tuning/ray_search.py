@@ -24,8 +24,10 @@ from torch import Tensor
 from actors.errors import UserError
 from actors.storage import Storage
 from trainers.folds import group_folds
-from trainers.fusion import FusionClips, FusionSettings, rank
-from tuning.fusion_search import SearchSettings, cross_validate, search_plan
+from trainers.fusion import FusionClips, rank
+from trainers.settings import FusionSettings
+from tuning.fusion_search import cross_validate, search_plan
+from tuning.settings import SearchSettings
 
 RESULT = "search.json"
 PLAN = "plan.json"
@@ -116,7 +118,7 @@ def search(
     if not settings.trials:
         raise ValueError("search.trials is 0: take the fusion's own lambda2 and lambda3 instead")
     clips = FusionClips(features, present, targets)
-    group_folds(clips.targets.cpu().numpy(), np.asarray(groups), settings.folds, seed=seed)
+    group_folds(groups, settings.folds, targets=clips.targets.cpu().numpy(), seed=seed)
     folder = storage.join(name)
     plan = search_plan(clips, groups, settings, fusion, seed=seed, multi_label=multi_label)
     _claim(folder, plan, resume=resume)

@@ -1,9 +1,17 @@
-"""Dense optical flow: TV-L1 on the CPU, and what is done with its fields."""
+"""Dense optical flow: TV-L1 on the CPU, and what is done with its fields.
 
-from actors.flow.engine import CPUEngine, FlowEngine, compile_kernels, get_engine
-from actors.flow.fields import dequantise, flip_stack, interleave, quantise, subtract_mean
-from actors.flow.settings import SMALLEST_SIDE, TVL1
-from actors.flow.tvl1 import flow, to_gray
+A name's module is imported when the name is first asked for: what only reads settings is not to
+wait for Numba.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actors.flow.engine import CPUEngine, FlowEngine, compile_kernels, get_engine
+    from actors.flow.fields import dequantise, flip_stack, interleave, quantise, subtract_mean
+    from actors.flow.settings import SMALLEST_SIDE, TVL1
+    from actors.flow.tvl1 import flow, to_gray
 
 __all__ = [
     "SMALLEST_SIDE",
@@ -20,3 +28,17 @@ __all__ = [
     "subtract_mean",
     "to_gray",
 ]
+
+_HOMES = {
+    "engine": ("CPUEngine", "FlowEngine", "compile_kernels", "get_engine"),
+    "fields": ("dequantise", "flip_stack", "interleave", "quantise", "subtract_mean"),
+    "settings": ("SMALLEST_SIDE", "TVL1"),
+    "tvl1": ("flow", "to_gray"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"actors.flow.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,9 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -21,15 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from actors.errors import UserError, nearest
+from actors.errors import UserError
+from actors.flow.choice import DEFAULT, RAFT
 from actors.flow.devices import Fitting, PairSize, free_memory
 from actors.flow.tvl1 import check_frames
 from actors.weights import published_state, read_state
 
-Size = Literal["small", "large"]
-
-DEFAULT = "default"
-"""Weights: torchvision's."""
 STRIDE = 8
 """The network works on an eighth of the frame's width and height."""
 LEAST_SIDE = 16 * STRIDE
@@ -40,35 +36,6 @@ GPU_SHARE = 0.5
 """Share of a GPU's free memory for one batch; several processes may share the GPU."""
 MOST_PAIRS = 64
 """Pairs per batch at most."""
-
-
-@dataclass(frozen=True)
-class RAFT:
-    """The network RAFT, as torchvision has it.
-
-    Raises:
-        UserError: a value is out of its range.
-    """
-
-    size: Size = "small"
-    """small (1 million weights) or large (5 million, slower, better)."""
-    weights: str = DEFAULT
-    """A .safetensors or .pth file with the network's state dict, or default: torchvision's
-    weights, from its cache or else fetched."""
-    updates: int = 12
-    """How often the field is refined."""
-
-    def __post_init__(self) -> None:
-        if self.size not in get_args(Size):
-            known = ", ".join(get_args(Size))
-            raise UserError(
-                f"raft: size {self.size!r} does not exist ({known})"
-                f"{nearest(self.size, get_args(Size))}"
-            )
-        if not self.weights:
-            raise UserError("raft: weights are empty; give a file, or 'default'")
-        if self.updates < 1:
-            raise UserError(f"raft: updates is {self.updates!r}; it must be at least 1")
 
 
 def load_network(settings: RAFT, weights: bytes | None = None) -> nn.Module:

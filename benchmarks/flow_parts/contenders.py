@@ -108,7 +108,8 @@ def _rafts() -> dict[str, Contender]:
         return {}
     from torchvision.models import optical_flow
 
-    from actors.flow.raft import RAFT, RAFTEngine
+    from actors.flow.choice import RAFT
+    from actors.flow.raft import RAFTEngine
     from actors.weights import cached_file
 
     found: dict[str, Contender] = {}

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from actors.errors import MediaError
-from actors.extraction import ExtractSettings, extract_clip
+from actors.extract_settings import ExtractSettings
+from actors.extraction import extract_clip
 from actors.flow import CPUEngine, FlowEngine
 from actors.flow.settings import SCHEDULES
 from actors.storage import Storage

@@ -82,11 +82,29 @@ def build_manifest(listing: Listing, *, splits: SplitSettings, seed: int) -> Man
     entries = [replace(entry, split=entry.split or "train") for entry in entries]
     _check_labels(entries, listing.classes)
     if not any(entry.split == "val" for entry in entries):
-        entries = _cut_validation(entries, splits.validation_share, seed)
+        # A split asked for by name is left as it is: figures of before are to be had again.
+        least = 1 if splits.folds is not None or splits.test_pattern is not None else 2
+        entries = _cut_validation(entries, splits.validation_share, seed, least=least)
     videos = tuple(
         Video(e.id, e.path, e.labels, e.split or "train", e.group or e.id) for e in entries
     )
-    return Manifest(videos, listing.classes, listing.multi_label, listing.name)
+    grouping = _grouping(listing, splits)
+    return Manifest(videos, listing.classes, listing.multi_label, listing.name, grouping)
+
+
+def _grouping(listing: Listing, splits: SplitSettings) -> str:
+    """Where the clips' groups come from, in words."""
+    origins = []
+    if any(entry.group for entry in listing.entries):
+        origins.append(f"as {listing.name} has them" if listing.published else "from the table")
+    others = [entry.id for entry in listing.entries if not entry.group]
+    if splits.group_pattern is not None:
+        pattern = compile_pattern(splits.group_pattern, "splits.group_pattern")
+        found = sum(pattern.search(name) is not None for name in others)
+        if found:
+            less = "" if found == len(others) else f"; {len(others) - found} clips without it"
+            origins.append(f"from file names by {splits.group_pattern}{less}")
+    return ", ".join(origins) or "none: each clip its own"
 
 
 def _check_classes(listing: Listing) -> None:
@@ -178,12 +196,18 @@ def _columns(entries: Sequence[Entry]) -> tuple[list[tuple[str, ...]], list[str]
 
 
 def _cut(
-    entries: Sequence[Entry], name: Split, share: float, seed: int, *, every_class: bool
+    entries: Sequence[Entry],
+    name: Split,
+    share: float,
+    seed: int,
+    *,
+    every_class: bool,
+    least: int = 1,
 ) -> list[Entry]:
     """Moves about a share of the training clips, in whole groups, into another split."""
     pool = [entry for entry in entries if entry.split in (None, "train")]
     labels, groups = _columns(pool)
-    chosen = cut_share(labels, groups, share=share, seed=seed, every_class=every_class)
+    chosen = cut_share(labels, groups, share=share, seed=seed, every_class=every_class, least=least)
     if not chosen:
         count = len(set(groups))
         raise UserError(
@@ -214,9 +238,11 @@ def _cut_test(entries: Sequence[Entry], share: float, seed: int) -> list[Entry]:
     return cut
 
 
-def _cut_validation(entries: Sequence[Entry], share: float, seed: int) -> list[Entry]:
+def _cut_validation(
+    entries: Sequence[Entry], share: float, seed: int, *, least: int
+) -> list[Entry]:
     # a seed of its own, or the same hash order would pick like groups as the test cut did
-    return _cut(entries, "val", share, seed + 1, every_class=False)
+    return _cut(entries, "val", share, seed + 1, every_class=False, least=least)
 
 
 def _check_labels(entries: Sequence[Entry], classes: Sequence[str]) -> None:

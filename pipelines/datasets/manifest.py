@@ -78,12 +78,14 @@ class Manifest:
         classes: class names; a class's index in the networks is its place here.
         multi_label: whether a video may carry several labels, or none.
         name: what people call the data set; for reports.
+        grouping: where the groups come from, in words; for reports.
     """
 
     videos: tuple[Video, ...]
     classes: tuple[str, ...]
     multi_label: bool
     name: str
+    grouping: str = ""
 
     def split(self, name: Split) -> tuple[Video, ...]:
         """The videos of one split, in order."""
@@ -113,7 +115,8 @@ class Manifest:
 
     def to_table(self) -> pa.Table:
         """Columns id, path, labels, split, group; what holds for all rows is in the metadata."""
-        about = {"classes": self.classes, "multi_label": self.multi_label, "name": self.name}
+        names = ("classes", "multi_label", "name", "grouping")
+        about = {name: getattr(self, name) for name in names}
         columns = {name: [getattr(v, name) for v in self.videos] for name in _SCHEMA.names}
         return pa.table(columns, schema=_SCHEMA.with_metadata({"manifest": json.dumps(about)}))
 
@@ -131,4 +134,5 @@ class Manifest:
         videos = tuple(
             Video(**{**row, "labels": tuple(row["labels"])}) for row in table.to_pylist()
         )
-        return cls(videos, tuple(about["classes"]), about["multi_label"], about["name"])
+        classes, grouping = tuple(about["classes"]), about.get("grouping", "")
+        return cls(videos, classes, about["multi_label"], about["name"], grouping)

@@ -15,6 +15,9 @@ from actors.errors import UserError
 # a second pass mends most of what the first one's order cost; it converges in two or three
 _PASSES = 5
 
+MOST_TAKEN = 0.4
+"""Share of the clips that a further group may bring the cut to."""
+
 
 @dataclass(frozen=True)
 class SplitSettings:
@@ -147,6 +150,7 @@ def cut_share(
     share: float,
     seed: int,
     every_class: bool,
+    least: int = 1,
 ) -> frozenset[str]:
     """Chooses whole groups that hold about `share` of the clips of every class.
 
@@ -160,6 +164,8 @@ def cut_share(
         share: wanted share of each class's clips, between 0 and 1.
         seed: order in which groups are tried.
         every_class: also take a group for each class that got none, where one can be spared.
+        least: groups to take at least, where as many are left and no more than `MOST_TAKEN` of the
+            clips go: what is chosen on one group alone (one person, one film) is chosen for it.
 
     Returns:
         The names of the groups taken; empty when none can be spared.
@@ -201,6 +207,12 @@ def cut_share(
             best = min(rows, key=cost, default=None)
             if best is not None and cost(best) < float("inf"):
                 move(best)
+    while 0 < len(chosen) < least and len(tally.names) - len(chosen) > least:
+        rows = [r for r in range(len(tally.names)) if r not in chosen]
+        best = min(rows, key=cost)
+        if cost(best) == float("inf") or after(best)[-1] > MOST_TAKEN * total[-1]:
+            break
+        move(best)
     return frozenset(tally.names[row] for row in chosen)
 
 

@@ -20,6 +20,10 @@ TITLES = {
     2: "Table II: ways to join the features",
     3: "Table III: the whole, and its refinements",
 }
+NOTE = (
+    "Per cent. p: the row against the hybrid on the same test clips. (paper): the paper's own "
+    "figures, of other data and larger networks."
+)
 COLUMNS = (
     "table",
     "name",
@@ -109,7 +113,7 @@ def headings(comparison: Comparison) -> list[str]:
     words = [] if comparison.multi_label else ["accuracy"]
     words.append("mAP")
     words += [] if comparison.multi_label else ["p accuracy"]
-    return [*words, "p mAP", "UCF-101", "CCV"]
+    return [*words, "p mAP", "UCF-101 (paper)", "CCV (paper)"]
 
 
 def share(value: float | None, spread: float | None = None) -> str:
@@ -140,6 +144,9 @@ def terminal_tables(comparison: Comparison) -> list[Table]:
         for row in chosen:
             table.add_row(row.label, *figures(row, multi_label=comparison.multi_label))
         tables.append(table)
+    if tables:
+        tables[-1].caption = NOTE
+        tables[-1].caption_justify = "left"
     return tables
 
 
@@ -171,7 +178,8 @@ def to_latex(comparison: Comparison, number: int) -> str:
 
 def escape(text: str) -> str:
     """Text as LaTeX wants it."""
-    replaced = {"±": r"$\pm$", "–": "--", "<": "$<$", "\\": r"\textbackslash{}"}
+    replaced = {"±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$", "\\": r"\textbackslash{}"}
+    replaced |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     replaced |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
     return "".join(replaced.get(sign, sign) for sign in text)
 

@@ -30,6 +30,10 @@ class DataSummary:
     """Whether a clip may carry several labels."""
     absent: Mapping[str, int] = field(default_factory=dict)
     """Stream -> number of clips that do not have it."""
+    groups: str = ""
+    """How many groups the clips are in, and where these come from."""
+    warnings: Sequence[str] = ()
+    """What makes the figures uncertain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,7 @@ class StageTiming:
     name: str
     """The stage: ``extract``, ``fit spatial``, ..."""
     seconds: float
-    """Wall-clock seconds of this run."""
+    """Wall-clock seconds; of a cached stage those of the run that did it, 0 where not known."""
     cached: bool = False
     """Whether the result of an earlier run was taken as it was."""
     items: int | None = None

@@ -9,8 +9,8 @@ import torch
 
 from actors import artifact
 from actors.artifact import ArtifactReader, Clip, ImageSpool, artifact_name, pack, pieces, spool
-from actors.codecs import CODECS, check_codec
 from actors.errors import UserError
+from actors.extract_settings import CODECS, check_codec
 
 SIZE = (21, 30)
 

@@ -11,7 +11,8 @@ from media_files import brightness_flow, moving_square, sine, write_sound, write
 from actors import artifact, extraction
 from actors.artifact import ArtifactReader, artifact_name, pack
 from actors.errors import MediaError, UserError
-from actors.extraction import ClipExtractor, ExtractSettings, extract_clip
+from actors.extract_settings import ExtractSettings
+from actors.extraction import ClipExtractor, extract_clip
 from actors.flow import TVL1, quantise, to_gray
 from actors.storage import Storage
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from actors.errors import UserError
-from actors.extraction import ExtractSettings
+from actors.extract_settings import ExtractSettings
 from actors.flow import TVL1, CPUEngine, get_engine, quantise
+from actors.flow.choice import METHODS, RAFT, choose
 from actors.flow.engine import is_on_gpu
-from actors.flow.methods import METHODS, QuantisingEngine, choose, find_quantised
-from actors.flow.raft import RAFT, load_network
+from actors.flow.methods import QuantisingEngine, find_quantised
+from actors.flow.raft import load_network
 from actors.flow.settings import SCHEDULES
 
 QUICK = TVL1(scales=1, warps=1, outer_iterations=1, inner_iterations=3)

@@ -9,7 +9,8 @@ from media_files import brightness_flow
 
 from actors.artifact import ArtifactReader, pack
 from actors.errors import MediaError
-from actors.extraction import ExtractSettings, extract_clip
+from actors.extract_settings import ExtractSettings
+from actors.extraction import extract_clip
 from actors.streams import STREAMS
 
 SETTINGS = ExtractSettings(codec="raw", short_side=64)

@@ -10,8 +10,9 @@ from torchvision.models import optical_flow
 
 from actors.errors import UserError
 from actors.flow import raft
+from actors.flow.choice import RAFT
 from actors.flow.devices import Fitting
-from actors.flow.raft import RAFT, RAFTEngine, padding
+from actors.flow.raft import RAFTEngine, padding
 from actors.weights import cached_file
 
 

@@ -10,15 +10,8 @@ from media_files import sine, write_sound
 
 from actors.decode import open_media, packets
 from actors.errors import UserError
-from actors.sound import (
-    FLOOR_DB,
-    MEAN_DB,
-    SPREAD_DB,
-    SoundDecoder,
-    SoundSettings,
-    Spectrogram,
-    spectrogram,
-)
+from actors.extract_settings import SoundSettings
+from actors.sound import FLOOR_DB, MEAN_DB, SPREAD_DB, SoundDecoder, Spectrogram, spectrogram
 
 SETTINGS = SoundSettings()
 

@@ -15,11 +15,13 @@ import pytest
 
 from actors.errors import UserError
 from actors.storage import Storage
-from pipelines.compare import Choice, chosen_rows, parse_choice, run_rows, variants
+from pipelines.compare import chosen_rows, run_rows
+from pipelines.compare_options import Choice, parse_choice, variants
 from pipelines.compared import summarise
 from pipelines.console import Console
 from pipelines.datasets import Manifest
 from pipelines.job import Job
+from pipelines.model_settings import TrackingSettings
 from pipelines.report.comparison import (
     Comparison,
     comparison_html,
@@ -30,10 +32,10 @@ from pipelines.report.comparison import (
     to_latex,
 )
 from pipelines.settings import Settings, parse_settings
-from pipelines.tracking import Tracker, TrackingSettings
+from pipelines.tracking import Tracker
 from trainers.comparison.rows import Material
 from trainers.evaluation import SystemScores
-from trainers.fusion_network import FusionSettings
+from trainers.settings import FusionSettings
 
 STREAMS = ("spatial", "audio")
 METHODS = ("table1", "spatial_svm", "svm_ef", "fusion_plain", "fusion", "table3")
@@ -145,12 +147,16 @@ def open_small_job(root: Path) -> Iterator[Job]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch) -> None:
+def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch, capsys) -> None:
     rows = chosen_rows(Settings(streams=",".join(STREAMS)), METHODS)
     material = make_material()
     ids = [f"clip{n}" for n in range(24)]
     with open_small_job(tmp_path) as job:
         first = run_rows(job, "as given", rows, material, ids, "mark")
+        lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("✓")]
+        labels = [row.label for row in rows]
+        assert sorted(x[27:].partition(": ")[0].strip() for x in lines) == sorted(labels)
+        assert all(x.startswith("✓ compare ") and x.count(" s ") == 1 for x in lines)
         runs = job.tracker.client.search_runs([job.tracker.experiment])
         names = {run.data.tags.get("multiclue.child") for run in runs}
         assert {f"compare {row.name}" for row in rows} <= names
@@ -195,7 +201,11 @@ def _check_forms(comparison: Comparison) -> None:
     page = comparison_html(comparison)
     assert "SVM-EF" in page and written in page and "<svg" in page
     assert not re.search(r"(src|href)=[\"']?https?:", page)
-    assert len(terminal_tables(comparison)) == 3
+    tables = terminal_tables(comparison)
+    assert len(tables) == 3 and "paper's own figures" in str(tables[-1].caption)
+    for table in tables:
+        headings = [str(column.header) for column in table.columns]
+        assert headings[-2:] == ["UCF-101 (paper)", "CCV (paper)"]
     assert len(precision_figure(comparison).axes[0].patches) == 6
     again = re.findall(r"\\\\", to_latex(comparison, 3))
     assert len(again) == 1 + sum(row.table == 3 for row in comparison.rows)
@@ -203,3 +213,6 @@ def _check_forms(comparison: Comparison) -> None:
 
 def test_latex_takes_any_text() -> None:
     assert escape("50 % ± a_b & <1") == r"50 \% $\pm$ a\_b \& $<$1"
+    assert escape(r"a\b~c^2 > {#1} $") == (
+        r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}2 $>$ \{\#1\} \$"
+    )

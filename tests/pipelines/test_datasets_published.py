@@ -207,7 +207,7 @@ def test_hmdb51_reads_an_official_split(tmp_path, lists):
     assert len(manifest.split("test")) == 8
     assert {v.group for v in manifest.split("test")} == {"Film_7", "Film_8"}
     val = Counter(v.group for v in manifest.split("val"))
-    assert set(val.values()) == {4} and len(val) == 1
+    assert set(val.values()) == {4} and len(val) == 2
     assert all(Path(v.path).is_file() for v in manifest.videos)
 
 

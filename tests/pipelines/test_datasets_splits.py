@@ -8,6 +8,7 @@ import pytest
 
 from actors.errors import UserError
 from pipelines.datasets import SplitSettings, read_dataset
+from pipelines.datasets.manifest import Manifest
 from pipelines.datasets.splits import cut_fold, cut_share
 
 
@@ -199,3 +200,29 @@ def test_a_class_whose_clips_are_of_one_group(tmp_path):
 def test_three_groups_are_enough(tmp_path):
     manifest = read(people(tmp_path / "clips", count=3))
     assert [len(manifest.split(s)) for s in ("train", "val", "test")] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_validation_has_two_groups_where_training_can_spare_them(tmp_path, seed):
+    manifest = read(people(tmp_path), seed)
+    assert len({v.group for v in manifest.split("val")}) == 2
+    assert len({v.group for v in manifest.split("train")}) >= 3
+
+
+def test_validation_keeps_one_group_where_a_second_would_take_too_much(tmp_path):
+    manifest = read(people(tmp_path, count=5))
+    assert len({v.group for v in manifest.split("train")}) == 3
+    assert len({v.group for v in manifest.split("val")}) == 1
+
+
+def test_validation_beside_a_fold_is_cut_as_ever(tmp_path):
+    manifest = read(people(tmp_path), folds=7, fold=1)
+    assert len({v.group for v in manifest.split("val")}) == 1
+
+
+def test_where_groups_come_from_is_told(tmp_path):
+    assert read(people(tmp_path)).grouping == r"from file names by _(g\d+)_c\d+"
+    assert read(tmp_path, group_pattern=None).grouping == "none: each clip its own"
+    assert read(tmp_path, group_pattern="(nowhere)").grouping == "none: each clip its own"
+    manifest = read(tmp_path)
+    assert Manifest.from_table(manifest.to_table()) == manifest

@@ -81,8 +81,9 @@ def test_validation_is_cut_from_training_by_group(tmp_path):
     ]
     manifest = read(write(tmp_path, table_of(rows, "path,label,split,group")))
     assert len(manifest.split("test")) == 4
-    assert len({v.group for v in manifest.split("val")}) == 1
-    assert len(manifest.split("val")) == 2
+    assert len({v.group for v in manifest.split("val")}) == 2
+    assert len(manifest.split("val")) == 4
+    assert manifest.grouping == "from the table"
 
 
 def test_test_is_cut_where_the_table_gives_training_and_validation_only(tmp_path):

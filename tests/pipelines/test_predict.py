@@ -18,7 +18,8 @@ from actors.errors import UserError
 from actors.storage import Storage
 from pipelines.arguments import parse_arguments
 from pipelines.console import Console
-from pipelines.predict import PredictSettings, find_videos, predict, predict_paths
+from pipelines.model_settings import PredictSettings
+from pipelines.predict import find_videos, predict, predict_paths
 from pipelines.predictions import check_output, predictions_table
 from trainers.fitted_refinement import contextual
 
@@ -65,7 +66,7 @@ def test_files_folders_and_tables(folder, monkeypatch):
     [
         ("nowhere.mp4", "nowhere.mp4 does not exist"),
         ("empty", "empty has no video or sound files"),
-        ("wrong.csv", r"has no column 'path'; did you mean 'paths'\?; it has paths, label"),
+        ("wrong.csv", r"has no column 'path'; it has paths, label; did you mean 'paths'\?"),
         ("torn.parquet", "can't be read as a table"),
     ],
 )
@@ -216,3 +217,14 @@ def test_many_files_are_shared_out_with_the_same_result(folder, rows, monkeypatc
     seen.clear()
     assert predict_paths(Storage(folder / "model"), paths, settings, on_row=seen.append) == shared
     assert seen == []  # all were known
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.parquet"])
+def test_a_video_that_can_not_be_used_has_no_scores_and_its_name_once(folder, tmp_path, name):
+    nothing, output = tmp_path / "nothing.mp4", tmp_path / name
+    nothing.write_bytes(b"")
+    run(folder, [str(nothing)], output=str(output))
+    json_file = output.suffix == ".json"
+    (row,) = json.loads(output.read_text()) if json_file else pq.read_table(output).to_pylist()
+    assert row["error"] == "empty: the file has no bytes" and row["label"] == ""
+    assert row["probability"] is None and row["share_spatial"] is None

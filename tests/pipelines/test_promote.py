@@ -14,16 +14,10 @@ from pipelines.arguments import parse_arguments
 from pipelines.console import Console
 from pipelines.datasets import Video
 from pipelines.launch import main_guard
-from pipelines.promote import (
-    PromoteSettings,
-    main,
-    promote,
-    promote_version,
-    rows_accuracy,
-    rows_map,
-)
-from pipelines.registry import Evaluation, RegistrySettings, find_version, register
-from pipelines.tracking import Tracker, TrackingSettings
+from pipelines.model_settings import PromoteSettings, RegistrySettings, TrackingSettings
+from pipelines.promote import main, promote, promote_version, rows_accuracy, rows_map
+from pipelines.registry import Evaluation, find_version, register
+from pipelines.tracking import Tracker
 
 
 @pytest.fixture(autouse=True)
@@ -211,7 +205,7 @@ def test_the_command_line():
     for words, message in (
         (["--registry.margin", "2"], "registry.margin must be in"),
         (["--verion", "1"], r"there is no option --verion; did you mean '--version'"),
-        (["word"], "unrecognized arguments: word"),
+        (["word"], "'word' is no option"),
     ):
         with pytest.raises(UserError, match=message):
             parse_arguments(PromoteSettings, "", words)
@@ -243,7 +237,7 @@ def test_exit_codes(gate, monkeypatch, capsys):
     def code(name: str) -> int:
         monkeypatch.setattr(sys, "argv", ["promote.py", *words, "--registry.name", name])
         with pytest.raises(SystemExit) as ended:
-            main_guard(main)
+            main_guard(lambda: main(parse_arguments(PromoteSettings, "")[0]))
         return ended.value.code
 
     assert code(gate.name) == 0

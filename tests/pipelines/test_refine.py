@@ -149,8 +149,8 @@ def test_files_that_are_none(tmp_path):
     ("arguments", "message"),
     [
         (["--folds", "1"], "--folds must be at least 2, not 1"),
-        (["--method", "learnt"], "there is none; did you mean 'learned'"),
-        (["--given", "odds"], "--given must be"),
+        (["--method", "learnt"], "not 'learnt'; did you mean 'learned'"),
+        (["--given", "odds"], "--given takes one of auto, logits"),
         (["--output", "mine.pkl"], "must be .safetensors"),
     ],
 )

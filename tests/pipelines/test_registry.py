@@ -20,16 +20,16 @@ from small_hybrid import CLASSES, make_hybrid, write_clip
 from actors.errors import UserError
 from actors.storage import Storage
 from pipelines.datasets import Video
+from pipelines.model_settings import RegistrySettings, TrackingSettings
 from pipelines.registry import (
     REQUIREMENTS,
     Evaluation,
-    RegistrySettings,
     download,
     find_version,
     register,
     requirements,
 )
-from pipelines.tracking import Tracker, TrackingSettings
+from pipelines.tracking import Tracker
 from trainers.hybrid import Hybrid
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,6 +18,7 @@ from PIL import Image
 from report_examples import CLASSES, demo, example, many_classes, methods, minimal, multi_label
 from rich.console import Console
 
+from pipelines import reporting
 from pipelines.report import (
     DataSummary,
     MethodResult,
@@ -29,6 +30,7 @@ from pipelines.report import (
     report_json,
 )
 from pipelines.report.matrix import hardest_classes
+from trainers.evaluation import MethodFigures
 
 
 class Page(HTMLParser):
@@ -91,7 +93,7 @@ def page() -> Page:
         "Without audio 10 clips",
         "3 min 34 s",
         "10.4 clips/s",
-        "cached",
+        "done before",
         "no frame could be decoded: moov atom not found",
         "broken/half.mp4",
         "no sound",
@@ -306,3 +308,23 @@ def test_the_chosen_refinement_is_marked_and_repeated_as_refined():
     data = dataclasses.replace(data, methods=[none, *rows[1:2]])
     assert report_json(data)["methods"]["refined"]["accuracy"] == 0.5
     assert "refined</dd>" not in render_html(data)
+
+
+def test_hit_at_5_is_left_out_where_every_clip_hits() -> None:
+    figures = MethodFigures(8, 8, {"accuracy": 0.5, "hit_at_5": 1.0}, 0.5)
+    few, many = (
+        reporting._row(
+            "hybrid", "Hybrid", figures, ceiling=None, share=None, note="", classes=classes
+        ).hit5
+        for classes in (5, 6)
+    )
+    assert (few, many) == (None, 1.0)
+
+
+def test_the_page_warns_of_small_splits_and_tells_where_groups_come_from() -> None:
+    data = minimal()
+    summary = dataclasses.replace(
+        data.data, groups="3 groups (from the table)", warnings=["only 3 test clips"]
+    )
+    words = Page(render_html(dataclasses.replace(data, data=summary))).words()
+    assert "Mind: only 3 test clips." in words and "3 groups (from the table)" in words

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors.extraction import ExtractSettings
+from actors.extract_settings import ExtractSettings
 from actors.flow import TVL1
-from actors.flow.raft import RAFT
+from actors.flow.choice import RAFT
 from actors.storage import Storage
 from pipelines.extract import extraction_key
 from pipelines.stages import fingerprint, run_stage

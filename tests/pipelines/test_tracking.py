@@ -16,8 +16,9 @@ from mlflow.artifacts import load_text
 
 from actors.errors import UserError
 from actors.storage import Storage
+from pipelines.model_settings import TrackingSettings
 from pipelines.provenance import flatten, git_commit
-from pipelines.tracking import Tracker, TrackingSettings, tracking_uri, using_uri
+from pipelines.tracking import Tracker, tracking_uri, using_uri
 from trainers.stream_settings import StreamSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,15 +13,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_hybrid import write_clip
 
 from actors.errors import UserError
 from actors.storage import Storage
+from actors.streams import STREAMS
 from pipelines import extract as extract_step
+from pipelines.console import Console
 from pipelines.datasets import Manifest, Video
 from pipelines.extract import ExtractedClip, Extraction
-from pipelines.job import open_job
+from pipelines.job import groups_in_words, open_job, split_warnings
 from pipelines.launch import ROOT, TooManyRejected, main_guard
 from pipelines.settings import parse_settings
+from pipelines.stream_check import check_streams
 
 
 def refuse(*arguments: str) -> str:
@@ -58,7 +62,8 @@ def test_a_format_that_does_not_exist(place: list[str], tmp_path: Path) -> None:
 
 def test_a_stream_that_does_not_exist(place: list[str]) -> None:
     message = refuse(*place, "--streams", "spatial,moton")
-    assert "there is no stream 'moton'; did you mean 'motion'?" in message
+    assert "there is no stream 'moton'; --streams takes some of spatial,motion,audio" in message
+    assert message.endswith("; did you mean 'motion'?")
 
 
 def test_a_negative_lambda(place: list[str]) -> None:
@@ -243,3 +248,56 @@ def test_a_stream_that_no_clip_has(job: Any) -> None:
     message = str(refused.value)
     assert "no training clip has the audio stream (the file has no sound)" in message
     assert "--streams" in message
+
+
+def videos_of(folder: Path, *, sound: bool, pictures: bool = True) -> tuple[Video, ...]:
+    clips = [folder / f"{n}.mp4" for n in range(3)]
+    for n, clip in enumerate(clips):
+        write_clip(clip, sound=sound, pictures=pictures, seconds=0.2, seed=n)
+    (folder / "broken.mp4").write_bytes(b"x")
+    paths = [*clips, folder / "broken.mp4"]
+    return tuple(Video(p.name, str(p), ("run",), "train", p.name) for p in paths)
+
+
+def test_silent_videos_are_found_by_their_headers(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        check_streams(videos_of(tmp_path, sound=False), STREAMS, Console())
+    assert str(refused.value) == (
+        "none of the 3 training clips has sound, which audio needs; "
+        "leave it out: --streams spatial,motion"
+    )
+
+
+def test_sounds_without_pictures_are_found_by_their_headers(tmp_path: Path) -> None:
+    videos = videos_of(tmp_path, sound=True, pictures=False)
+    with pytest.raises(UserError, match="has pictures, which spatial and motion need; leave them "
+                       "out: --streams audio"):  # fmt: skip
+        check_streams(videos, STREAMS, Console())
+    check_streams(videos, ["audio"], Console())
+
+
+def test_one_clip_with_sound_is_enough(tmp_path: Path) -> None:
+    silent = videos_of(tmp_path / "silent", sound=False)
+    loud = videos_of(tmp_path / "loud", sound=True)
+    check_streams([*silent, *loud], STREAMS, Console())
+    check_streams(silent[-1:], STREAMS, Console())  # unreadable: for extraction to reject
+
+
+def split_of(*counts: tuple[str, str, int]) -> Manifest:
+    videos = [
+        Video(f"{split}{group}{n}", "", ("run",), split, group)  # type: ignore[arg-type]
+        for split, group, count in counts
+        for n in range(count)
+    ]
+    return Manifest(tuple(videos), ("run", "walk"), False, "made", "from the table")
+
+
+def test_small_splits_are_warned_of() -> None:
+    enough = (("train", "a", 4), ("val", "b", 2), ("val", "c", 2), ("test", "d", 2))
+    assert split_warnings(split_of(*enough, ("test", "e", 2))) == []
+    assert split_warnings(split_of(*enough)) == [
+        "only 2 test clips for 2 classes, all of one group: figures of them may be chance"
+    ]
+    (one_group,) = split_warnings(split_of(("val", "b", 4), ("test", "d", 3), ("test", "e", 3)))
+    assert one_group.startswith("the 4 validation clips are all of one group (b): what is chosen")
+    assert groups_in_words(split_of(*enough)) == "4 groups (from the table)"

@@ -10,15 +10,15 @@ from actors.storage import Storage
 from trainers.embedding import (
     ClipEmbedder,
     Embedding,
-    EmbeddingSettings,
     embed_clip,
     embedding_positions,
     read_embedding,
 )
-from trainers.networks.backbones import NetworkSettings, build_network
+from trainers.networks.backbones import build_network
 from trainers.networks.recurrent import SequenceNetwork
 from trainers.networks.weights import save_network
 from trainers.samples import crop_samples, cut, normalise
+from trainers.settings import EmbeddingSettings, NetworkSettings
 from trainers.stream_settings import StreamSettings, input_channels
 
 SETTINGS = StreamSettings(crop=16, window_seconds=2.0)

@@ -14,10 +14,12 @@ import pytest
 import safetensors.numpy
 
 from actors.errors import UserError
+from trainers import logit_map
 from trainers.calibration import reliability
-from trainers.choose_refinement import choose, cross_validate, weighted_average_precision
+from trainers.choose_refinement import choose, cross_validate
 from trainers.dasd import SemanticDiffusion, class_graph, diffusion, energy
 from trainers.fitted_refinement import KEY, METHODS, FittedRefinement, contextual, make_method
+from trainers.folds import group_folds
 from trainers.late_fusion import (
     GapWeighted,
     MeanOfLogits,
@@ -27,13 +29,14 @@ from trainers.late_fusion import (
     lattice,
     weighted_logits,
 )
-from trainers.learned_refinement import LearnedRefinement, _objective
-from trainers.metrics import accuracy, average_precision, gap_at_k
+from trainers.learned_refinement import LearnedRefinement, of_each_class
+from trainers.logit_map import LogitMap, MapClips, objective
+from trainers.metrics import accuracy, gap_at_k
 from trainers.refinement import ContextualRefinement, confusion_refinement, refine
 from trainers.score_streams import (
     as_stack,
     find_temperature,
-    group_folds,
+    log_loss,
     to_logits,
     to_probabilities,
 )
@@ -168,15 +171,19 @@ def test_the_lattice_of_weights():
 
 def test_folds_are_whole_groups_and_do_not_depend_on_the_order():
     groups = np.array(list("aaabbccddddde"))
-    folds = group_folds(groups, 3)
+    parts = group_folds(groups, 3)
+    assert all(sorted([*rows, *held]) == list(range(13)) for rows, held in parts)
+    folds = [held for _, held in parts]
     assert sorted(np.concatenate(folds)) == list(range(13))
     assert all(len(set(groups[fold]) & set(groups[np.setdiff1d(range(13), fold)])) == 0
                for fold in folds)  # fmt: skip
     order = np.random.default_rng(0).permutation(13)
-    again = group_folds(groups[order], 3)
+    again = [held for _, held in group_folds(groups[order], 3)]
     assert [set(groups[f]) for f in folds] == [set(groups[order][f]) for f in again]
-    with pytest.raises(ValueError, match="two folds and groups, not 3 and 1"):
+    with pytest.raises(UserError, match="at least 2 groups.*'a'"):
         group_folds(np.array(["a", "a"]), 3)
+    with pytest.raises(ValueError, match="two folds, not 1"):
+        group_folds(groups, 1)
 
 
 def test_shrinkage_ends_at_the_printed_matrix_and_at_the_identity():
@@ -240,21 +247,68 @@ def test_class_graphs():
     assert (graph > 0).sum(1).min() >= 3
 
 
-def test_the_gradient_of_the_learned_refinement():
+def map_clips(multi_label, n=30):
     random = np.random.default_rng(0)
-    inputs = random.normal(size=(30, 8)).astype(np.float32)
-    vector = 0.3 * random.normal(size=2 + 9 * 4)
-    for multi_label in (False, True):
-        targets = np.eye(4)[random.integers(4, size=30)].astype(np.float32)
-        _, gradient = _objective(vector, inputs, targets, 0.1, multi_label)
-        for place in (0, 1, 2, 7, 20, 37):
-            step = np.zeros_like(vector)
-            step[place] = 1e-2
-            up, down = (
-                _objective(vector + sign * step, inputs, targets, 0.1, multi_label)[0]
-                for sign in (1, -1)
-            )
-            assert gradient[place] == pytest.approx((up - down) / 2e-2, abs=2e-4)
+    inputs = random.normal(size=(n + 10, 8)).astype(np.float32)
+    targets = np.eye(4, dtype=bool)[random.integers(4, size=n)]
+    if multi_label:
+        targets |= random.random((n, 4)) < 0.3
+    rows = random.permutation(n + 10)[:n]
+    return MapClips(inputs, rows, np.array([0.5, 2.0]), targets)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_gradient_of_the_learned_refinement(multi_label):
+    vector = 0.3 * np.random.default_rng(1).normal(size=2 + 9 * 4)
+    clips = map_clips(multi_label)
+    value, gradient = objective(vector, clips, 0.1, multi_label)
+    for place in (0, 1, 2, 7, 20, 37):
+        step = np.zeros_like(vector)
+        step[place] = 1e-2
+        up, down = (objective(vector + sign * step, clips, 0.1, multi_label)[0] for sign in (1, -1))
+        assert gradient[place] == pytest.approx((up - down) / 2e-2, abs=2e-4)
+    # The value, written out: z = sum_s (a_s I + A_s) z_s / T_s + c.
+    a, borrowing, bias = LogitMap(vector, 2, 4).parts()
+    z = bias + sum(
+        clips.inputs[clips.rows][:, 4 * s : 4 * s + 4]
+        / clips.temperatures[s]
+        @ (a[s] * np.eye(4) + borrowing[s]).T
+        for s in range(2)
+    )
+    loss = log_loss(z, clips.targets, multi_label=multi_label)
+    penalty = 0.05 * ((borrowing**2).sum() + (bias**2).sum())
+    assert value == pytest.approx(loss + penalty, rel=1e-5)
+    total = LogitMap(vector, 2, 4).loss(clips, multi_label=multi_label)
+    assert total == pytest.approx(30 * loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_batches_give_the_gradient_of_the_whole(multi_label, monkeypatch):
+    vector = 0.3 * np.random.default_rng(1).normal(size=2 + 9 * 4)
+    clips = map_clips(multi_label)
+    value, gradient = objective(vector, clips, 0.1, multi_label)
+    monkeypatch.setattr(logit_map, "BATCH", 4 * 7)
+    assert [len(inputs) for inputs, _ in clips.batches()] == [7, 7, 7, 7, 2]
+    again, other = objective(vector, clips, 0.1, multi_label)
+    assert again == pytest.approx(value, rel=1e-6)
+    np.testing.assert_allclose(other, gradient, atol=1e-6)
+
+
+def test_a_set_too_large_is_learnt_from_a_share_of_each_class():
+    streams, labels = mixed_up()
+    s, n, c = len(streams), len(labels), 4
+    whole = LearnedRefinement(MeanOfLogits()).fit(streams, labels)
+    assert whole.learnt_from == ""
+    part = LearnedRefinement(MeanOfLogits(), most_products=n * s * c**2 / 6).fit(streams, labels)
+    assert part.learnt_from == f"{n // 2} of {n} clips" and part.fallback == ""
+    others, answers = mixed_up(seed=1)
+    plain = accuracy(MeanOfLogits().predict_scores(others), answers)
+    assert accuracy(part.predict_scores(others), answers) > plain + 0.1
+    little = LearnedRefinement(MeanOfLogits(), most_products=39 * s * c**2 / 3)
+    assert f"39 of {n} clips, fewer than 10" in little.fit(streams, labels).fallback
+    targets = np.eye(3, dtype=bool)[np.repeat([0, 1, 2], [50, 5, 20])]
+    rows = of_each_class(targets, 35)
+    assert targets[rows].sum(0).tolist() == [15, 5, 15] and (np.diff(rows) > 0).all()
 
 
 def test_the_learned_refinement_finds_who_borrows_from_whom():
@@ -295,8 +349,8 @@ def test_very_many_classes_are_left_alone():
     streams = {"one": random.normal(size=(20, 501))}
     labels = random.integers(501, size=20)
     plain = MeanOfLogits().predict_scores(streams)
-    learned = LearnedRefinement(MeanOfLogits()).fit(streams, labels)
-    assert "501 classes, more than the 500" in learned.fallback
+    learned = LearnedRefinement(MeanOfLogits(), most_products=5 * 501**2).fit(streams, labels)
+    assert "501 classes x 1 systems leave time to learn from 15 of 20 clips" in learned.fallback
     np.testing.assert_array_equal(learned.predict_scores(streams), plain)
     diffused = SemanticDiffusion(MeanOfLogits()).fit(streams, labels)
     np.testing.assert_allclose(diffused.predict_scores(streams), plain, rtol=1e-12)
@@ -416,17 +470,6 @@ def test_the_printed_refinement_is_not_chosen_where_it_does_harm():
     choice = choose(held_out, targets, np.arange(200), multi_label=True)
     assert choice.measures["confusion"] < choice.measures["none"] - 0.05
     assert choice.name in ("none", "learned")
-
-
-def test_weighted_precision_counts_a_clip_as_often_as_it_was_drawn():
-    random = np.random.default_rng(0)
-    scores, relevant = np.round(random.random(30), 1), random.random(30) < 0.4
-    weights = random.integers(0, 4, size=(5, 30))
-    found = weighted_average_precision(scores, relevant, weights)
-    for row, value in zip(weights, found, strict=True):
-        expected = average_precision(np.repeat(scores, row), np.repeat(relevant, row))
-        assert value == pytest.approx(expected, abs=1e-12)
-    assert np.isnan(weighted_average_precision(scores, relevant, 1 * ~relevant[None])).all()
 
 
 def test_calibration_by_hand():

@@ -9,9 +9,9 @@ from torch import nn
 
 from actors.errors import UserError
 from trainers.loop import fit
-from trainers.networks.backbones import NetworkSettings
-from trainers.optimiser import OptimiserSettings, build_optimiser
+from trainers.optimiser import build_optimiser
 from trainers.prefetch import prefetch
+from trainers.settings import NetworkSettings, OptimiserSettings
 from trainers.stream_task import StreamSettings, StreamTask
 
 OPTIMISER = OptimiserSettings(

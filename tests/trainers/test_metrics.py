@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from trainers import metric_accumulators as streaming
 from trainers import metrics
+from trainers.score_spill import MEMORY
 
 
 def drawn(seed, ties, n=60, c=7):
@@ -73,37 +75,39 @@ def test_batches_give_the_value_of_the_whole_whatever_their_order(ties):
     for multi_label, truth in ((False, labels), (True, targets)):
         expected = metrics.summary(scores, truth, multi_label=multi_label)
         parts = batches(97, 10)
-        one, two = (metrics.Summary(7, multi_label) for _ in range(2))
+        one, two = (streaming.Summary(7, multi_label) for _ in range(2))
         for k, part in enumerate(reversed(parts)):
             (one if k % 3 else two).update(scores[part], truth[part])
         assert one.merge(two).compute() == pytest.approx(expected, abs=1e-12)
-    parts = [metrics.Confusions(7).update(scores[p], labels[p]) for p in batches(97, 30)]
+    parts = [streaming.Confusions(7).update(scores[p], labels[p]) for p in batches(97, 30)]
     whole = parts[0].merge(parts[1]).merge(parts[2]).merge(parts[3])
     matrix = metrics.confusion_matrix(scores.argmax(1), labels, 7)
     np.testing.assert_array_equal(whole.compute(), matrix)
     for k in (1, 3):
-        kept = metrics.GapAtK(k)
+        kept = streaming.GapAtK(k)
         for part in batches(97, 8):
             kept.update(scores[part], targets[part])
         assert kept.compute() == pytest.approx(metrics.gap_at_k(scores, targets, k), abs=1e-12)
-        assert sum(map(len, kept.scores)) == 97 * k
+        assert kept.kept.entries == 97 * k
 
 
 def test_accumulators_that_do_not_add_up_are_refused():
-    for empty in (metrics.HitAtK(), metrics.GapAtK(), metrics.Summary(3, True)):
+    for empty in (streaming.HitAtK(), streaming.GapAtK(), streaming.Summary(3, True)):
         with pytest.raises(ValueError, match="no videos yet"):
             empty.compute()
     with pytest.raises(ValueError, match="no videos yet"):
-        _ = metrics.Confusions(3).accuracy
+        _ = streaming.Confusions(3).accuracy
     with pytest.raises(ValueError, match="k differs: 5 here, 20 there"):
-        metrics.GapAtK(5).merge(metrics.GapAtK(20))
+        streaming.GapAtK(5).merge(streaming.GapAtK(20))
     with pytest.raises(ValueError, match="n_classes differs: 3 here, 2 there"):
-        metrics.AveragePrecisions(3).update([[0.1, 0.2]], [1])
+        streaming.AveragePrecisions(3).update([[0.1, 0.2]], [1])
 
 
 def test_average_precision_at_n_divides_by_the_positives_that_fit():
     # A list of two entries with ten positives elsewhere: at most five of them count.
     assert metrics.average_precision([0.9, 0.8], [1, 1], 10, n=5) == pytest.approx(0.4)
+    # All positives are elsewhere: nothing is found.
+    assert metrics.average_precision([], [], 3) == metrics.average_precision([0.5], [0], 3) == 0
 
 
 def test_average_precision_at_n_with_ties():
@@ -195,23 +199,24 @@ def test_youtube8m_reference_answers(real_data):
     assert value == pytest.approx(listed["ap_at_3_total_num_positives_10"], abs=1e-9)
 
 
+@pytest.mark.parametrize("memory", [1, 10**4, MEMORY])
 @pytest.mark.parametrize("batch", [1, 7, 1000])
-def test_youtube8m_reference_answers_streaming(real_data, batch):
+def test_youtube8m_reference_answers_streaming(real_data, batch, memory):
     expected = json.loads((real_data / "checks/yt8m_metrics_expected.json").read_text())
     inputs = np.load(real_data / "checks/yt8m_metrics_inputs.npz")
     for size in ("tiny", "small"):
         scores, targets = inputs[f"{size}_scores"], inputs[f"{size}_labels"]
         n_classes = scores.shape[1]
         answers = {
-            "hit_at_1": metrics.HitAtK(1),
-            "perr": metrics.PrecisionAtEqualRecall(),
-            "gap_at_20": metrics.GapAtK(20),
-            "streaming_gap_at_top_k": metrics.GapAtK(20),
-            "gap_at_5": metrics.GapAtK(5),
-            "gap_at_1": metrics.GapAtK(1),
-            "gap_all": metrics.GapAtK(n_classes),
-            "map_full": metrics.AveragePrecisions(n_classes),
-            "map_over_topk_entries": metrics.AveragePrecisions(n_classes, k=20),
+            "hit_at_1": streaming.HitAtK(1),
+            "perr": streaming.PrecisionAtEqualRecall(),
+            "gap_at_20": streaming.GapAtK(20, memory=memory),
+            "streaming_gap_at_top_k": streaming.GapAtK(20, memory=memory),
+            "gap_at_5": streaming.GapAtK(5, memory=memory),
+            "gap_at_1": streaming.GapAtK(1, memory=memory),
+            "gap_all": streaming.GapAtK(n_classes, memory=memory),
+            "map_full": streaming.AveragePrecisions(n_classes, memory=memory),
+            "map_over_topk_entries": streaming.AveragePrecisions(n_classes, k=20, memory=memory),
         }
         for name, accumulator in answers.items():
             for part in batches(len(scores), batch):
@@ -254,7 +259,7 @@ def test_mmaction_reference_answers(real_data):
     value = metrics.average_precision(part["scores"][0], part["labels"][0])
     assert value == pytest.approx(part["expected"], abs=1e-9)
     part = expected["top_k_classes"]
-    matrix = metrics.Confusions(4).update(part["scores"], part["accurate"]["labels"]).compute()
+    matrix = streaming.Confusions(4).update(part["scores"], part["accurate"]["labels"]).compute()
     for index, recall in part["accurate"]["k3"]:
         assert matrix[index, index] / matrix[index].sum() == recall
 

@@ -6,9 +6,10 @@ import torchvision
 
 from actors.errors import UserError
 from actors.storage import Storage
-from trainers.networks.backbones import NetworkSettings, build_network
+from trainers.networks.backbones import build_network
 from trainers.networks.pretrained import inflate_conv1
 from trainers.networks.weights import load_network, network_from_bytes, save_network
+from trainers.settings import NetworkSettings
 
 
 def scratch(backbone, **options):
@@ -76,7 +77,7 @@ def test_a_split_torchvision_model_computes_what_it_computed_whole(tmp_path):
 
 
 def test_a_misspelt_backbone_is_named_with_what_is_near():
-    with pytest.raises(UserError, match=r"'vgg91'; did you mean .*'vgg19'"):
+    with pytest.raises(UserError, match=r"'vgg91'; choose one of .* did you mean .*'vgg19'"):
         build_network(scratch("vgg91"), in_channels=3, n_classes=2)
 
 

@@ -9,8 +9,8 @@ from trainers.examples import Example
 from trainers.loop import fit
 from trainers.networks.recurrent import PeepholeLSTM, SequenceNetwork, last_step
 from trainers.networks.weights import network_from_bytes, network_to_bytes
-from trainers.optimiser import OptimiserSettings
-from trainers.sequence_task import SequenceSettings, SequenceTask, feature_moments, score_sequence
+from trainers.sequence_task import SequenceTask, feature_moments, score_sequence
+from trainers.settings import OptimiserSettings, SequenceSettings
 
 
 def reference_peephole(layer: PeepholeLSTM, x: np.ndarray) -> np.ndarray:

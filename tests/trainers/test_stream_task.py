@@ -7,8 +7,7 @@ from clips import array_examples, open_array_clip
 from actors.errors import UserError
 from trainers.examples import Example
 from trainers.loop import fit
-from trainers.networks.backbones import NetworkSettings
-from trainers.optimiser import OptimiserSettings
+from trainers.settings import NetworkSettings, OptimiserSettings
 from trainers.stream_task import (
     StreamSettings,
     StreamTask,

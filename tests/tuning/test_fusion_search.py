@@ -34,7 +34,7 @@ def drawn(n=90, classes=3, groups=15, noise=4.0):
 
 def test_no_group_is_split_and_every_clip_is_held_out_once():
     clips, groups = drawn()
-    parts = group_folds(clips.targets.numpy(), groups, 5, seed=0)
+    parts = group_folds(groups, 5, targets=clips.targets.numpy(), seed=0)
     assert len(parts) == 5
     assert sorted(np.concatenate([held for _, held in parts])) == list(range(90))
     for train, held in parts:
@@ -46,17 +46,17 @@ def test_no_group_is_split_and_every_clip_is_held_out_once():
 
 def test_folds_repeat_by_seed():
     clips, groups = drawn()
-    first, again = (group_folds(clips.targets.numpy(), groups, 3, seed=4) for _ in range(2))
+    first, again = (group_folds(groups, 3, targets=clips.targets.numpy(), seed=4) for _ in range(2))
     for (_, one), (_, other) in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_fewer_groups_than_folds():
     targets = np.eye(2)[[0, 1, 0, 1, 0, 1]]
-    parts = group_folds(targets, np.array(["a", "a", "b", "b", "c", "c"]), 5, seed=0)
+    parts = group_folds(np.array(["a", "a", "b", "b", "c", "c"]), 5, targets=targets, seed=0)
     assert [len(held) for _, held in parts] == [2, 2, 2]
     with pytest.raises(UserError, match="at least 2 groups.*'a'"):
-        group_folds(targets, np.array(["a"] * 6), 5, seed=0)
+        group_folds(np.array(["a"] * 6), 5, targets=targets, seed=0)
 
 
 def test_rare_classes_and_several_labels():
@@ -64,7 +64,7 @@ def test_rare_classes_and_several_labels():
     targets[:, 0] = 1
     targets[3, 1] = targets[7, 2] = targets[8, 2] = 1  # class 3 has none
     targets[0] = 0
-    parts = group_folds(targets, np.arange(20), 5, seed=0)
+    parts = group_folds(np.arange(20), 5, targets=targets, seed=0)
     assert sorted(np.concatenate([held for _, held in parts])) == list(range(20))
 
 

@@ -14,9 +14,9 @@ import torch
 
 from actors.errors import UserError
 from actors.storage import Storage
-from trainers.fusion import FusionSettings
-from tuning.fusion_search import SearchSettings
+from trainers.settings import FusionSettings
 from tuning.ray_search import search
+from tuning.settings import SearchSettings
 
 pytestmark = pytest.mark.ray
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trainers.folds import Fold, group_folds
-from trainers.metrics import accuracy, mean_average_precision
+from trainers.score_streams import log_loss, main_measure, to_logits
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -195,33 +195,16 @@ class Method(ABC):
         """
         if len(grid) == 1:
             return grid[0], None
-        parts = group_folds(clips.targets, clips.groups, self.folds, seed=self.seed)
+        parts = group_folds(clips.groups, self.folds, targets=clips.targets, seed=self.seed)
         found = [held_out(value, parts) for value in grid]
+        several, truth = self.multi_label, clips.targets.astype(bool)
         losses = [
-            log_loss(calibrate(scores), clips.targets, multi_label=self.multi_label)
-            for scores in found
+            log_loss(to_logits(calibrate(s), multi_label=several), truth, multi_label=several)
+            for s in found
         ]
         best = int(np.argmin(losses))
-        self.chosen["cross_validated"] = measure(
-            found[best], clips.targets, multi_label=self.multi_label
-        )
+        self.chosen["cross_validated"] = main_measure(found[best], truth, multi_label=several)
         return grid[best], found[best]
-
-
-def log_loss(probabilities: Floats, targets: Floats, *, multi_label: bool) -> float:
-    """Mean over clips of -log of what the truth was given; multi-label summed over classes."""
-    least = 1e-7
-    right = np.log(np.maximum(probabilities, least)) * targets
-    if multi_label:
-        right = right + np.log(np.maximum(1 - probabilities, least)) * (1 - targets)
-    return float(-right.sum() / len(targets))
-
-
-def measure(scores: Floats, targets: Floats, *, multi_label: bool) -> float:
-    """Accuracy; of multi-label clips mAP."""
-    if multi_label:
-        return mean_average_precision(scores, targets.astype(int)).value
-    return accuracy(scores, targets.argmax(1))
 
 
 class LateFusion(Method):
@@ -258,13 +241,17 @@ class LateFusion(Method):
 class Standardiser:
     """Features at mean 0 and variance 1 over the training clips that have the stream.
 
-    An absent stream is zero, its mean. A feature that never varies is only centred.
+    An absent stream is zero, its mean. A feature that never varies is only centred; a stream that
+    no training clip has (of an inner fold, say) is zero for all.
     """
 
     def __init__(self, clips: Clips) -> None:
         self.mean, self.scale = {}, {}
         for name, values in clips.features.items():
             known = values[clips.present[name]]
+            if not len(known):
+                self.mean[name] = self.scale[name] = np.zeros(values.shape[1])
+                continue
             spread = known.std(0)
             self.mean[name] = known.mean(0)
             self.scale[name] = 1 / np.where(spread > 1e-6, spread, 1.0)

@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.svm import SVC
 
+from trainers.comparison.machine import MOST_ITERATIONS, solve
 from trainers.comparison.method import Floats
 
 MOST_STEPS = 100
+"""Turns of weights and SVM."""
+LEAST_TOLERANCE = 1e-10
+"""Of the SVM: below it rounding decides."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class MKLFit:
     objective: float
     """The primal objective."""
     gap: float
-    """(primal - dual) / primal; at most the wanted gap unless the steps ran out."""
+    """(primal - dual) / primal of these very α, d and b: it bounds their relative error."""
+    settled: bool
+    """Whether the gap is at most the wanted one; not so if the steps ran out."""
     steps: int
     history: tuple[float, ...]
     """The primal objective after each SVM."""
@@ -48,8 +53,12 @@ def fit_mkl(
     norm: float = 2.0,
     gap: float = 1e-3,
     tolerance: float = 1e-4,
+    most: int = MOST_ITERATIONS,
 ) -> MKLFit:
     """Fits weights and SVM alternately until the relative duality gap is small enough.
+
+    It ends without it after `MOST_STEPS` turns, or once an SVM at the least tolerance, or at the
+    limit of its iterations, no longer narrows it; ``settled`` tells.
 
     Args:
         kernels: (S, n, n), each positive semi-definite.
@@ -58,6 +67,7 @@ def fit_mkl(
         norm: p, above 1.
         gap: wanted relative duality gap.
         tolerance: of the SVM's own optimality; it is tightened where it keeps the gap open.
+        most: iterations of each SVM.
 
     Raises:
         ValueError: a norm of 1 or less, signs of one kind, shapes that don't fit.
@@ -75,7 +85,8 @@ def fit_mkl(
     step = 0
     while True:
         step += 1
-        alpha, bias = _svm(np.tensordot(weights, kernels, 1), signs, costs, tolerance)
+        joined = np.tensordot(weights, kernels, 1)
+        alpha, bias, exact = solve(joined, signs, costs, tolerance=tolerance, most=most)
         signed = alpha * signs
         outputs = kernels @ signed
         parts = np.maximum(outputs @ signed, 0.0)
@@ -83,11 +94,14 @@ def fit_mkl(
         dual = alpha.sum() - 0.5 * np.linalg.norm(parts, norm / (norm - 1))
         history.append(primal)
         reached = float((primal - dual) / max(primal, 1e-12))
-        if reached <= gap or step == MOST_STEPS or len(kernels) == 1:
-            return MKLFit(alpha, weights, bias, primal, reached, step, tuple(history))
-        if gaps and reached > 0.7 * gaps[-1]:
-            # The SVM's own error is what is left.
-            tolerance = max(tolerance / 10, 1e-10)
+        # With one kernel there are no weights to wait for: all of the gap is the SVM's.
+        stalled = len(kernels) == 1 or (len(gaps) > 0 and reached > 0.7 * gaps[-1])
+        given_up = stalled and (not exact or tolerance <= LEAST_TOLERANCE)
+        if reached <= gap or step == MOST_STEPS or given_up:
+            settled = reached <= gap
+            return MKLFit(alpha, weights, bias, primal, reached, settled, step, tuple(history))
+        if stalled:
+            tolerance = max(tolerance / 10, LEAST_TOLERANCE)
         gaps.append(reached)
         weights = best_weights(weights**2 * parts, norm)
 
@@ -99,15 +113,6 @@ def best_weights(squares: Floats, norm: float) -> Floats:
     if not total > 0:
         return np.full(len(squares), len(squares) ** (-1 / norm))
     return powers / total
-
-
-def _svm(
-    kernel: NDArray[Any], signs: Floats, costs: Floats, tolerance: float
-) -> tuple[Floats, float]:
-    machine = SVC(kernel="precomputed", tol=tolerance).fit(kernel, signs, sample_weight=costs)
-    alpha = np.zeros(len(signs))
-    alpha[machine.support_] = np.abs(machine.dual_coef_[0])
-    return alpha, float(machine.intercept_[0])
 
 
 def _primal(

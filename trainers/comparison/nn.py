@@ -65,7 +65,7 @@ class FusionMethod(Method):
 
     def _cross_validated(self, clips: Clips, *, stop: bool) -> FusionSettings:
         """The settings of the best rank; with ``stop`` they end at their best epoch."""
-        parts = group_folds(clips.targets, clips.groups, self.folds, seed=self.seed)
+        parts = group_folds(clips.groups, self.folds, targets=clips.targets, seed=self.seed)
         data = FusionClips(*self._tensors(clips))
         best: tuple[tuple[float, float], FusionSettings] | None = None
         for settings in self.grid:

@@ -56,12 +56,28 @@ GRID = tuple(
 )
 
 
-def relation(gram: Floats) -> Floats:
+@dataclass(frozen=True, eq=False)
+class Relation:
+    """A relation matrix and its inverse, both from one decomposition."""
+
+    matrix: Floats
+    """(n, n) symmetric, positive definite, of trace 1."""
+    inverse: Floats
+    """(n, n) symmetric."""
+
+
+def relation(gram: Floats) -> Relation:
     """(gram + εI)^½ over its trace, for a positive semi-definite (n, n) matrix of products."""
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
     roots = np.sqrt(np.maximum(values, 0.0) + EPSILON)
-    root = (vectors * roots) @ vectors.T
-    return np.asarray((root + root.T) / 2 / roots.sum())
+    shares = roots / roots.sum()
+    return Relation(
+        _symmetric((vectors * shares) @ vectors.T), _symmetric((vectors / shares) @ vectors.T)
+    )
+
+
+def _symmetric(matrix: Floats) -> Floats:
+    return np.asarray((matrix + matrix.T) / 2)
 
 
 class RDNN(Method):
@@ -100,12 +116,12 @@ class RDNN(Method):
     @property
     def features_relation(self) -> Floats:
         """(S, S) Ψ."""
-        return self.network.psi
+        return self.network.psi.matrix
 
     @property
     def classes_relation(self) -> Floats:
         """(C, C) Ω."""
-        return self.network.omega
+        return self.network.omega.matrix
 
 
 class _Network:
@@ -127,14 +143,13 @@ class _Network:
             pieces += [random.uniform(-bound, bound, rows * columns), np.zeros(rows)]
         self.vector = np.concatenate(pieces)
         self.cuts = [0, *np.cumsum([len(piece) for piece in pieces])]
-        self.psi, self.omega = np.zeros((0, 0)), np.zeros((0, 0))
+        self._relate()
         self.history: list[float] = []
 
     @classmethod
     def fit(cls, clips: Clips, settings: RDNNSettings, multi_label: bool, seed: int) -> _Network:
         network = cls(clips, settings, multi_label, seed)
         inputs, targets = network._inputs(clips), torch.from_numpy(clips.targets)
-        network._relate()
         network.history.append(network._objective(network.vector, inputs, targets)[0])
         for _ in range(settings.rounds):
             network.vector = minimize(
@@ -199,7 +214,7 @@ class _Network:
         variable = torch.from_numpy(np.asarray(vector)).requires_grad_()
         parts = self._parts(variable)
         errors = ((self._forward(inputs, parts) - targets) ** 2).sum(1).mean()
-        psi, omega = (torch.from_numpy(np.linalg.inv(m)) for m in (self.psi, self.omega))
+        psi, omega = torch.from_numpy(self.psi.inverse), torch.from_numpy(self.omega.inverse)
         columns, classes = self._columns(parts[-2][0]), parts[-1][0]
         between_features = ((columns @ psi) * columns).sum() + EPSILON * psi.trace()
         between_classes = ((omega @ classes) * classes).sum() + EPSILON * omega.trace()

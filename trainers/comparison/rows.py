@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.comparison.dbm import DBMSettings, MultimodalDBM
+from trainers.comparison.boltzmann import DBMSettings
+from trainers.comparison.dbm import MultimodalDBM
 from trainers.comparison.method import LateFusion, Method
 from trainers.comparison.nn import EarlyFusionNetwork, FusionMethod
 from trainers.comparison.rdnn import GRID, RDNN
@@ -152,7 +153,7 @@ def _options(material: Material) -> dict[str, Any]:
 
 
 def _networks(material: Material) -> list[FusionSettings]:
-    """Settings of networks without the fusion layer's regularisers."""
+    """Settings of networks without the fusion layer's regularisers, over the grid of lambda1."""
     own = replace(material.fusion, lambda2=0.0, lambda3=0.0)
     return [replace(own, lambda1=own.lambda1 * share) for share in DECAYS]
 
@@ -183,10 +184,9 @@ def nn_late(material: Material) -> Method:
 
 
 def without_norms(material: Material) -> Method:
-    """The fusion network as the job fits it, but for lambda2 = lambda3 = 0."""
-    own = replace(material.fusion, lambda2=0.0, lambda3=0.0)
+    """The fusion network with lambda2 = lambda3 = 0, and a lambda1 of its own."""
     held = material.part("val") if (material.splits == "val").any() else None
-    return FusionMethod([own], validation=held, **_options(material))
+    return FusionMethod(_networks(material), validation=held, **_options(material))
 
 
 TITLES = {"spatial": "Spatial", "motion": "Motion", "audio": "Audio"}
@@ -236,7 +236,7 @@ def _table_2(streams: Sequence[str]) -> Iterator[Row]:
     yield Row("rdnn", "RDNN", 2, RDNN.absence, rdnn, GRID)
     absence = FusionMethod.absence
     plain = fitted(without_norms)
-    yield Row("fusion_plain", "Non-regularised fusion network", 2, absence, plain)
+    yield Row("fusion_plain", "Non-regularised fusion network", 2, absence, plain, DECAYS)
     yield Row("fusion", "Regularised fusion network", 2, absence, mean_of("fusion"))
 
 

@@ -8,6 +8,7 @@ ones, which changes no machine's order of clips (multi-label) or of classes (sin
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,13 +16,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit, log_expit, log_softmax, softmax
-from sklearn.svm import SVC
+from scipy.special import expit, softmax
+from sklearn.exceptions import ConvergenceWarning
 
 from trainers.comparison.kernels import ClipKernels
+from trainers.comparison.machine import MOST_ITERATIONS, solve
 from trainers.comparison.method import Clips, Floats, Method
 from trainers.comparison.mkl import fit_mkl
 from trainers.folds import Fold
+from trainers.score_streams import log_loss
 
 COSTS = (0.1, 1.0, 10.0, 100.0)
 """Grid of C, the strongest regularisation first."""
@@ -40,6 +43,8 @@ class Machine:
     """(C,)."""
     gap: float = 0.0
     """Largest relative duality gap of the weights; 0 where they are given."""
+    unsettled: int = 0
+    """Machines that stopped at a limit, short of their tolerance or gap."""
 
     def decide(self, kernels: Kernels) -> Floats:
         """(N, C) decision values from (S, N, n) kernels."""
@@ -60,6 +65,8 @@ class KernelSVM(Method):
         costs: grid of C.
         norm: p, above 1.
         gap: relative duality gap at which the weights are good enough.
+        most: iterations of one SVM. Where machines stop at it, ``chosen`` and a warning tell how
+            many; the others are optimal to `machine.TOLERANCE`, MKL's to the gap.
         threads: that share the kernels' distances.
     """
 
@@ -72,12 +79,13 @@ class KernelSVM(Method):
         costs: Sequence[float] = COSTS,
         norm: float = 2.0,
         gap: float = 1e-3,
+        most: int = MOST_ITERATIONS,
         threads: int = 1,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.combine, self.costs, self.norm, self.gap = combine, tuple(costs), norm, gap
-        self.threads = threads
+        self.most, self.threads = most, threads
 
     def _fit(self, clips: Clips) -> None:
         self.kernels = ClipKernels(clips, threads=self.threads)
@@ -100,10 +108,25 @@ class KernelSVM(Method):
         self.machine = self._machine(grams, targets, cost)
         self.calibration = calibration(decisions)
         self.chosen["C"] = cost
+        if self.machine.unsettled:
+            self._tell_unsettled(self.machine.unsettled)
         if self.combine == "mkl":
             self.chosen["gap"] = self.machine.gap
             weights = self.machine.weights.mean(0)
             self.chosen |= {f"weight.{n}": w for n, w in zip(clips.streams, weights, strict=True)}
+
+    def _tell_unsettled(self, count: int) -> None:
+        kind = "gap" if self.combine == "mkl" else "tolerance"
+        classes = len(self.machine.bias)
+        self.chosen["note"] = f"{count} of {classes} classes' machines stopped short of the {kind}"
+        about = f"C {self.chosen['C']:g}, streams {', '.join(self.kernels.kernels)}"
+        warnings.warn(
+            f"{self.chosen['note']} after at most {self.most:,} iterations ({about}): their scores "
+            "are not the best that this method can give; a smaller C or a larger limit (most) "
+            "would settle them",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
 
     def _combined(self, kernels: Kernels) -> Kernels:
         """The mean as one kernel, or all of them where their weights are to be learned."""
@@ -111,8 +134,8 @@ class KernelSVM(Method):
 
     def _machine(self, kernels: Kernels, targets: Floats, cost: float) -> Machine:
         if self.combine == "mean":
-            return fit_one_against_rest(kernels[0], targets, cost)
-        return fit_mkl_machine(kernels, targets, cost, norm=self.norm, gap=self.gap)
+            return fit_one_against_rest(kernels[0], targets, cost, most=self.most)
+        return fit_mkl_machine(kernels, targets, cost, norm=self.norm, gap=self.gap, most=self.most)
 
     def decision_values(self, clips: Clips) -> Floats:
         """(N, C) distances from the separating planes; 0 is the border."""
@@ -122,37 +145,45 @@ class KernelSVM(Method):
         return self.calibration(self.decision_values(clips))
 
 
-def fit_one_against_rest(kernel: NDArray[Any], targets: Floats, cost: float) -> Machine:
+def fit_one_against_rest(
+    kernel: NDArray[Any], targets: Floats, cost: float, *, most: int = MOST_ITERATIONS
+) -> Machine:
     """C machines on one (n, n) kernel; of a class that all or no clips have, a constant ±1."""
     n, classes = targets.shape
-    coefficients, bias = np.zeros((classes, n)), np.zeros(classes)
+    coefficients, bias, unsettled = np.zeros((classes, n)), np.zeros(classes), 0
     for c in range(classes):
         signs = np.where(targets[:, c] > 0, 1, -1)
         if abs(signs.sum()) == n:
             bias[c] = signs[0]
             continue
-        machine = SVC(kernel="precomputed").fit(kernel, signs, sample_weight=balanced(signs, cost))
-        coefficients[c, machine.support_] = machine.dual_coef_[0]
-        bias[c] = machine.intercept_[0]
-    return Machine(coefficients, np.ones((classes, 1)), bias)
+        alpha, bias[c], settled = solve(kernel, signs, balanced(signs, cost), most=most)
+        coefficients[c] = alpha * signs
+        unsettled += not settled
+    return Machine(coefficients, np.ones((classes, 1)), bias, unsettled=unsettled)
 
 
 def fit_mkl_machine(
-    kernels: NDArray[Any], targets: Floats, cost: float, *, norm: float, gap: float
+    kernels: NDArray[Any],
+    targets: Floats,
+    cost: float,
+    *,
+    norm: float,
+    gap: float,
+    most: int = MOST_ITERATIONS,
 ) -> Machine:
     """As `fit_one_against_rest` on (S, n, n) kernels, each class with weights of its own."""
     n, classes = targets.shape
     coefficients, bias = np.zeros((classes, n)), np.zeros(classes)
-    weights, largest = np.zeros((classes, len(kernels))), 0.0
+    weights, largest, unsettled = np.zeros((classes, len(kernels))), 0.0, 0
     for c in range(classes):
         signs = np.where(targets[:, c] > 0, 1.0, -1.0)
         if abs(signs.sum()) == n:
             bias[c] = signs[0]
             continue
-        found = fit_mkl(kernels, signs, balanced(signs, cost), norm=norm, gap=gap)
+        found = fit_mkl(kernels, signs, balanced(signs, cost), norm=norm, gap=gap, most=most)
         coefficients[c], weights[c], bias[c] = found.alpha * signs, found.weights, found.bias
-        largest = max(largest, found.gap)
-    return Machine(coefficients, weights, bias, largest)
+        largest, unsettled = max(largest, found.gap), unsettled + (not found.settled)
+    return Machine(coefficients, weights, bias, largest, unsettled)
 
 
 def balanced(signs: NDArray[Any], cost: float) -> Floats:
@@ -184,16 +215,15 @@ class Calibration:
         classes = targets.shape[1]
         if held_out is None:
             return cls(1.0, np.zeros(classes), multi_label)
-        values = held_out
+        values, truth = held_out, targets.astype(bool)
 
         def loss(parameters: Floats) -> float:
-            logits = np.exp(parameters[0]) * values
-            if not multi_label:
-                return float(-(targets * log_softmax(logits, axis=1)).sum() / len(values))
-            logits = logits + parameters[1:]
-            chance = targets * log_expit(logits) + (1 - targets) * log_expit(-logits)
+            offsets = parameters[1:] if multi_label else 0.0
+            found = log_loss(
+                np.exp(parameters[0]) * values + offsets, truth, multi_label=multi_label
+            )
             # A faint pull towards 0 keeps the offset of a class without any positive finite.
-            return float(-chance.sum() / len(values) + 1e-4 * (parameters[1:] ** 2).sum())
+            return found + 1e-4 * float((parameters[1:] ** 2).sum())
 
         start = np.zeros(1 + (classes if multi_label else 0))
         # exp(±7): held-out scores that are all right, or worth nothing, have no finite optimum.

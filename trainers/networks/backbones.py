@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,35 +14,9 @@ from actors.weights import read_state
 from trainers.networks.cnn_m import cnn_m_body, cnn_m_small_body, cnn_m_tail
 from trainers.networks.pretrained import fit_state, imagenet_state
 from trainers.networks.vgg import small_tail, vgg_small_body
+from trainers.settings import NetworkSettings
 
 OWN_FAMILIES = ("cnn_m", "cnn_m_small", "vgg_small")
-
-
-@dataclass(frozen=True)
-class NetworkSettings:
-    """Which network, and what it starts from; the defaults are the spatial stream's."""
-
-    backbone: str = "vgg19"
-    """vgg19, cnn_m, vgg_small, cnn_m_small, or any classification model of torchvision."""
-    weights: str | None = "imagenet"
-    """Where weights come from: imagenet (torchvision's, from its cache), the path of a
-    .safetensors or .pt file, or none."""
-    dropout: float = 0.5
-    """Share of units dropped after each fully connected layer in training (where a torchvision
-    model has dropout layers, theirs)."""
-    feature_dim: int | None = None
-    """Width of fc6, whose output is the feature, in the project's own families; null is their own
-    (cnn_m 4096, the small ones 128)."""
-    hidden_dim: int | None = None
-    """Width of fc7 in cnn_m; null is 4096."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout must be in [0, 1), not {self.dropout}")
-        for name in ("feature_dim", "hidden_dim"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
 
 
 class StreamNetwork(nn.Module):
@@ -76,8 +50,8 @@ def check_backbone(name: str) -> None:
     known = [*OWN_FAMILIES, *torchvision.models.list_models(module=torchvision.models)]
     if name not in known:
         raise UserError(
-            f"there is no network {name!r}{nearest(name, known)} Choose one of "
-            f"{', '.join(OWN_FAMILIES)}, or a classification model of torchvision"
+            f"there is no network {name!r}; choose one of {', '.join(OWN_FAMILIES)}, or a "
+            f"classification model of torchvision{nearest(name, known)}"
         )
 
 

@@ -11,8 +11,9 @@ import torch
 
 from actors.errors import UserError
 from actors.storage import Storage
-from trainers.networks.backbones import NetworkSettings, StreamNetwork, build_network
+from trainers.networks.backbones import StreamNetwork, build_network
 from trainers.networks.recurrent import SequenceNetwork
+from trainers.settings import NetworkSettings
 
 Network = StreamNetwork | SequenceNetwork
 

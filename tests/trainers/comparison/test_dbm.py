@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from made_clips import accuracy, make, split
 
-from trainers.comparison.dbm import DBMSettings, LinearLayer, Machine, MultimodalDBM, Tower, fit_rbm
+from trainers.comparison.boltzmann import DBMSettings, Machine, Tower, fit_rbm
+from trainers.comparison.dbm import LinearLayer, MultimodalDBM
 from trainers.comparison.method import Clips
 
 SMALL = DBMSettings(first=24, second=24, joint=24, pretraining_steps=800, steps=200)

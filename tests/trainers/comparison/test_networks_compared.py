@@ -1,10 +1,13 @@
 """NN-EF, NN-LF, the fusion network as an estimator, and RDNN."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from made_clips import accuracy, make, split
 
+from trainers.comparison import rdnn
 from trainers.comparison.method import LateFusion
 from trainers.comparison.nn import EarlyFusionNetwork, FusionMethod
 from trainers.comparison.rdnn import EPSILON, RDNN, RDNNSettings, relation
@@ -89,13 +92,37 @@ def test_the_closed_form_is_the_best_relation() -> None:
         inverse = np.linalg.inv(psi)
         return float(np.trace(gram @ inverse) + EPSILON * np.trace(inverse))
 
-    best = penalty(relation(gram))
+    best = penalty(relation(gram).matrix)
     roots = np.sqrt(np.linalg.eigvalsh(gram + EPSILON * np.eye(3)))
     assert best == pytest.approx(roots.sum() ** 2), "the squared trace norm"
     for _ in range(200):
         other = random.standard_normal((3, 3))
         other = other @ other.T + 1e-3 * np.eye(3)
         assert penalty(other / np.trace(other)) >= best - 1e-9
+
+
+def test_the_inverse_relation_is_taken_once_per_turn(monkeypatch) -> None:
+    columns = np.random.default_rng(0).standard_normal((30, 5)) * [1, 3, 0.01, 1, 2]
+    found = relation(columns.T @ columns)
+    np.testing.assert_allclose(found.inverse, np.linalg.inv(found.matrix), rtol=1e-9)
+    calls = []
+    monkeypatch.setattr(rdnn, "relation", lambda gram: calls.append(1) or relation(gram))
+    monkeypatch.setattr(np.linalg, "inv", None)
+    method = RDNN([RELATED]).fit(*make(80).fit)
+    # Of features and of classes, at the start and after each round; never in an evaluation.
+    assert len(calls) == 2 * (1 + RELATED.rounds) < len(method.history)
+
+
+def test_a_stream_that_one_group_alone_has_leaves_scores_finite() -> None:
+    """The fold that holds this group out trains without the stream, and scores clips with it."""
+    made = make(80)
+    made.present["b"][:] = made.groups == made.groups[0]
+    made.present["a"][:] = True
+    for method in (RDNN([RELATED, RELATED]), EarlyFusionNetwork([SMALL, SMALL])):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            scores = method.fit(*made.fit).predict_scores(*made.score)
+        assert np.isfinite(scores).all() and np.isfinite(method.chosen["cross_validated"])
 
 
 def test_rdnn_learns() -> None:

@@ -7,6 +7,7 @@ import pytest
 from made_clips import make
 
 from trainers.comparison.rows import (
+    DECAYS,
     PUBLISHED,
     Material,
     rows,
@@ -71,6 +72,19 @@ def test_each_row_scores_every_test_clip(row, multi_label: bool) -> None:
     if not multi_label:
         np.testing.assert_allclose(outcome.scores.sum(1), 1, atol=1e-5)
     assert row.absence
+
+
+def test_networks_without_regularisers_choose_their_own_decay() -> None:
+    known = {row.name: row for row in rows(STREAMS, LSTMS)}
+    made = material()
+    grid = {made.fusion.lambda1 * share for share in DECAYS}
+    for name in ("fusion_plain", "nn_ef"):
+        chosen = known[name].compute(made).chosen
+        assert chosen["lambda1"] in grid and len(grid) == 3 and "cross_validated" in chosen
+        assert chosen.get("lambda2", 0) == chosen.get("lambda3", 0) == 0
+    # A decay that leaves nothing of the weights is not the one that is chosen.
+    wild = replace(made, fusion=replace(made.fusion, lambda1=0.1, max_epochs=60))
+    assert known["fusion_plain"].compute(wild).chosen["lambda1"] == pytest.approx(0.01)
 
 
 def test_a_refined_ensemble_is_taken_from_the_job_or_left_as_it_is() -> None:

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from trainers.comparison.significance import (
-    Paired,
-    bootstrap_map,
-    mcnemar,
-    resampled_map,
-    resampled_precision,
-)
-from trainers.metrics import average_precision, mean_average_precision
+from trainers.comparison.significance import Paired, bootstrap_map, mcnemar
+from trainers.metrics import mean_average_precision
 
 
 def test_mcnemar_is_the_exact_binomial_test_of_the_discordant_clips() -> None:
@@ -22,25 +16,12 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_discordant_clips() -> None:
     assert mcnemar(right, right) == 1
 
 
-def test_resampled_precision_is_that_of_the_repeated_clips() -> None:
-    random = np.random.default_rng(0)
-    scores = random.integers(0, 6, 40) / 5  # many ties
-    relevant = random.random(40) < 0.3
-    weights = random.integers(0, 4, (5, 40))
-    found = resampled_precision(scores, relevant, weights)
-    for row, value in zip(weights, found, strict=True):
-        repeated = np.repeat(np.arange(40), row)
-        assert value == pytest.approx(average_precision(scores[repeated], relevant[repeated]))
-    nothing = resampled_precision(scores, relevant, np.where(relevant, 0, 1)[None])
-    assert np.isnan(nothing[0])
-
-
-def test_resampled_map_leaves_classes_without_positive_out() -> None:
-    random = np.random.default_rng(0)
-    scores, targets = random.random((30, 4)), (random.random((30, 4)) < 0.4).astype(float)
-    targets[:, 3] = 0
-    expected = mean_average_precision(scores, targets.astype(int)).value
-    assert resampled_map(scores, targets, np.ones((1, 30)))[0] == pytest.approx(expected)
+def test_the_interval_does_not_depend_on_how_many_draws_are_held_at_once() -> None:
+    random = np.random.default_rng(3)
+    targets = np.eye(3)[random.integers(0, 3, 60)]
+    scores = [targets + random.standard_normal((60, 3)) for _ in range(2)]
+    parts = [Paired(*scores, targets, np.arange(60) // 4)] * 2
+    assert len({bootstrap_map(parts, samples=50, chunk=c) for c in (1, 500, 10**6)}) == 1
 
 
 def test_the_bootstrap_knows_better_from_equal() -> None:

@@ -1,9 +1,12 @@
 """SVMs: early fusion of one feature is that feature's SVM; MKL against a general solver."""
 
+import warnings
+
 import numpy as np
 import pytest
 from made_clips import accuracy, make, split
 from scipy.optimize import LinearConstraint, minimize
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
 
 from actors.errors import UserError
@@ -47,7 +50,7 @@ def test_early_fusion_of_one_feature_is_its_svm_also_where_it_is_absent() -> Non
 
 def test_mkl_with_one_kernel_is_the_svm() -> None:
     kernels, signs = small_problem(count=1)
-    found = fit_mkl(kernels, signs, 2.0, tolerance=1e-3)
+    found = fit_mkl(kernels, signs, 2.0, gap=1e-2, tolerance=1e-3)
     machine = fit_one_against_rest(kernels[0], (signs[:, None] + 1) / 2, 2.0)
     assert balanced(signs, 2.0) == pytest.approx(np.full(40, 2.0)), "as many of either sign"
     np.testing.assert_allclose(found.alpha * signs, machine.coefficients[0], atol=1e-9)
@@ -83,6 +86,36 @@ def test_mkl_agrees_with_a_general_convex_solver(norm: float) -> None:
     assert np.linalg.norm(found.weights, norm) == pytest.approx(1)
     assert found.weights.argmax() == 2, "the most telling kernel weighs most"
     assert all(b <= a * (1 + 1e-6) for a, b in zip(found.history, found.history[1:], strict=False))
+
+
+def test_the_stated_gap_holds_or_the_result_says_not() -> None:
+    kernels, signs = small_problem()
+    for count in (1, 3):
+        found = fit_mkl(kernels[:count], signs, 1.0, gap=1e-7, tolerance=1e-2)
+        assert found.settled and found.gap <= 1e-7
+        # The gap again, from alpha, weights and bias alone.
+        signed = found.alpha * signs
+        parts = np.einsum("i,sij,j->s", signed, kernels[:count], signed)
+        decisions = np.einsum("s,sij,j->i", found.weights, kernels[:count], signed) + found.bias
+        primal = found.weights @ parts / 2 + np.maximum(0, 1 - signs * decisions).sum()
+        dual = found.alpha.sum() - np.linalg.norm(parts) / 2
+        assert (primal - dual) / primal == pytest.approx(found.gap, abs=1e-12)
+        assert found.objective == pytest.approx(primal) and abs(signed.sum()) < 1e-9
+        assert (found.alpha >= 0).all() and (found.alpha <= 1 + 1e-12).all()
+        short = fit_mkl(kernels[:count], signs, 100.0, gap=1e-7, most=3)
+        assert not short.settled and short.gap > 1e-7
+
+
+@pytest.mark.parametrize("combine", ["mean", "mkl"])
+def test_machines_that_stop_at_the_limit_say_so(combine: str) -> None:
+    train, test = split(make(noise=0.6))
+    with pytest.warns(ConvergenceWarning, match="stopped short of the .* at most 2 iterations"):
+        short = KernelSVM(combine, most=2, costs=[100.0]).fit(*train.fit)
+    assert short.chosen["note"].startswith("4 of 4 classes' machines")
+    assert np.isfinite(short.predict_scores(*test.score)).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "note" not in KernelSVM(combine).fit(*train.fit).chosen
 
 
 def test_the_closed_form_weights_are_the_best() -> None:

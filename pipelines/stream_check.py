@@ -1,0 +1,63 @@
+"""Whether a stream is to be had at all, by the files' headers: found before hours of extraction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from actors.decode import best_pictures, open_media
+from actors.errors import MediaError, UserError
+from actors.sampling import uniform_positions
+from actors.streams import AUDIO
+from pipelines.console import Console
+from pipelines.datasets import Video
+
+FIRST = 16
+"""Clips, spread over the list, that are looked at before all others: mostly one of them settles
+it."""
+
+
+def check_streams(videos: Sequence[Video], streams: Sequence[str], console: Console) -> None:
+    """Looks into headers until some training clip has sound, and some has pictures.
+
+    Where one does not, all training clips are looked at: a few milliseconds each, where extraction
+    takes some hundred. A file that can't be opened says nothing; extraction will reject it.
+
+    Raises:
+        UserError: no training clip that opens has what a chosen stream needs.
+    """
+    wanted = {s: AUDIO if s == AUDIO else "pictures" for s in streams}
+    missing, opened = set(wanted.values()), 0
+    clips = [video for video in videos if video.split == "train"]
+    first = uniform_positions(n=len(clips), count=min(FIRST, len(clips))) if clips else []
+    order = list(dict.fromkeys([*map(int, first), *range(len(clips))]))
+    with console.stage("look for streams", total=len(clips), unit="headers") as progress:
+        for done, row in enumerate(order, 1):
+            if not missing:
+                return
+            try:
+                missing -= _found(clips[row].path)
+                opened += 1
+            except MediaError:
+                continue
+            progress.update(done)
+    gone = [stream for stream, what in wanted.items() if what in missing]
+    if opened and gone:
+        raise UserError(_message(gone, streams, opened))
+
+
+def _found(path: str) -> set[str]:
+    with open_media(path) as media:
+        found = {AUDIO} if media.streams.audio else set()
+        return found | ({"pictures"} if best_pictures(media) is not None else set())
+
+
+def _message(gone: Sequence[str], streams: Sequence[str], opened: int) -> str:
+    left = [stream for stream in streams if stream not in gone]
+    what = "sound" if AUDIO in gone else "pictures"
+    remedy = f"; leave it out: --streams {','.join(left)}" if left else "; give other videos"
+    if len(gone) > 1:
+        remedy = remedy.replace("leave it", "leave them")
+    return (
+        f"none of the {opened} training clips has {what}, which "
+        f"{' and '.join(gone)} {'need' if len(gone) > 1 else 'needs'}{remedy}"
+    )

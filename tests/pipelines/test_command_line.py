@@ -1,0 +1,160 @@
+"""What a person asks or types wrong is answered in plain words, and before anything slow."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from actors.errors import UserError
+from pipelines.arguments import parse_arguments
+from pipelines.compare_options import read_comparison
+from pipelines.launch import ROOT
+from pipelines.model_settings import PredictSettings
+from pipelines.refine import RefineSettings
+from pipelines.settings import MAIN_OPTIONS, Settings, make_parser, parse_settings
+
+JOBS = ("full", "extract", "train", "tune", "evaluate", "compare", "promote", "predict", "refine")
+SLOW = {"torch", "torchvision", "torchaudio", "ray", "mlflow", "numba", "av", "sklearn"}
+"""Packages that take from half a second to several to import."""
+
+
+def run_job(job: str, *arguments: str) -> tuple[subprocess.CompletedProcess, set[str]]:
+    """What a job answers, and the packages that it imported for that."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "pipelines" / f"{job}.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    lines = done.stderr.splitlines()
+    imported = {x.rpartition("|")[2].strip() for x in lines if x.startswith("import time:")}
+    done.stderr = "\n".join(x for x in lines if not x.startswith("import time:"))
+    return done, {name.partition(".")[0] for name in imported}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_imports_nothing_slow(job: str) -> None:
+    done, imported = run_job(job, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: {job}.py")
+    assert "jsonargparse" in imported and not imported & SLOW
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_typo_imports_nothing_slow(job: str) -> None:
+    done, imported = run_job(job, "--nosuch", "1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("multiclue: there is no option --nosuch")
+    assert "jsonargparse" in imported and not imported & SLOW
+
+
+def test_data_that_is_not_there_is_told_before_anything_slow_is_imported(tmp_path: Path) -> None:
+    done, imported = run_job("full", "--data", str(tmp_path / "nowhere"))
+    assert done.returncode == 2 and "nowhere does not exist" in done.stderr
+    assert "jsonargparse" in imported and not imported & SLOW
+
+
+def refuse(*arguments: str) -> str:
+    with pytest.raises(UserError) as refused:
+        parse_settings("", arguments)
+    message = str(refused.value)
+    assert "\n" not in message and not re.search(r"Parser key|typing\.|<class|\?;", message)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            "--extract.flow_method fats",
+            "--extract.flow_method takes one of tvl1, exact, fast or raft, not 'fats'; "
+            "did you mean 'fast' or 'raft'?",
+        ),
+        ("--spatial.optimiser.lr abc", "--spatial.optimiser.lr takes a number, not 'abc'"),
+        ("--spatial.optimiser.lr=abc", "--spatial.optimiser.lr takes a number, not 'abc'"),
+        (
+            "--spatial.optimiser.lrr 0.1",
+            "there is no option --spatial.optimiser.lrr; did you mean '--spatial.optimiser.lr'?",
+        ),
+        (
+            "--spatal.optimiser.lr 0.1",
+            "there is no option --spatal.optimiser.lr; did you mean '--spatial.optimiser.lr'?",
+        ),
+        (
+            "--group_pattern x",
+            "there is no option --group_pattern; did you mean '--splits.group_pattern'?",
+        ),
+        (
+            "--nosuch 1",
+            "there is no option --nosuch; --help shows the main options, --help-all all of them",
+        ),
+        ("--see 3", "there is no option --see; did you mean '--seed'?"),
+        ("--search.concurrent 1.5", "--search.concurrent takes a whole number, or null, not '1.5'"),
+        ("--spatial.flip maybe", "--spatial.flip takes true or false, not 'maybe'"),
+        ("--motion_lstm.hidden 8,9", "--motion_lstm.hidden takes a list such as [8, 8], not '8,9'"),
+        ("--search high", "--search takes a YAML file with its settings, not 'high'"),
+        ("--seed", "--seed needs a value: a whole number"),
+        ("video.mp4", "'video.mp4' is no option: options begin with --"),
+        ("--config missing.yaml", "--config missing.yaml: there is no such file"),
+        ("--preset papr", "there is no preset 'papr'; --preset takes demo or paper; "
+                          "did you mean 'paper'?"),
+        ("--spatial.optimiser.lr -1", "--spatial.optimiser.lr must be above 0, not -1.0"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_plain_words(given: str, told: str) -> None:
+    assert refuse(*given.split(" ")) == told
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("sed: 3", "there is no setting sed; did you mean 'seed'?"),
+        ("search: {trails: 3}", "there is no setting search.trails; did you mean 'search.trials'?"),
+        (
+            "spatial: {optimiser: {lrr: 3}}",
+            "there is no setting spatial.optimiser.lrr; did you mean 'spatial.optimiser.lr'?",
+        ),
+        ("seed: often", "seed takes a whole number, not 'often'"),
+        ("spatial: {optimiser: {lr: fast}}", "spatial.optimiser.lr takes a number, not 'fast'"),
+    ],
+)
+def test_mistakes_in_a_file_name_the_file(tmp_path: Path, content: str, told: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    assert refuse("--config", str(file)) == f"{file}: {told}"
+    assert refuse(f"--config={file}") == f"{file}: {told}"
+
+
+def test_options_of_one_job_alone_are_known_to_it() -> None:
+    with pytest.raises(UserError, match="no option --fold; did you mean '--folds'"):
+        read_comparison("", ["--fold", "3"])
+    with pytest.raises(UserError, match="--folds needs a value"):
+        read_comparison("", ["--folds"])
+    with pytest.raises(UserError, match="--top takes a whole number, not 'all'"):
+        parse_arguments(PredictSettings, "", ["--top", "all"])
+    with pytest.raises(UserError, match=r"not 'logit'; did you mean 'logits'\?$"):
+        parse_arguments(RefineSettings, "", ["--given", "logit"])
+
+
+def test_the_short_help_shows_the_main_options_and_the_long_one_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parser = make_parser("what the job does")
+    shown = {}
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args([option])
+        assert ended.value.code == 0
+        shown[option] = capsys.readouterr().out
+    short, long = shown["--help"], shown["--help-all"]
+    assert len(short.splitlines()) < 100 < len(long.splitlines())
+    assert all(f"\n  --{name} " in short for names in MAIN_OPTIONS.values() for name in names)
+    words = long.replace("[", " ").replace("]", " ").split()
+    assert {f"--{name}" for name in parser.names()} <= set(words)
+    assert "what the job does" in short and "--help-all shows every setting" in short
+    assert f"(default: {parse_settings('', []).spatial.optimiser.lr})" in short
+    assert Settings().spatial.optimiser.lr != parse_settings("", []).spatial.optimiser.lr

@@ -1,0 +1,95 @@
+"""The extraction step: what was extracted before serves again, and is told as such."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actors.ledger import Ledger, Notes
+from actors.storage import Storage
+from pipelines import extract as step
+from pipelines.console import Console
+from pipelines.datasets import Manifest, Video
+from pipelines.job import Job
+from pipelines.settings import parse_settings
+from pipelines.stages import fingerprint
+
+SILENT = {"audio": "the file has no sound"}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Storage:
+    return Storage(tmp_path / "storage")
+
+
+def make_job(root: Storage, streams: str, *more: str) -> Any:
+    """As much of a job as the extraction looks at, of clips that have all been extracted."""
+    settings = parse_settings("", ["--storage", root.path(), "--streams", streams, *more])
+    videos = tuple(
+        Video(f"{n}.mp4", f"/{n}.mp4", (("run", "walk")[n % 2],), split, f"g{n}")  # type: ignore
+        for n, split in enumerate(["train"] * 4 + ["test"] * 2)
+    )
+    job = SimpleNamespace(
+        settings=settings,
+        storage=root,
+        console=Console(),
+        manifest=Manifest(videos, ("run", "walk"), False, "made"),
+        files=root.join("runs"),
+        timings=[],
+    )
+    job.note = lambda *words, **named: Job.note(job, *words, **named)
+    return job
+
+
+def extracted(job: Any, absent: dict[int, dict[str, str]] | None = None) -> None:
+    """Leaves what an extraction of the job's clips with its streams leaves, in 12.5 seconds."""
+    key = step.extraction_key(job.settings.extract)
+    folder = job.storage.join("artifacts", fingerprint(key, job.settings.chosen_streams))
+    ledger, notes = Ledger(folder), Notes(folder, "before")
+    rows = [step._row(video) for video in job.manifest.videos]
+    for n, row in enumerate(rows):
+        facts = {"absent": (absent or {}).get(n, {})}
+        outcome = {"id": row["id"], "artifact": row["name"], "ok": True, "kind": "", "message": ""}
+        ledger.add({**outcome, "seconds": 1.0, "facts": json.dumps(facts)}, notes)
+        folder.write_bytes(row["name"], b"artifact")
+    ledger.save(notes)
+    name = f"{fingerprint([row['name'] for row in rows])}.json"
+    folder.join("seconds").write_json(name, 12.5)
+
+
+def test_fewer_streams_find_the_artifacts_of_more(root: Storage) -> None:
+    everything = make_job(root, "spatial,motion,audio")
+    extracted(everything, {n: SILENT for n in range(6)})
+    narrowed = step.extract(make_job(root, "spatial,motion"))
+    assert narrowed.fingerprint == step._find(everything, [])[0]
+    assert [clip.streams for clip in narrowed.clips] == [("spatial", "motion")] * 6
+
+
+def test_more_streams_than_were_extracted_are_extracted(root: Storage) -> None:
+    extracted(make_job(root, "spatial,motion"))
+    job = make_job(root, "spatial,motion,audio")
+    rows = [step._row(video) for video in job.manifest.videos]
+    assert step._find(job, rows)[2] is None
+    assert step._find(make_job(root, "spatial,motion"), rows)[2] is not None
+
+
+def test_a_clip_with_none_of_the_fewer_streams_is_rejected(root: Storage) -> None:
+    extracted(make_job(root, "spatial,motion,audio"), {5: SILENT})
+    found = step.extract(make_job(root, "audio", "--max_rejected_share", "0.5"))
+    (rejected,) = found.rejected
+    assert rejected["id"] == "5.mp4" and rejected["message"] == "the file has no sound"
+
+
+def test_what_was_done_before_is_told_with_the_seconds_it_took_then(
+    root: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = make_job(root, "spatial,motion,audio")
+    extracted(job)
+    step.extract(job)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "cached" in line and line.endswith("6 clips  (done before, in 12.5 s)")
+    assert (job.timings[0].seconds, job.timings[0].cached) == (12.5, True)
