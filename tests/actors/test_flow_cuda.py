@@ -15,11 +15,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from test_flow import from_planes, in_planes, plain_iteration, share_within_one, shifted_pair
+from flow_cases import from_planes, in_planes, plain_iteration, share_within_one, shifted_pair
 
 from actors.errors import UserError
-from actors.flow import TVL1, flow, kernels, quantise, to_gray
+from actors.flow import TVL1, flow, quantise, to_gray
 from actors.flow.cuda import CUDAEngine
+from actors.flow.loops import planes, pyramid
 from actors.flow.settings import SCHEDULES
 from actors.flow.tvl1 import Solver
 
@@ -85,24 +86,30 @@ class Stored(Solver):
 
     def _refine(self, scale):
         settings, (height, width, stride) = self._settings, self._scales[scale]
-        first, packed, planes = self._pyramids[0][scale], self._packed, self._planes
-        kernels.pack(self._pyramids[1][scale], packed, height, width)
+        first, packed = self._pyramids[0][scale], self._packed
+        pyramid.pack(self._pyramids[1][scale], packed, height, width)
         first = rounded(first, 1 / 4096).astype(np.float32)
         pixels = packed.reshape(-1, 4)
         pixels[:] = rounded(pixels, [1 / 4096, 1 / 8192, 1 / 8192, 1])
         duals = np.zeros((2, 2, height, width))
         for _ in range(settings.warps):
-            kernels.linearise(first, packed, planes, height, width, stride, settings.cubic)
-            used = from_planes(planes[:, : (height + 2) * stride], height, width).astype(float)
-            u, duals = self._warp(used, duals)
-            planes[:2, : (height + 2) * stride] = in_planes(u, stride)
+            pyramid.linearise(
+                first, packed, self._state, self._terms, height, width, stride, settings.cubic
+            )
+            size = (height + 2) * stride
+            flow, terms = (
+                from_planes(part[:, :size], height, width).astype(float)
+                for part in (self._state[:2], self._terms)
+            )
+            u, duals = self._warp(flow, terms, duals)
+            self._state[:2, :size] = in_planes(u, stride)
 
-    def _warp(self, used, duals):
+    def _warp(self, u, terms, duals):
         settings, grain = self._settings, self._settings.theta / 32767
-        u, g = used[[kernels.U, kernels.V]], used[[kernels.GX, kernels.GY]]
+        g = terms[[planes.GX, planes.GY]]
         for n in range(1, settings.inner_iterations + 1):
             u, duals, change = plain_iteration(
-                u, duals, g, used[kernels.INVERSE], used[kernels.RHO],
+                u, duals, g, terms[planes.INVERSE], terms[planes.RHO],
                 settings.lambda_ * settings.theta, settings.theta, settings.tau,
             )  # fmt: skip
             converged = change <= settings.epsilon**2 * u[0].size and settings.epsilon > 0

@@ -31,6 +31,10 @@ from actors.flow.loops.planes import (
 )
 from actors.flow.loops.pyramid import linearise
 
+ONE_BY_ONE = 64 * 64
+"""Pixels of a scale up to which the stop rule is asked after each iteration: so small a scale stays
+in the cache in any case, and the flow of small frames is the more sensitive."""
+
 
 @compiled(disjoint=True)
 def _order_rows(low: Plane, high: Plane, width: Index) -> None:
@@ -122,7 +126,8 @@ def solve_scale(
         sigma: dual step of primal-dual iterations, or 0 for alternating ones.
         tolerance: a warp ends when an iteration's summed squared change is not above this. Where
             `next_block` foretold too many, some iterations more are made, at most a block less
-            one: in 900 warps of real clips (18,450 iterations), twice one.
+            one: in 900 warps of real clips (18,450 iterations), twice one. Never in scales of
+            ONE_BY_ONE pixels or fewer.
         cubic: the bicubic kernel's free parameter.
     """
     # The gradients must be zero after each row, where another scale has left its own.
@@ -131,6 +136,7 @@ def solve_scale(
     steps[:width] = sigma if sigma > 0 else tau
     bars = np.zeros((2, 2 * LONGEST_BLOCK * stride + LANES), np.float32)
     errors = np.empty(LONGEST_BLOCK, np.float64)
+    one_by_one = tolerance > 0 and height * width <= ONE_BY_ONE
     done = 0
     for _ in range(warps):
         linearise(first, packed, state, terms, height, width, stride, cubic)
@@ -143,7 +149,7 @@ def solve_scale(
                 median(state[V], terms[SCRATCH], height, width, stride, side, network)
             left, before = inner, 0.0
             while left > 0 and (error > tolerance or tolerance <= 0):
-                count = next_block(error, before, tolerance, left)
+                count = 1 if one_by_one else next_block(error, before, tolerance, left)
                 _block(
                     state, terms, bars, steps, height, width, stride, np.float32(limit),
                     np.float32(tau), np.float32(rate), sigma > 0, errors, count,
