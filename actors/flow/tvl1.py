@@ -155,9 +155,9 @@ def pyramid_scales(height: int, width: int, settings: TVL1) -> list[Scale]:
 
 
 def _aligned(rows: int, size: int) -> NDArray[np.float32]:
-    """Zeros (rows, size), the first at the start of a cache line; size in whole lines."""
+    """Room for (rows, size), the first at the start of a cache line; size in whole lines."""
     line = 64
-    raw = np.zeros(4 * rows * size + line, np.uint8)
+    raw = np.empty(4 * rows * size + line, np.uint8)
     start = -raw.ctypes.data % line
     return raw[start : start + 4 * rows * size].view(np.float32).reshape(rows, size)
 
@@ -226,6 +226,8 @@ class Solver:
             self._loops.resize(
                 source[plane], coarse.plane(), target[plane], fine.plane(), *steps, zoom
             )
+        # What the last column's difference looks at, after the last row.
+        target[:UX, (fine.height + 1) * fine.stride] = 0
         if self._settings.solver == "primal_dual":
             self._loops.enlarge_duals(
                 source[UX:], coarse.plane(), target[UX:], fine.plane(), *steps

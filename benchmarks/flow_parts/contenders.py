@@ -18,13 +18,19 @@ Contender = Callable[[Pair], Field]
 
 
 def opencv_tvl1(settings: TVL1) -> Contender:
-    """OpenCV's DualTVL1OpticalFlow with these parameters; ours has its names for them."""
+    """OpenCV's DualTVL1OpticalFlow with these parameters; ours has its names for them.
+
+    It knows alternating iterations only. For primal-dual settings it makes as many of its own, at
+    its own time step.
+    """
     import cv2
+
+    tau = settings.tau if settings.solver == "alternating" else TVL1.tau
 
     def find(pair: Pair) -> Field:
         # A new one each time: a small image lowers a solver's number of scales for good.
         solver = cv2.optflow.DualTVL1OpticalFlow_create(
-            tau=settings.tau,
+            tau=tau,
             lambda_=settings.lambda_,
             theta=settings.theta,
             nscales=settings.scales,

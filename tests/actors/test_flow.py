@@ -27,6 +27,7 @@ from actors.flow import (
 )
 from actors.flow.engine import CPUEngine
 from actors.flow.settings import SCHEDULES
+from actors.flow.tvl1 import Solver
 
 
 def endpoint_error(field, truth):
@@ -232,6 +233,21 @@ def test_steps_too_long_for_primal_dual_are_refused():
     TVL1(tau=0.3, sigma=0.8)  # alternating iterations have no sigma
     with pytest.raises(UserError, match="8 tau sigma is 1.92"):
         TVL1(solver="primal_dual", tau=0.3, sigma=0.8)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (33, 47), (40, 64)])
+def test_what_its_memory_held_before_does_not_matter(schedule, height, width):
+    frames, fields = shifted_pair(height, width), []
+    for rest in (0.0, np.nan):
+        solver, field = Solver(height, width, SCHEDULES[schedule]), np.empty((2, height, width))
+        for memory in (solver._state, solver._other, solver._terms, solver._packed):
+            memory[:] = rest
+        for frame in frames:
+            solver.show(frame)
+        solver.solve(field)
+        fields.append(field)
+    assert np.array_equal(*fields)
 
 
 def test_threads_share_the_pairs_out():

@@ -25,6 +25,7 @@ from actors.flow.loops.planes import (
     MARGIN,
     ONE,
     RHO,
+    SCRATCH,
     ZERO,
     Index,
     Plane,
@@ -75,7 +76,7 @@ def resize(
         target_shape: as `source_shape`.
         step_y: source rows per row of the target.
         step_x: source columns per column of the target.
-        factor: what each value is multiplied by.
+        factor: what each value is multiplied by. What a row has beyond the width becomes 0.
     """
     rows, columns, pitch, start = source_shape
     height, width, stride, target_start = target_shape
@@ -89,8 +90,9 @@ def resize(
         above = np.uintp(start + top * pitch)
         below = np.uintp(start + min(top + 1, rows - 1) * pitch)
         _blend_rows(row, source, above, below, np.float32(at_y - top), np.uintp(columns))
-        at = np.uintp(target_start + y * stride)
-        _resize_row(target, row, left, share, at, np.uintp(width), np.float32(factor))
+        at = target_start + y * stride
+        _resize_row(target, row, left, share, np.uintp(at), np.uintp(width), np.float32(factor))
+        target[at + width : at + stride] = 0
 
 
 @compiled(disjoint=True)
@@ -215,11 +217,14 @@ def pack(image: Plane, packed: Plane, height: int, width: int) -> None:
         width: columns.
     """
     pitch = width + 2 * MARGIN
-    packed[: 4 * pitch * (height + 2 * MARGIN)] = 0
+    packed[: 4 * (MARGIN * pitch + MARGIN)] = 0
     for y in range(height):
-        to = np.uintp(4 * ((y + MARGIN) * pitch + MARGIN))
+        at = 4 * ((y + MARGIN) * pitch + MARGIN)
         above, below = np.uintp(max(y - 1, 0) * width), np.uintp(min(y + 1, height - 1) * width)
-        _pack_row(packed, image, to, np.uintp(y * width), above, below, np.uintp(width))
+        row, columns = np.uintp(y * width), np.uintp(width)
+        _pack_row(packed, image, np.uintp(at), row, above, below, columns)
+        packed[at + 4 * width : at + 4 * pitch] = 0  # its right margin, and the next row's left
+    packed[4 * (height + MARGIN) * pitch : 4 * (height + 2 * MARGIN) * pitch] = 0
 
 
 @compiled()
@@ -321,7 +326,7 @@ def linearise(
         first: first frame, flat (height, width).
         packed: second frame, of `pack`.
         state: (STATE, size); U and V are read.
-        terms: (TERMS, size); GX, GY, INVERSE and RHO are written.
+        terms: (TERMS, size); GX, GY, INVERSE and RHO are written, zeros after each row included.
         height: rows.
         width: columns.
         stride: from row to row of a plane.
@@ -339,3 +344,5 @@ def linearise(
             sampled, first, u, v, terms[GX], terms[GY], terms[INVERSE], terms[RHO],
             at, np.uintp(y * width), columns,
         )  # fmt: skip
+        for plane in range(SCRATCH):
+            terms[plane, (y + 1) * stride + width : (y + 2) * stride] = 0

@@ -130,8 +130,6 @@ def solve_scale(
             ONE_BY_ONE pixels or fewer.
         cubic: the bicubic kernel's free parameter.
     """
-    # The gradients must be zero after each row, where another scale has left its own.
-    terms[: GY + 1, : (height + 2) * stride] = 0
     steps = np.zeros(stride, np.float32)
     steps[:width] = sigma if sigma > 0 else tau
     bars = np.zeros((2, 2 * LONGEST_BLOCK * stride + LANES), np.float32)
