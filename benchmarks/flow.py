@@ -51,7 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--middlebury", type=Path, help="folder with other-data, other-gt-flow")
     parser.add_argument("--sections", default=",".join(SECTIONS), help="some of them, by commas")
     parser.add_argument("--clips", type=int, default=4, help="videos to cut pairs from")
-    parser.add_argument("--pairs", type=int, default=2, help="pairs of each that OpenCV gets")
+    parser.add_argument("--pairs", type=int, default=6, help="pairs of each that OpenCV gets")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--markdown", type=Path, help="file for the figures as tables")
     chosen = parser.parse_args()

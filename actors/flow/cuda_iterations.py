@@ -120,9 +120,46 @@ def _iteration(row, above, left, right, within_y, limit, tau, rate):
 
 
 @triton.jit
+def _primal_dual_iteration(row, above, left, right, within_y, limit, tau, rate, sigma):
+    """As `_iteration`, of Chambolle and Pock's iterations (2011, Algorithm 1).
+
+    Args:
+        above: of row r - 1 the new u and v, the four old duals, and u and v extrapolated.
+        limit: lambda * tau.
+        tau: primal step.
+        rate: tau / (tau + theta).
+        sigma: dual step.
+
+    Returns:
+        The new u and v of row r, the new duals of row r - 1, the squared change, and u and v of
+        row r extrapolated.
+    """
+    u, v, pux, puy, pvx, pvy, gx, gy, inverse, residual = row
+    _, _, qux, quy, qvx, qvy, bar_u, bar_v = above
+    change_u = tau * (pux - tl.gather(pux, left, 1) + (puy - quy))
+    change_v = tau * (pvx - tl.gather(pvx, left, 1) + (pvy - qvy))
+    residual += gx * (u + change_u) + gy * (v + change_v)
+    step = tl.minimum(tl.maximum(rate * residual * inverse, -limit), limit)
+    change_u += step * gx
+    change_v += step * gy
+    u += change_u
+    v += change_v
+    new_bar_u, new_bar_v = u + change_u, v + change_v
+    qux += sigma * (tl.gather(bar_u, right, 1) - bar_u)
+    quy += sigma * (new_bar_u - bar_u) * within_y
+    qvx += sigma * (tl.gather(bar_v, right, 1) - bar_v)
+    qvy += sigma * (new_bar_v - bar_v) * within_y
+    shrink_u = tl.rsqrt(tl.maximum(qux * qux + quy * quy, 1.0))
+    shrink_v = tl.rsqrt(tl.maximum(qvx * qvx + qvy * qvy, 1.0))
+    duals = qux * shrink_u, quy * shrink_u, qvx * shrink_v, qvy * shrink_v
+    return (u, v), duals, change_u * change_u + change_v * change_v, (new_bar_u, new_bar_v)
+
+
+@triton.jit
 def _walk(
     walk, source, target, data, y, x, own, start, stop, height, width, pitch, limit, tau, rate,
-    grain, count, EDGE: tl.constexpr, PARTIAL: tl.constexpr, ITERATIONS: tl.constexpr,
+    sigma, grain, count, EDGE: tl.constexpr, PARTIAL: tl.constexpr, PRIMAL_DUAL: tl.constexpr,
+    ITERATIONS: tl.constexpr,
 ):  # fmt: skip
     """Takes in row y, iterates once on each of the rows y, y - 1, ..., lets the last one go.
 
@@ -132,6 +169,7 @@ def _walk(
         count: iterations that change anything, if PARTIAL.
         EDGE: whether rows outside the image or the piece can occur.
         PARTIAL: whether the iterations from `count` on are to hand on what they get.
+        PRIMAL_DUAL: which kind of iteration.
 
     Returns:
         `walk` for the next row.
@@ -155,9 +193,15 @@ def _walk(
         if EDGE:
             within_y = tl.where((y - k > 0) & (y - k < height), 1.0, 0.0)
         above = aboves[k]
-        new, new_duals, squares = _iteration(
-            flow + duals + term, above, left, right, within_y, limit, tau, rate
-        )
+        row, bars = flow + duals + term, ()
+        if PRIMAL_DUAL:
+            new, new_duals, squares, bars = _primal_dual_iteration(
+                row, above, left, right, within_y, limit, tau, rate, sigma
+            )
+        else:
+            new, new_duals, squares = _iteration(
+                row, above, left, right, within_y, limit, tau, rate
+            )
         if EDGE:
             squares = tl.where((y - k >= start) & (y - k < stop), squares, 0.0)
         if PARTIAL:
@@ -168,7 +212,7 @@ def _walk(
                 tl.where(k < count, new_duals[2], above[4]),
                 tl.where(k < count, new_duals[3], above[5]),
             )
-        new_aboves = new_aboves + (new + duals,)
+        new_aboves = new_aboves + (new + duals + bars,)
         new_terms = new_terms + (term,)
         new_errors = new_errors + (errors[k] + squares,)
         flow, duals, term = (above[0], above[1]), new_duals, terms[k]
@@ -189,12 +233,18 @@ def _walk(
 
 
 @triton.jit
-def _set_out(source, data, start, x, width, height, pitch, ITERATIONS: tl.constexpr):
+def _set_out(
+    source, data, start, x, width, height, pitch, PRIMAL_DUAL: tl.constexpr,
+    ITERATIONS: tl.constexpr,
+):  # fmt: skip
     """The first row of a walk to the row `start`, and what `_walk` carries from it."""
     zero = tl.zeros(x.shape, tl.float32)
     aboves, terms, errors = (), (), ()
     for _ in tl.static_range(ITERATIONS):
-        aboves = aboves + ((zero, zero, zero, zero, zero, zero),)
+        above = (zero, zero, zero, zero, zero, zero)
+        if PRIMAL_DUAL:
+            above = above + (zero, zero)
+        aboves = aboves + (above,)
         terms = terms + ((zero, zero, zero, zero),)
         errors = errors + (zero,)
     first = tl.maximum(start - HALO, 0)
@@ -205,27 +255,27 @@ def _set_out(source, data, start, x, width, height, pitch, ITERATIONS: tl.conste
 @triton.jit
 def _advance(
     source, target, data, changes, x, own, start, stop, height, width, pitch, limit, tau, rate,
-    grain, CHECK: tl.constexpr, ITERATIONS: tl.constexpr,
+    sigma, grain, CHECK: tl.constexpr, PRIMAL_DUAL: tl.constexpr, ITERATIONS: tl.constexpr,
 ):  # fmt: skip
     """ITERATIONS iterations on the piece's rows start..stop; their squared changes to `changes`."""
-    first, walk = _set_out(source, data, start, x, width, height, pitch, ITERATIONS)
+    first, walk = _set_out(source, data, start, x, width, height, pitch, PRIMAL_DUAL, ITERATIONS)
     # Between these rows no iteration is at an edge of the piece: most of the way, without checks.
     inner = start + ITERATIONS
     outer = tl.maximum(inner, tl.minimum(stop, height - 1))
     for y in range(first, inner):
         walk = _walk(
             walk, source, target, data, y, x, own, start, stop, height, width, pitch,
-            limit, tau, rate, grain, 0, True, False, ITERATIONS,
+            limit, tau, rate, sigma, grain, 0, True, False, PRIMAL_DUAL, ITERATIONS,
         )  # fmt: skip
     for y in tl.range(inner, outer, loop_unroll_factor=UNROLL):
         walk = _walk(
             walk, source, target, data, y, x, own, start, stop, height, width, pitch,
-            limit, tau, rate, grain, 0, False, False, ITERATIONS,
+            limit, tau, rate, sigma, grain, 0, False, False, PRIMAL_DUAL, ITERATIONS,
         )  # fmt: skip
     for y in range(outer, stop + ITERATIONS):
         walk = _walk(
             walk, source, target, data, y, x, own, start, stop, height, width, pitch,
-            limit, tau, rate, grain, 0, True, False, ITERATIONS,
+            limit, tau, rate, sigma, grain, 0, True, False, PRIMAL_DUAL, ITERATIONS,
         )  # fmt: skip
     if CHECK:
         for k in tl.static_range(ITERATIONS):
@@ -234,14 +284,15 @@ def _advance(
 
 @triton.jit
 def _advance_by(
-    source, target, data, count, x, own, start, stop, height, width, pitch, limit, tau, rate, grain,
+    source, target, data, count, x, own, start, stop, height, width, pitch, limit, tau, rate, sigma,
+    grain, PRIMAL_DUAL: tl.constexpr,
 ):  # fmt: skip
     """As `_advance`, but `count` iterations, 1 to HALO - 1: decided late, so not as fast."""
-    first, walk = _set_out(source, data, start, x, width, height, pitch, HALO - 1)
+    first, walk = _set_out(source, data, start, x, width, height, pitch, PRIMAL_DUAL, HALO - 1)
     for y in range(first, stop + HALO - 1):
         walk = _walk(
             walk, source, target, data, y, x, own, start, stop, height, width, pitch,
-            limit, tau, rate, grain, count, True, True, HALO - 1,
+            limit, tau, rate, sigma, grain, count, True, True, PRIMAL_DUAL, HALO - 1,
         )  # fmt: skip
 
 
@@ -252,8 +303,9 @@ def _advance_by(
 )  # fmt: skip
 def iterate(
     states, slots, data, changes, room, step, previous, more, height, width, pitch, pieces_wide,
-    rows, tolerance, limit, tau, rate, grain,
-    CHECK: tl.constexpr, PARTS: tl.constexpr, STRIPS: tl.constexpr, ITERATIONS: tl.constexpr,
+    rows, tolerance, limit, tau, rate, sigma, grain,
+    CHECK: tl.constexpr, PRIMAL_DUAL: tl.constexpr, PARTS: tl.constexpr, STRIPS: tl.constexpr,
+    ITERATIONS: tl.constexpr,
 ):  # fmt: skip
     """A few iterations of each pair that has not converged.
 
@@ -274,10 +326,12 @@ def iterate(
         pieces_wide: pieces beside each other.
         rows: rows of a piece.
         tolerance: a pair has converged when an iteration's summed squared change is not above this.
-        limit: lambda * theta.
-        tau: time step.
-        rate: tau / theta.
+        limit: lambda * theta; of primal-dual iterations lambda * tau.
+        tau: time step; of primal-dual iterations the primal one.
+        rate: tau / theta; of primal-dual iterations tau / (tau + theta).
+        sigma: dual step of primal-dual iterations.
         grain: unit of the stored dual variables.
+        PRIMAL_DUAL: whether iterations are primal-dual ones, or alternating.
         CHECK: whether pairs may converge.
         PARTS: a power of two not below the number of pieces.
         STRIPS: strips of a piece, one warp each.
@@ -303,20 +357,20 @@ def iterate(
                 if needed < previous:
                     _advance_by(
                         target, source, data, needed, x, own, start, stop, height, width, pitch,
-                        limit, tau, rate, grain,
+                        limit, tau, rate, sigma, grain, PRIMAL_DUAL,
                     )  # fmt: skip
                 tl.store(slot, side + 2)
             elif more != 0:
                 _advance(
                     source, target, data, mine + (step & 1) * every + tl.program_id(0) * HALO,
-                    x, own, start, stop, height, width, pitch, limit, tau, rate, grain, True,
-                    ITERATIONS,
+                    x, own, start, stop, height, width, pitch, limit, tau, rate, sigma,
+                    grain, True, PRIMAL_DUAL, ITERATIONS,
                 )  # fmt: skip
                 tl.store(slot, 1 - side)
     else:
         _advance(
             source, target, data, changes, x, own, start, stop, height, width, pitch,
-            limit, tau, rate, grain, False, ITERATIONS,
+            limit, tau, rate, sigma, grain, False, PRIMAL_DUAL, ITERATIONS,
         )  # fmt: skip
         tl.store(slot, 1 - side)
 

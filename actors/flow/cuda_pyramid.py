@@ -14,7 +14,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from actors.flow.cuda_storage import GRADIENT, INTENSITY, pack_pixel, pixel_field
+from actors.flow.cuda_storage import (
+    GRADIENT,
+    INTENSITY,
+    pack_dual,
+    pack_pixel,
+    pixel_field,
+    unpack_dual,
+)
 
 MARGIN = tl.constexpr(8)
 """Zeros around a frame: more than a bicubic kernel 4 pixels outside reaches."""
@@ -31,20 +38,45 @@ def _tile(width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _bilinear(image, y, x, inside, height, width, pitch, step_y, step_x):
-    """The image at pixels (y, x) of another size; centres at halves, edges replicated."""
+def _around(image, y, x, inside, height, width, pitch, step_y, step_x):
+    """The four pixels around pixel (y, x) of another size, and how far it is down and right.
+
+    Centres are at halves, edges are replicated.
+    """
     at_y = tl.minimum(tl.maximum((y + 0.5) * step_y - 0.5, 0.0), height - 1.0)
     at_x = tl.minimum(tl.maximum((x + 0.5) * step_x - 0.5, 0.0), width - 1.0)
     top, left = at_y.to(tl.int32), at_x.to(tl.int32)
-    wy, wx = at_y - top, at_x - left
     bottom, right = tl.minimum(top + 1, height - 1), tl.minimum(left + 1, width - 1)
     a = tl.load(image + top * pitch + left, mask=inside, other=0.0)
     b = tl.load(image + top * pitch + right, mask=inside, other=0.0)
     c = tl.load(image + bottom * pitch + left, mask=inside, other=0.0)
     d = tl.load(image + bottom * pitch + right, mask=inside, other=0.0)
-    above = a + wx * (b - a)
-    below = c + wx * (d - c)
-    return above + wy * (below - above)
+    return a, b, c, d, at_y - top, at_x - left
+
+
+@triton.jit
+def _between(a, b, c, d, down, along):
+    above = a + along * (b - a)
+    below = c + along * (d - c)
+    return above + down * (below - above)
+
+
+@triton.jit
+def _bilinear(image, y, x, inside, height, width, pitch, step_y, step_x):
+    """The image at pixels (y, x) of another size."""
+    a, b, c, d, down, along = _around(image, y, x, inside, height, width, pitch, step_y, step_x)
+    return _between(a, b, c, d, down, along)
+
+
+@triton.jit
+def _bilinear_dual(image, y, x, inside, height, width, pitch, step_y, step_x, grain):
+    """Both components of a packed dual variable at pixels (y, x) of another size."""
+    a, b, c, d, down, along = _around(image, y, x, inside, height, width, pitch, step_y, step_x)
+    ax, ay = unpack_dual(a, grain)
+    bx, by = unpack_dual(b, grain)
+    cx, cy = unpack_dual(c, grain)
+    dx, dy = unpack_dual(d, grain)
+    return _between(ax, bx, cx, dx, down, along), _between(ay, by, cy, dy, down, along)
 
 
 @triton.jit(do_not_specialize=["height", "width", "new_height", "new_width"])
@@ -70,12 +102,13 @@ def resize(
 )  # fmt: skip
 def enlarge(
     states, slots, new_slots, room, height, width, pitch, parts,
-    new_height, new_width, new_pitch, new_parts, step_y, step_x, zoom,
-    PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    new_height, new_width, new_pitch, new_parts, step_y, step_x, zoom, grain,
+    DUALS: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The flow from one scale to the next finer one, into each pair's other state; duals of zero.
+    """The flow from one scale to the next finer one, into each pair's other state.
 
-    Grid: tiles of the finer scale, pairs. PARTS is a power of two not below `new_parts`.
+    Grid: tiles of the finer scale, pairs. DUALS says whether the dual variables go on there (0
+    across the image's edges) or start from zero; PARTS is a power of two not below `new_parts`.
     """
     y, x = _tile(new_width, ROWS, COLUMNS)
     pair = tl.program_id(1).to(tl.int64)
@@ -89,7 +122,15 @@ def enlarge(
         image = source + k * plane
         value = zoom * _bilinear(image, y, x, inside, height, width, pitch, step_y, step_x)
         tl.store(target + k * new_plane + place, value, mask=inside)
-        tl.store(target + (k + 2) * new_plane + place, 0.0, mask=inside)
+        dual = tl.zeros((ROWS, COLUMNS), tl.float32)
+        if DUALS:
+            along, down = _bilinear_dual(
+                source + (k + 2) * plane, y, x, inside, height, width, pitch, step_y, step_x, grain
+            )
+            along = tl.where(x < new_width - 1, along, 0.0)
+            down = tl.where(y < new_height - 1, down, 0.0)
+            dual = pack_dual(along, down, 1.0 / grain)
+        tl.store(target + (k + 2) * new_plane + place, dual, mask=inside)
     if tl.program_id(0) == 0:
         part = tl.arange(0, PARTS)
         tl.store(new_slots + pair * new_parts + part, 1 - side, mask=part < new_parts)

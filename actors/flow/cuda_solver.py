@@ -128,6 +128,9 @@ class Solver:
         self._record = record
         self._replay: Callable[[], None] | None = None
         self._compiled = False
+        self.primal_dual = settings.solver == "primal_dual"
+        # The largest a dual variable can be, by the integers that it is stored in.
+        self.grain = (1.0 if self.primal_dual else settings.theta) / 32767
         self.scales = _scales(height, width, settings)
         self.processors = 1
         if device.type == "cuda":
@@ -236,14 +239,14 @@ class Solver:
             )  # fmt: skip
 
     def _enlarge(self, index: int, count: int) -> None:
-        """Brings the flow to a scale from the next coarser one."""
+        """Brings the flow to a scale from the next coarser one, and the duals if they go on."""
         small, large = self.scales[index + 1], self.scales[index]
         cuda_pyramid.enlarge[self._tiles(large), count](
             self.states, self.slots[index + 1], self.slots[index], self.room,
             small.height, small.width, small.pitch, self._parts(small),
             large.height, large.width, large.pitch, self._parts(large),
             small.height / large.height, small.width / large.width, 1 / self.settings.scale_step,
-            PARTS=_room_for(self._parts(large)), **TILE,
+            self.grain, DUALS=self.primal_dual, PARTS=_room_for(self._parts(large)), **TILE,
         )  # fmt: skip
 
     def _linearise(self, index: int, count: int) -> None:
@@ -274,6 +277,8 @@ class Solver:
     def _iterate(self, index: int, count: int, iterations: int, launches: int) -> int:
         """Queues iterations; `launches` and the result count since the frame was warped."""
         settings, scale = self.settings, self.scales[index]
+        tau, theta = settings.tau, settings.theta
+        strength, rate = (tau, tau / (tau + theta)) if self.primal_dual else (theta, tau / theta)
         wide, high, rows = self._pieces(scale)
         sizes = _cut(iterations, HALO)
         check = settings.epsilon > 0
@@ -284,9 +289,9 @@ class Solver:
                 launches, sizes[place - 1] if place else 0, int(place < len(sizes)),
                 scale.height, scale.width, scale.pitch, wide, rows,
                 settings.epsilon**2 * scale.height * scale.width,
-                settings.lambda_ * settings.theta, settings.tau, settings.tau / settings.theta,
-                settings.theta / 32767,
-                CHECK=check, PARTS=_room_for(wide * high), STRIPS=STRIPS, ITERATIONS=size,
+                settings.lambda_ * strength, tau, rate, settings.sigma, self.grain,
+                CHECK=check, PRIMAL_DUAL=self.primal_dual, PARTS=_room_for(wide * high),
+                STRIPS=STRIPS, ITERATIONS=size,
                 num_warps=STRIPS,
             )  # fmt: skip
             launches += 1

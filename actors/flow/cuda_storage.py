@@ -4,8 +4,8 @@ Integers are for storage only, all arithmetic is float32. They have the bits of 
 than two float32, but an even grain: float16 cost several times as much accuracy.
 
 A frame's pixel is int64: intensity, x and y gradient as integers of 21 bits. A dual variable, kept
-multiplied by theta, is a pair (x, y) of 16-bit integers in the bits of one float32, in units of
-`grain` = theta / 32767.
+multiplied by theta (in primal-dual iterations as it is), is a pair (x, y) of 16-bit integers in the
+bits of one float32, in units of `grain`, its largest value / 32767.
 """
 
 # What a kernel takes and returns is known to Triton's compiler alone: only constants are annotated.

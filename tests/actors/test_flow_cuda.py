@@ -73,6 +73,37 @@ def test_agrees_with_the_cpu_over_scales_and_warps():
     assert_agrees(Engine(settings)(frames), flow(frames, settings))
 
 
+PRIMAL_DUAL = replace(QUICK, solver="primal_dual", tau=0.19, sigma=0.865)
+
+
+@needs_kernels
+@pytest.mark.parametrize("height", [17, 66])  # in one piece, in two
+def test_primal_dual_iterations_agree_with_the_cpu(height):
+    frames = clip(2, height, 29)
+    ours = Engine(PRIMAL_DUAL)(frames)
+    assert_agrees(ours, flow(frames, PRIMAL_DUAL))
+    assert np.abs(ours - flow(frames, QUICK)).max() > 0.1
+
+
+@needs_kernels
+def test_primal_dual_agrees_with_the_cpu_over_scales_and_warps():
+    frames = clip(2, 24, 38)
+    settings = replace(PRIMAL_DUAL, scales=2, warps=2)
+    assert_agrees(Engine(settings)(frames), flow(frames, settings))
+    # The duals' going on to the finer scale makes a difference that would be seen.
+    later = replace(settings, scales=1)
+    assert np.abs(flow(frames, settings) - flow(frames, later)).max() > 100 * TOLERANCE
+
+
+@needs_kernels
+def test_primal_dual_stops_where_the_cpu_stops():
+    moving = shifted_pair(16, 34, (0.6, 0.3))
+    settings = replace(PRIMAL_DUAL, epsilon=0.053, inner_iterations=11)
+    taken = iterations_taken(moving, settings)
+    assert 3 < taken < 11 and taken % 4  # in the middle of a launch
+    assert_agrees(Engine(settings)(moving), flow(moving, settings))
+
+
 class Stored(Solver):
     """The CPU's course, iterated plainly in double precision and stopped after the very iteration
     that the rule names, but stored as on the GPU: frames in 21 bits, dual variables in 16 between
@@ -99,7 +130,7 @@ class Stored(Solver):
             size = (height + 2) * stride
             flow, terms = (
                 from_planes(part[:, :size], height, width).astype(float)
-                for part in (self._state[:2], self._terms)
+                for part in (self._state[:2], self._terms[: planes.SCRATCH])
             )
             u, duals = self._warp(flow, terms, duals)
             self._state[:2, :size] = in_planes(u, stride)
