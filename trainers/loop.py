@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from actors.errors import UserError
 from trainers.optimiser import build_optimiser, half_precision, place
 from trainers.prefetch import prefetch
+from trainers.randomness import seeded
 from trainers.settings import OptimiserSettings
 
 __all__ = ["FitResult", "FitTask", "OptimiserSettings", "fit"]
@@ -115,15 +116,13 @@ def fit(
     fitting = _Fitting(task, settings, seed, torch.device(device), rank, world_size)
     fitting.start(wrap_model, load() if load else None)
     stopped = False
-    cuda = fitting.device.type == "cuda"
-    devices = [torch.cuda.current_device()] if cuda else []
     batches = prefetch(
         lambda step: task.batch(step, rank, world_size),
         range(fitting.step, settings.max_steps if not fitting.finished else fitting.step),
         threads=settings.loader_threads,
         ahead=settings.prefetch,
     )
-    with torch.random.fork_rng(devices=devices), contextlib.closing(batches):
+    with contextlib.closing(batches):
         while not fitting.finished and not stopped:
             fitting.take_step(batches)
             measures = fitting.look() if fitting.due(settings.evaluate_every) else None
@@ -158,6 +157,7 @@ class _Fitting:
     ) -> None:
         self.task, self.settings, self.seed = task, settings, seed
         self.device, self.rank, self.world_size = device, rank, world_size
+        self._devices = [torch.cuda.current_device()] if device.type == "cuda" else []
         self.step = 0
         self.finished = False
         self.history: list[dict[str, float]] = []
@@ -218,8 +218,6 @@ class _Fitting:
         began = time.perf_counter()
         batch = next(batches)
         self.waited_s += time.perf_counter() - began
-        entropy = np.random.SeedSequence([self.seed, self.step, self.rank])
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
         for group in self._optimiser.param_groups:
             group["lr"] = self.settings.lr_at(self.step)
         self._loss_sum += self._gradient(batch)
@@ -241,7 +239,9 @@ class _Fitting:
         parts = min(self.settings.accumulate, size)
         total = torch.zeros_like(self._loss_sum)
         bounds = [round(size * i / parts) for i in range(parts + 1)]
-        for first, last in itertools.pairwise(bounds):
+        entropy = np.random.SeedSequence([self.seed, self.step, self.rank])
+        seeds = entropy.generate_state(parts, np.uint64)
+        for (first, last), seed in zip(itertools.pairwise(bounds), seeds, strict=True):
             part = {
                 name: value[first:last].to(self.device, non_blocking=True)
                 for name, value in batch.items()
@@ -249,7 +249,8 @@ class _Fitting:
             # Workers average their gradients: where shares differ by one, they are weighed.
             share = (last - first) * self.world_size / self.settings.batch_size
             with self._no_sync(last < size), self._autocast():
-                loss = self.task.loss(self._wrapped, part)
+                with seeded(int(seed), self._devices):
+                    loss = self.task.loss(self._wrapped, part)
                 self._scaler.scale(loss * share).backward()
             total += loss.detach() * ((last - first) / size)
         return total

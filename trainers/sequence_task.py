@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from trainers.embedding import read_embedding
 from trainers.examples import Example
 from trainers.networks.recurrent import SequenceNetwork, last_step
+from trainers.randomness import seeded
 from trainers.settings import SequenceSettings
 from trainers.stream_task import Targets, draw_examples, split_examples
 
@@ -56,8 +57,7 @@ class SequenceTask:
         )
         self._features = FeatureFiles(settings.cache_mb)
         first = self._features[self.train[0].artifact]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.model = SequenceNetwork(
                 first.shape[1],
                 n_classes,

@@ -1,5 +1,6 @@
 import io
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -72,6 +73,22 @@ def test_a_resumed_fit_is_bit_for_bit_an_undisturbed_one(optimiser, dies_after):
         return [{k: v for k, v in h.items() if not k.endswith("_s")} for h in history]
 
     assert untimed(whole.history) == untimed(rest.history)
+
+
+def test_fits_side_by_side_in_threads_end_as_fits_alone():
+    seeds = range(1, 5)
+
+    def weights(seed):
+        return fit(stream_task(), OPTIMISER, seed=seed).best_state
+
+    alone = [weights(seed) for seed in seeds]
+    before = torch.random.get_rng_state()
+    with ThreadPoolExecutor(len(seeds)) as pool:
+        together = list(pool.map(weights, seeds))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for one, other in zip(alone, together, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(not torch.equal(alone[0][name], alone[1][name]) for name in alone[0])
 
 
 def test_checkpoints_hold_nothing_pickled_and_a_finished_fit_has_nothing_to_do():

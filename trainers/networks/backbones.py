@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
 import torchvision
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from actors.weights import read_state
 from trainers.networks.cnn_m import cnn_m_body, cnn_m_small_body, cnn_m_tail
 from trainers.networks.pretrained import fit_state, imagenet_state
 from trainers.networks.vgg import small_tail, vgg_small_body
+from trainers.randomness import seeded
 from trainers.settings import NetworkSettings
 
 OWN_FAMILIES = ("cnn_m", "cnn_m_small", "vgg_small")
@@ -83,8 +83,7 @@ def build_network(
         "n_classes": n_classes,
     }
     # An own generator for the random layers: the caller's random numbers stay as they were.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         if settings.backbone in OWN_FAMILIES:
             body, tail = _own(settings, in_channels, n_classes)
         else:

@@ -7,12 +7,12 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 
 from actors.errors import UserError
 from actors.storage import Storage
 from trainers.networks.backbones import StreamNetwork, build_network
 from trainers.networks.recurrent import SequenceNetwork
+from trainers.randomness import seeded
 from trainers.settings import NetworkSettings
 
 Network = StreamNetwork | SequenceNetwork
@@ -59,7 +59,7 @@ def build_from_description(description: dict[str, Any]) -> Network:
             n_classes=description["n_classes"],
         )
     options = {key: value for key, value in description.items() if key != "kind"}
-    with torch.random.fork_rng(devices=[]):
+    with seeded(0):
         return SequenceNetwork(options.pop("feature_dim"), options.pop("n_classes"), **options)
 
 

@@ -1,0 +1,27 @@
+"""torch's random numbers, which a process has one source of, for fits that share a process."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+
+import torch
+
+_TURN = threading.RLock()
+
+
+@contextlib.contextmanager
+def seeded(seed: int, devices: Sequence[int] = ()) -> Iterator[None]:
+    """torch's global random numbers start from a seed within, and are put back afterwards.
+
+    Threads take turns, so that what one draws does not depend on what others do: dropout and
+    initialisation know no generator but the global one.
+
+    Args:
+        seed: below 2^64.
+        devices: indices of the CUDA devices whose random numbers are put back, besides the CPU's.
+    """
+    with _TURN, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
