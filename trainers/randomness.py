@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 _TURN = threading.RLock()
+"""The state of a whole process, as what it guards is one."""
 
 
 @contextlib.contextmanager
@@ -16,12 +17,15 @@ def seeded(seed: int, devices: Sequence[int] = ()) -> Iterator[None]:
     """torch's global random numbers start from a seed within, and are put back afterwards.
 
     Threads take turns, so that what one draws does not depend on what others do: dropout and
-    initialisation know no generator but the global one.
+    initialisation know no generator but the global one. So forward passes of training follow one
+    another in such a process; fits that are to run side by side have processes of their own.
 
     Args:
         seed: below 2^64.
         devices: indices of the CUDA devices whose random numbers are put back, besides the CPU's.
     """
     with _TURN, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
         yield

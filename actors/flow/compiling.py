@@ -46,7 +46,8 @@ def cache_folder() -> Path:
     """Where compiled loops are kept unless NUMBA_CACHE_DIR says otherwise.
 
     In the user's cache folder, apart for each processor and Numba: Numba numbers the files of a
-    folder, so two kinds of machine that share a home and compile at once could swap theirs.
+    folder, so two kinds of machine that share a home and compile at once could swap theirs. What an
+    older version has left there may be deleted at any time.
     """
     base = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
     processor = binding.get_host_cpu_name() + binding.get_host_cpu_features().flatten()

@@ -4,9 +4,10 @@ The host only queues work; two batches at most are under way. How far each pair 
 the device alone: every warp gets as many launches as it may need at most, and those of a pair that
 has converged return at once.
 
-Each warp of a pair takes as many iterations as on the CPU. The results differ in that the dual
-variables are stored in 16 bits and the frames in 21, and in the order of sums. For the same frames
-and the same batch size a result repeats to the bit.
+Each warp of a pair takes the iterations that the stop rule names; the CPU takes a few more where
+its blocks overshoot (`loops.scale.solve_scale`). Else the results differ in that the dual variables
+are stored in 16 bits and the frames in 21, and in the order of sums. For the same frames and the
+same batch size a result repeats to the bit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from actors.errors import UserError
-from actors.flow.cuda_batches import IN_FLIGHT, CUDAStreams, NoStreams, Slot, solve_batches
+from actors.flow.cuda_batches import IN_FLIGHT, CUDAStreams, NoStreams, Slot, ceiling, solve_batches
 from actors.flow.devices import Fitting, PairSize, UnusableGPU, free_memory
 from actors.flow.settings import TVL1
 from actors.flow.tvl1 import check_frames
@@ -111,10 +112,6 @@ def _try_kernel(device: torch.device, *errors: type[Exception]) -> None:
             "Triton needs a driver that fits PyTorch's CUDA, and a C compiler such as gcc with "
             "Python's headers; install what is missing, or choose device 'cpu'",
         ) from error
-
-
-def _ceiling(numerator: int, denominator: int) -> int:
-    return -(-numerator // denominator)
 
 
 def _room(batch: int, most: int) -> int:
@@ -224,7 +221,7 @@ class CUDAEngine:
     ) -> None:
         """Finds all fields, in equal batches of no more than `most` pairs."""
         count, _, height, width = result.shape
-        batch = _ceiling(count, _ceiling(count, most))
+        batch = ceiling(count, ceiling(count, most))
         step = 2 if frames.shape[1:-2] == (2,) else 1
         solver = self._solver(height, width, _room(batch, most), step)
 
@@ -240,7 +237,7 @@ class CUDAEngine:
                 result.dtype,
                 self.device,
             )
-            for _ in range(min(IN_FLIGHT, _ceiling(count, batch)))
+            for _ in range(min(IN_FLIGHT, ceiling(count, batch)))
         ]
         queues = CUDAStreams() if self.device.type == "cuda" else NoStreams()
         solve_batches(_chunks(frames, result, batch), slots, solve, queues)

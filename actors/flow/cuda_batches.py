@@ -19,6 +19,11 @@ IN_FLIGHT = 2
 """Batches at once: one more would have nothing to overlap with."""
 
 
+def ceiling(numerator: int, denominator: int) -> int:
+    """The quotient, rounded up."""
+    return -(-numerator // denominator)
+
+
 class Event(Protocol):
     """A place in a stream's work."""
 
@@ -105,8 +110,9 @@ class Slot:
         # This batch's own: the work may be done after the next has begun.
         sent, given = self._sent[: len(frames)], self._frames[: len(frames)]
         found = self._fields[: len(target)]
-        up = queues.run("up", lambda: given.copy_(sent, non_blocking=True))
-        solved = queues.run("solve", lambda: found.copy_(solve(given)), up)
+        # Each step is what to wait for in case the next can't be queued.
+        self._end = up = queues.run("up", lambda: given.copy_(sent, non_blocking=True))
+        self._end = solved = queues.run("solve", lambda: found.copy_(solve(given)), up)
         self._end = queues.run("down", lambda: target.copy_(found, non_blocking=True), solved)
 
     def finish(self) -> None:

@@ -47,7 +47,7 @@ def _inverse(x):
 
 
 @triton.jit
-def _piece(width, pieces_wide, STRIPS: tl.constexpr):
+def piece(width, pieces_wide, STRIPS: tl.constexpr):
     """Which columns this program's lanes stand on, and whether they are its own to write."""
     lane = tl.arange(0, LANES)[None, :]
     strip = (tl.program_id(0) % pieces_wide) * STRIPS + tl.arange(0, STRIPS)[:, None]
@@ -338,7 +338,7 @@ def iterate(
         ITERATIONS: 1 to HALO.
     """
     pair = tl.program_id(1).to(tl.int64)
-    x, own = _piece(width, pieces_wide, STRIPS)
+    x, own = piece(width, pieces_wide, STRIPS)
     start = (tl.program_id(0) // pieces_wide) * rows
     stop = tl.minimum(start + rows, height)
     slot = slots + pair * tl.num_programs(0) + tl.program_id(0)
@@ -372,72 +372,4 @@ def iterate(
             source, target, data, changes, x, own, start, stop, height, width, pitch,
             limit, tau, rate, sigma, grain, False, PRIMAL_DUAL, ITERATIONS,
         )  # fmt: skip
-        tl.store(slot, 1 - side)
-
-
-@triton.jit
-def _without_extremes(values, SIZE: tl.constexpr):
-    """The values but for their smallest and their largest."""
-    least = values[0]
-    rest = ()
-    for i in tl.static_range(1, SIZE):
-        rest = rest + (tl.maximum(least, values[i]),)
-        least = tl.minimum(least, values[i])
-    most = rest[0]
-    kept = ()
-    for i in tl.static_range(1, SIZE - 1):
-        kept = kept + (tl.minimum(most, rest[i]),)
-        most = tl.maximum(most, rest[i])
-    return kept
-
-
-@triton.jit
-def _median(image, y, x, own, height, width, pitch, SIDE: tl.constexpr):
-    """Median of the SIDE x SIDE pixels around each; edges replicated.
-
-    Of n values, the smallest and the largest of any n // 2 + 2 can't be the median: drop them,
-    take in another, and so on.
-    """
-    values = ()
-    for k in tl.static_range(SIDE * SIDE):
-        row = tl.minimum(tl.maximum(y + (k // SIDE - SIDE // 2), 0), height - 1)
-        column = tl.minimum(tl.maximum(x + (k % SIDE - SIDE // 2), 0), width - 1)
-        values = values + (tl.load(image + row * pitch + column, mask=own, other=0.0),)
-    kept = ()
-    for k in tl.static_range(SIDE * SIDE // 2 + 2):
-        kept = kept + (values[k],)
-    for k in tl.static_range(SIDE * SIDE // 2 + 2, SIDE * SIDE):
-        kept = _without_extremes(kept, 2 * (SIDE * SIDE // 2 + 2) - k)
-        kept = kept + (values[k],)
-    return _without_extremes(kept, 3)[0]
-
-
-@triton.jit(do_not_specialize=["room", "step", "height", "width", "pitch", "pieces_wide", "rows"])
-def filter_flow(
-    states, slots, room, step, height, width, pitch, pieces_wide, rows,
-    STRIPS: tl.constexpr, SIDE: tl.constexpr,
-):  # fmt: skip
-    """Median-filters the flow of each pair that is not done, into its other state.
-
-    Grid and arguments as `iterate`; SIDE is the filter's side.
-    """
-    pair = tl.program_id(1).to(tl.int64)
-    x, own = _piece(width, pieces_wide, STRIPS)
-    start = (tl.program_id(0) // pieces_wide) * rows
-    stop = tl.minimum(start + rows, height)
-    plane = height * pitch
-    slot = slots + pair * tl.num_programs(0) + tl.program_id(0)
-    state = tl.load(slot)
-    tl.debug_barrier()  # The first warp to end writes the slot: all have read it by then.
-    side = state & 1
-    source = states + pair * 2 * room + side * room
-    target = states + pair * 2 * room + (1 - side) * room
-    if (state < 2) | (step == 0):
-        for y in range(start, stop):
-            for k in tl.static_range(2):
-                middle = _median(source + k * plane, y, x, own, height, width, pitch, SIDE)
-                place = k * plane + y * pitch + x
-                tl.store(target + place, middle, mask=own)
-                place += 2 * plane
-                tl.store(target + place, tl.load(source + place, mask=own, other=0.0), mask=own)
         tl.store(slot, 1 - side)

@@ -9,8 +9,10 @@ from functools import partial
 
 import torch
 
-from actors.flow import cuda_iterations, cuda_pyramid
-from actors.flow.settings import SMALLEST_SIDE, TVL1
+from actors.flow import cuda_iterations, cuda_median, cuda_pyramid
+from actors.flow.cuda_batches import ceiling
+from actors.flow.settings import TVL1
+from actors.flow.tvl1 import pyramid_scales
 
 TILE = {"ROWS": 8, "COLUMNS": 32}
 """What one program of the kernels without iterations works on, in pixels."""
@@ -51,15 +53,8 @@ class _Scale:
 
 
 def _scales(height: int, width: int, settings: TVL1) -> list[_Scale]:
-    """Sizes of the pyramid, finest first, as `actors.flow.tvl1` has them."""
-    scales = [_Scale(height, width)]
-    while len(scales) < settings.scales:
-        # round() is half to even, as is OpenCV's cvRound.
-        height, width = round(height * settings.scale_step), round(width * settings.scale_step)
-        if min(height, width) < SMALLEST_SIDE:
-            break
-        scales.append(_Scale(height, width))
-    return scales
+    """The pyramid's scales, finest first."""
+    return [_Scale(scale.height, scale.width) for scale in pyramid_scales(height, width, settings)]
 
 
 def record_graph(work: Callable[[], None]) -> Callable[[], None]:
@@ -93,10 +88,6 @@ def run_smallest(device: torch.device) -> None:
 def _cut(iterations: int, longest: int) -> list[int]:
     """Iterations launch by launch, none longer than `longest`."""
     return [longest] * (iterations // longest) + [iterations % longest] * (iterations % longest > 0)
-
-
-def _ceiling(numerator: int, denominator: int) -> int:
-    return -(-numerator // denominator)
 
 
 def _room_for(parts: int) -> int:
@@ -161,17 +152,17 @@ class Solver:
 
     def _pieces(self, scale: _Scale) -> tuple[int, int, int]:
         """Pieces beside and below each other that a pair is cut into, and a piece's rows."""
-        wide = _ceiling(scale.width, USEFUL * STRIPS)
-        wanted = _ceiling(self.processors * WARPS_PER_PROCESSOR, self.pairs * wide * STRIPS)
-        rows = _ceiling(scale.height, max(1, min(wanted, scale.height // FEWEST_ROWS)))
-        return wide, _ceiling(scale.height, rows), rows
+        wide = ceiling(scale.width, USEFUL * STRIPS)
+        wanted = ceiling(self.processors * WARPS_PER_PROCESSOR, self.pairs * wide * STRIPS)
+        rows = ceiling(scale.height, max(1, min(wanted, scale.height // FEWEST_ROWS)))
+        return wide, ceiling(scale.height, rows), rows
 
     def _parts(self, scale: _Scale) -> int:
         wide, high, _ = self._pieces(scale)
         return wide * high
 
     def _tiles(self, scale: _Scale) -> int:
-        return _ceiling(scale.height, TILE["ROWS"]) * _ceiling(scale.width, TILE["COLUMNS"])
+        return ceiling(scale.height, TILE["ROWS"]) * ceiling(scale.width, TILE["COLUMNS"])
 
     def solve(self, gray: torch.Tensor) -> torch.Tensor:
         """Queues all work for a batch.
@@ -267,7 +258,7 @@ class Solver:
         wide, high, rows = self._pieces(scale)
         launches = 0
         for _ in range(settings.outer_iterations):
-            cuda_iterations.filter_flow[wide * high, count](
+            cuda_median.filter_flow[wide * high, count](
                 self.states, self.slots[index], self.room, launches,
                 scale.height, scale.width, scale.pitch, wide, rows,
                 STRIPS=STRIPS, SIDE=settings.median_filtering, num_warps=STRIPS,

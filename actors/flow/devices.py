@@ -67,6 +67,9 @@ class Fitting:
     def run(self, size: PairSize, most: int, work: Callable[[int], Result]) -> Result:
         """`work` with `most` pairs at once, or half as many as often as memory runs out.
 
+        What was too many is not tried again for pairs of that size: one that fits is next to as
+        fast, and each failure costs all that was done.
+
         Args:
             size: of the pairs.
             most: pairs at once at most.

@@ -37,7 +37,8 @@ def flow(
 ) -> NDArray[np.float32]:
     """Optical flow from each frame to the next, or from the first to the second of each pair.
 
-    Agrees with OpenCV's ``DualTVL1OpticalFlow`` of the same parameters.
+    Agrees with OpenCV's ``DualTVL1OpticalFlow`` of the same parameters, where the solver is
+    `alternating`.
 
     Args:
         frames: uint8 (T, H, W) gray or (T, 3, H, W) RGB for a clip, (N, 2, H, W) for pairs of gray

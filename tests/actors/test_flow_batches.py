@@ -70,3 +70,16 @@ def test_what_is_under_way_is_over_when_an_error_comes_out():
     with pytest.raises(RuntimeError, match="the second batch"):
         solve_batches(batches(), slots, lambda f: f[None].float(), queues)
     assert (target == 1).all()
+
+
+def test_what_is_under_way_is_over_when_a_batch_cannot_be_solved():
+    class Full(Lazy):
+        def run(self, stream, work, *after):
+            if stream == "solve" and "down" in self.last:
+                raise RuntimeError("no memory for the second batch")
+            return super().run(stream, work, *after)
+
+    queues = Full()
+    with pytest.raises(RuntimeError, match="no memory"):
+        solve(queues, 2)
+    assert sorted(queues.done) == ["down", "solve", "up", "up"]

@@ -79,7 +79,6 @@ def test_duals_are_enlarged_as_images_are_and_end_at_the_edges():
     (rows, columns), (height, width), (pitch, stride) = (18, 23), (24, 31), (32, 32)
     source = in_planes(rng.normal(size=(4, rows, columns)), pitch)
     target = np.full((4, (height + 2) * stride), np.nan, np.float32)
-    target[:, (height + 1) * stride :] = 0
     shapes = (rows, columns, pitch, pitch), (height, width, stride, stride)
     steps = rows / height, columns / width
     pyramid.enlarge_duals(source, shapes[0], target, shapes[1], *steps)

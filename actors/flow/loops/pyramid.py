@@ -149,7 +149,7 @@ def enlarge_duals(
     Args:
         source: (4, size); planes to read.
         source_shape: their height, width, stride and the index of the first pixel.
-        target: (4, size); planes to write, the zeros around the frame included.
+        target: (4, size); planes to write, zeros before the first row and after each included.
         target_shape: as `source_shape`.
         step_y: source rows per row of the target.
         step_x: source columns per column of the target.
