@@ -117,7 +117,8 @@ class Stored(Solver):
         first, packed = self._pyramids[0][scale], self._packed
         pyramid.pack(self._pyramids[1][scale], packed, height, width)
         first = rounded(first, 1 / 4096).astype(np.float32)
-        pixels = packed.reshape(-1, 4)
+        margin = 2 * planes.MARGIN
+        pixels = packed[: 4 * (height + margin) * (width + margin)].reshape(-1, 4)
         pixels[:] = rounded(pixels, [1 / 4096, 1 / 8192, 1 / 8192, 1])
         duals = np.zeros((2, 2, height, width))
         for _ in range(settings.warps):
