@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: full test check format install bench clean
+.PHONY: full test check format install bench clean help
 
 full: install  ## the whole job; without ARGS on the demo set
 	@$(RUN) pipelines/full.py $(ARGS)
@@ -37,6 +37,9 @@ $(VENV)/installed: pyproject.toml
 	@echo "Compiling the optical flow for this processor (once)"
 	@$(RUN) -m actors.flow
 	@touch $@
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
 
 clean:  ## removes the environment and everything the demo made
 	rm -rf $(VENV) storage *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -271,7 +271,13 @@ def _curves(
 ) -> dict[str, list[Mapping[str, float]]]:
     fits = {f"{stream}_cnn": fitted.cnn for stream, fitted in trained.items()}
     fits |= {f"{s}_lstm": fitted.lstm for s, fitted in trained.items() if fitted.lstm}
-    curves = {name: stage.facts["history"] for name, stage in fits.items()}
+    curves = {
+        name: [
+            {**entry, "kept": 1.0} if entry["step"] == stage.facts["best_step"] else entry
+            for entry in stage.facts["history"]
+        ]
+        for name, stage in fits.items()
+    }
     return {**curves, "fusion": tuned.fusion.facts["history"]}
 
 

@@ -61,7 +61,8 @@ class MethodResult:
     ceiling: float | None = None
     """The best accuracy that this method's clues allow, where it is known."""
     share_of_ceiling: float | None = None
-    """Accuracy over ceiling."""
+    """Share of the clips whose guess is right in every clue that this method can see: of the
+    ceiling what is reached, free of the luck in guessing the other clues."""
     note: str = ""
     """A few words on which clips these are, e.g. ``clips that have sound``."""
     chosen: bool = False

@@ -34,7 +34,8 @@ def series(records: Sequence[Mapping[str, float]], key: str) -> Points:
 def curve_svg(name: str, records: Sequence[Mapping[str, float]]) -> Markup | None:
     """Draws one fit: above, the validation score (higher is better); below, the training loss.
 
-    Scores within 0..1 are drawn on that whole range, so that fits beside each other compare.
+    The step that was kept is marked: the one whose record says ``kept``, else the last. Scores
+    within 0..1 are drawn on that whole range, so that fits beside each other compare.
 
     Returns:
         None where no record has a score or a loss.
@@ -55,8 +56,8 @@ def curve_svg(name: str, records: Sequence[Mapping[str, float]]) -> Markup | Non
         low, high = (0, 1) if min(values) >= 0 and max(values) <= 1 else (min(values), max(values))
         y = linear(low, high, bottom, top)
         parts += [_panel(y, left, right), _path(score, x, y, f"var(--{stream_of(name)})")]
-        parts.append(_best_point(score, x, y, stream_of(name), right))
-        parts.append(_caption("score", left + 5, top, ""))
+        parts.append(_kept_point(_kept(records, score), x, y, stream_of(name), right))
+        parts.append(_caption("score", left + 5, bottom - 14, ""))
         top = bottom + 22
     if loss:
         bottom = 210
@@ -71,8 +72,13 @@ def curve_svg(name: str, records: Sequence[Mapping[str, float]]) -> Markup | Non
     return _svg(Markup("").join(parts), 340, 230, f"Training curve of {name}")
 
 
-def _best_point(score: Points, x: Axis, y: Axis, color: str, right: float) -> Markup:
-    step, value = max(score, key=lambda point: point[1])
+def _kept(records: Sequence[Mapping[str, float]], score: Points) -> tuple[float, float]:
+    kept = {record["step"] for record in records if record.get("kept")}
+    return next((point for point in score if point[0] in kept), score[-1])
+
+
+def _kept_point(point: tuple[float, float], x: Axis, y: Axis, color: str, right: float) -> Markup:
+    step, value = point
     px, py = x.place(step), y.place(value)
     anchor = "end" if px > (right + 38) / 2 else ""
     below = py + 16 if py < 30 else py - 8

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 COUNTS_PX = 18
 """Cells larger than this have room for their count."""
+SMALLEST_PX = 9
+CORNER = "true ↓ guess →"
 MOST_CLASSES = 150
 """Above this, the classes with most mistakes stand for all."""
 PAGE_PX = 1064
@@ -72,12 +74,15 @@ def confusion_svg(confusion: NDArray[np.number], classes: Sequence[str]) -> Mark
 
 def _draw(counts: NDArray[np.int64], totals: NDArray[np.int64], names: Sequence[str]) -> Markup:
     size = len(names)
-    labels = [_short(name) for name in names]
+    # Of names beside the smallest cells no more letters than the page's width leaves room for.
+    room = int((PAGE_PX - 60 - SMALLEST_PX * size) / (0.62 * 0.9 * SMALLEST_PX))
+    labels = [_short(name, min(LABEL_LETTERS, max(room, 12))) for name in names]
     longest = max((len(label) for label in labels), default=0)
     # As large as the page has room for, within what is neither clumsy nor too small to read.
-    cell = max(9, min(34, int((PAGE_PX - 62) / (size + 0.54 * longest))))
-    letters = min(12.0, 0.95 * cell)
-    margin = math.ceil(longest * letters * 0.56) + 14
+    cell = max(SMALLEST_PX, min(34, int((PAGE_PX - 62) / (size + 0.62 * longest))))
+    letters = min(12.0, 0.9 * cell)
+    # Letters of a wide font, and room for the corner's words.
+    margin = math.ceil(max(longest, len(CORNER)) * letters * 0.62) + 14
     width, height = margin + size * cell + 46, margin + size * cell + 6
     parts = [_labels(labels, names, margin, cell, letters), _grid(size, margin, cell)]
     for row, total in enumerate(totals):
@@ -102,8 +107,8 @@ def _labels(
             middle + letters * 0.35, margin - 7
         )
         parts += [text.format(" end", row, label, name), text.format("", column, label, name)]
-    corner = Markup('<text class="end" x="{}" y="{}">true ↓ guess →</text>').format(
-        margin - 7, margin - 10
+    corner = Markup('<text class="end" x="{}" y="{}">{}</text>').format(
+        margin - 7, margin - 10, CORNER
     )
     found = Markup('<text class="end" x="{}" y="{}">found</text>').format(
         margin + len(labels) * cell + 44, margin - 7
@@ -161,5 +166,5 @@ def _row(
     return Markup("").join([*parts, recall])
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LABEL_LETTERS else name[: LABEL_LETTERS - 1] + "…"
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

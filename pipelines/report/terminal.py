@@ -15,7 +15,7 @@ COLUMNS = (
     ("map", "mAP"),
     ("hit5", "Hit@5"),
     ("ceiling", "ceiling"),
-    ("share_of_ceiling", "of ceiling"),
+    ("share_of_ceiling", "clues right"),
 )
 """Field of MethodResult and its heading; a column with no figure at all is left out."""
 

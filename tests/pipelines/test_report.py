@@ -82,7 +82,7 @@ def page() -> Page:
     [
         "Hybrid names 96.2% of 160 test clips correctly; the best single stream, Spatial LSTM",
         "clips that have sound",
-        "Of ceiling",
+        "Clues right",
         "95.2%",  # the share that the spatial CNN reached of its ceiling
         "pipelines/full.py --preset demo --report report.json",
         "9f2c41d0a7be",

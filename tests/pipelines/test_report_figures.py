@@ -12,10 +12,28 @@ from report_examples import demo
 
 from actors.flow.color import color_wheel, flow_to_color
 from pipelines.report import figure_files
+from pipelines.report.figures import curve_svg
 from pipelines.report.images import pick_evenly
-from pipelines.report.matrix import commonest_mistakes
+from pipelines.report.matrix import commonest_mistakes, confusion_svg
 from pipelines.report.render import duration, interval
 from pipelines.report.scales import linear, log_with_zero, thin
+
+
+@pytest.mark.parametrize(("kept", "shown"), [(40, "0.300"), (None, "0.200")])
+def test_the_kept_step_is_marked_and_not_the_best_score(kept: int | None, shown: str) -> None:
+    scores = {20: 0.9, 40: 0.3, 60: 0.2}
+    records = [{"step": n, "score": s} | ({"kept": 1.0} if n == kept else {})
+               for n, s in scores.items()]  # fmt: skip
+    drawn = str(curve_svg("spatial_cnn", records))
+    assert f">{shown}</text>" in drawn and ">0.900</text>" not in drawn
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["WaveTwoHands", "JumpingJack", "Bend", "Walk"]])
+def test_labels_of_the_matrix_have_room_in_a_wide_font(names: list[str]) -> None:
+    drawn = str(confusion_svg(np.eye(len(names), dtype=int), names))
+    letters = float(re.findall(r"font-size:([0-9.]+)px", drawn)[0])
+    end = int(re.findall(r'class="end" x="(\d+)"', drawn)[0])
+    assert end >= 0.6 * letters * max(len("true ↓ guess →"), *map(len, names))
 
 
 def test_figures_stand_alone() -> None:
