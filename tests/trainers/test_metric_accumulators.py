@@ -4,6 +4,7 @@ import errno
 import gc
 import os
 import pickle
+import textwrap
 import tracemalloc
 from pathlib import Path
 
@@ -197,6 +198,16 @@ def test_what_fits_needs_no_file_even_to_be_computed(make, expected, tmp_path):
     marks = np.concatenate([targets[:200], targets[:100], targets[200:]])
     assert value(measure.merge(other)) == pytest.approx(expected(whole, marks), abs=1e-12)
     assert files() == before
+
+
+def test_the_example_of_the_documentation_gives_the_figures_of_all_clips():
+    page = (Path(__file__).parents[2] / "docs" / "refinement.md").read_text()
+    start = page.index("    from trainers.metric_accumulators import")
+    example = page[start : page.index("\n**", start)]
+    scores, targets = drawn(90, 200)
+    names = {"batches": zip(np.split(scores, 3), np.split(targets, 3), strict=True)}
+    exec(textwrap.dedent(example), names)  # noqa: S102  our own page
+    assert names["figures"] == pytest.approx(metrics.summary(scores, targets, multi_label=True))
 
 
 def test_a_file_holds_as_many_bytes_as_is_told():
