@@ -206,7 +206,7 @@ def test_the_example_of_the_documentation_gives_the_figures_of_all_clips():
     example = page[start : page.index("\n**", start)]
     scores, targets = drawn(90, 200)
     names = {"batches": zip(np.split(scores, 3), np.split(targets, 3), strict=True)}
-    exec(textwrap.dedent(example), names)  # noqa: S102  our own page
+    exec(textwrap.dedent(example), names)
     assert names["figures"] == pytest.approx(metrics.summary(scores, targets, multi_label=True))
 
 

@@ -67,9 +67,10 @@ def bootstrap_map(
 
     Groups of clips are drawn anew from those of all splits, as clips of one source are not
     independent; both systems are judged on the same draw. A group or clip that several splits test
-    is drawn in all of them together, as its repeats say little that is new. Over several splits the mean of their
-    differences is taken, a split counting as often as its clips were drawn. A class that a draw
-    has no positive of is left out of both means. Where all clips are of one group, clips are drawn.
+    is drawn in all of them together, as its repeats say little that is new. Over several splits the
+    mean of their differences is taken, a split counting as often as its clips were drawn. A class
+    that a draw has no positive of is left out of both means. Where all clips are of one group,
+    clips are drawn.
 
     Args:
         samples: draws.
