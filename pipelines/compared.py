@@ -104,6 +104,7 @@ def _tests(
             split.scores[HYBRID],
             split.targets.astype(np.float64),
             split.groups,
+            np.array(split.ids),
         )
         for split in splits
     ]

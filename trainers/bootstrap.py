@@ -19,23 +19,28 @@ CHUNK = 2_000_000
 """Counts that are held at once (16 MB; a measure needs a few times that)."""
 
 
-def units(parts: Sequence[ArrayLike], *, fewest: int = 2) -> list[NDArray[np.intp]]:
-    """Per part (N,) the number of the unit that each clip is drawn with; no two parts share one.
+def units(
+    groups: Sequence[ArrayLike], clips: Sequence[ArrayLike], *, fewest: int = 2
+) -> list[NDArray[np.intp]]:
+    """Per part (N,) the number of the unit that each clip is drawn with.
 
     Units are groups of clips, as clips of one source are not independent; where all parts together
-    have fewer groups than ``fewest``, whose spread would say little, single clips.
+    have fewer groups than ``fewest``, whose spread would say little, single clips. One name is one
+    unit wherever it stands: a clip that several parts test is drawn in all of them or in none.
 
     Args:
-        parts: per part (N,) names of groups.
+        groups: per part (N,) names of groups, which mean the same in all parts.
+        clips: per part (N,) names of clips, which mean the same in all parts.
     """
-    names = [np.asarray(groups) for groups in parts]
-    for labels in (names, [np.arange(len(groups)) for groups in names]):
-        found, start = [], 0
-        for one in labels:
-            kinds, index = np.unique(one, return_inverse=True)
-            found.append(index + start)
-            start += len(kinds)
-        if start >= fewest:
+    found: list[NDArray[np.intp]] = []
+    for names in (groups, clips):
+        numbers: dict[Any, int] = {}
+        found = []
+        for part in names:
+            kinds, index = np.unique(np.asarray(part), return_inverse=True)
+            known = [numbers.setdefault(kind, len(numbers)) for kind in kinds.tolist()]
+            found.append(np.array(known, np.intp)[index])
+        if len(numbers) >= fewest:
             break
     return found
 

@@ -126,7 +126,8 @@ def choose(
 
     chances: dict[str, float] = {}
     if rivals:
-        drawn = resample(units([groups], fewest=FEWEST_GROUPS), gains, samples=RESAMPLES, seed=seed)
+        drawn_by = units([groups], [np.arange(len(plain))], fewest=FEWEST_GROUPS)
+        drawn = resample(drawn_by, gains, samples=RESAMPLES, seed=seed)
         chances = dict(zip(rivals, np.mean(drawn <= 1e-12, axis=0).tolist(), strict=True))
     level = LEVEL / max(len(rivals), 1)
     better = [n for n in rivals if chances[n] <= level and measures[n] > measures[NONE]]

@@ -3,7 +3,8 @@
 Each has ``update`` (the next batch), ``merge`` (another accumulator's videos) and ``compute``,
 which gives the function's value whatever the batches and their order. What has to see all scores at
 once (GAP, mAP) keeps them in a temporary file beyond a set size; as long as nothing is there, an
-accumulator also comes over from another process to be merged.
+accumulator also comes over from another process to be merged. If the file can't be written, the
+error is raised and the accumulator is closed: it gives no value any more.
 """
 
 from __future__ import annotations
@@ -132,8 +133,10 @@ class _Spilled:
 class GapAtK(_Spilled):
     """Accumulates `gap_at_k`.
 
-    Of each video k scores and marks are kept, 9 k bytes; beyond ``memory`` they go to a temporary
-    file, in sorted runs that `compute` merges, so that memory does not grow with the videos.
+    Of each video k scores are kept, each with how many entries share it and how many of these are
+    marked: 24 k bytes, fewer on disk where scores are equal. Beyond ``memory`` they go to a
+    temporary file, in sorted runs that `compute` merges, so that memory does not grow with the
+    videos.
 
     Args:
         k: best classes of each video.
@@ -167,6 +170,7 @@ class GapAtK(_Spilled):
 
     def compute(self) -> float:
         """GAP@k; ValueError without any label."""
+        self.kept.spill.check_open()
         _some(self.kept.entries)
         if not self.positives:
             raise ValueError("average precision needs at least one positive, there are none")

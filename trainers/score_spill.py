@@ -37,8 +37,9 @@ class Spill:
         if memory < 1:
             raise ValueError(f"memory must be at least 1 byte, got {memory!r}")
         self.memory, self.folder = memory, folder
-        self.closed = False
         self._file: IO[bytes] | None = None
+        self._closed = ""
+        """Why nothing can be added or read any more."""
 
     def write(self, *arrays: NDArray[Any]) -> int:
         """Appends the arrays' bytes one after another; where the first begins."""
@@ -50,6 +51,7 @@ class Spill:
             start = self._file.seek(0, 2)
             for array in arrays:
                 self._file.write(np.ascontiguousarray(array).data)
+            self._file.flush()  # a full disk is to show here, not when they are read
         except OSError as error:
             place = self.folder or tempfile.gettempdir()
             raise OSError(
@@ -66,12 +68,12 @@ class Spill:
 
     def check_open(self) -> None:
         """ValueError after `close`."""
-        if self.closed:
-            raise ValueError("the scores were let go by close")
+        if self._closed:
+            raise ValueError(self._closed)
 
-    def close(self) -> None:
-        """Lets the file go; nothing can be added or read any more."""
-        self.closed = True
+    def close(self, why: str = "the scores were let go by close") -> None:
+        """Lets the file go; nothing can be added or read any more, and ``why`` is told."""
+        self._closed = self._closed or why
         if self._file is not None:
             self._finalise()
 
@@ -97,14 +99,22 @@ class Kept:
         self._waiting.append(tuple(array.copy() for array in arrays))
         self._waiting_bytes += sum(array.nbytes for array in arrays)
         self.entries += len(arrays[0])
-        if self._waiting_bytes > self.spill.memory:
-            self._flush(self._taken())
-
-    def _taken(self) -> tuple[NDArray[Any], ...]:
-        """All that waits, joined; nothing waits any more."""
-        joined = tuple(np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        if self._waiting_bytes <= self.spill.memory:
+            return
+        try:
+            self._flush(self._joined())
+        except BaseException as error:  # a stop by hand, too, leaves part of the scores out
+            self._waiting = []
+            self.spill.close(
+                f"a part of the scores is lost, as they could not be kept ({error!r}); "
+                "start again with an empty measure"
+            )
+            raise
         self._waiting, self._waiting_bytes = [], 0
-        return joined
+
+    def _joined(self) -> tuple[NDArray[Any], ...]:
+        """All that waits, in one piece."""
+        return tuple(np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
 
     def _flush(self, arrays: tuple[NDArray[Any], ...]) -> None:
         raise NotImplementedError
@@ -145,6 +155,7 @@ class ClassScores(Kept):
 
     def extend(self, other: ClassScores) -> None:
         """Adds another one's entries, which stay its own too."""
+        other.spill.check_open()
         for classes, scores, relevant in list(other._waiting):
             self.add(classes, scores, relevant)
         for start, count in list(other._chunks):
@@ -155,15 +166,16 @@ class ClassScores(Kept):
     def columns(self) -> Iterator[tuple[int, Floats, Bools]]:
         """Class, its scores and its marks, for every class in turn.
 
-        As many classes are read at once as `memory` holds; one at least.
+        As many classes are read at once as `memory` holds; one at least. Nothing is written.
         """
         self.spill.check_open()
-        if self._waiting:
-            self._flush(self._taken())
+        waiting = self._sorted(self._joined()) if self._waiting else None
         width = max(1, self.spill.memory * self.n_classes // (9 * max(self.entries, 1)))
         for first in range(0, self.n_classes, width):
             last = min(first + width, self.n_classes)
             parts = [self._part(start, count, first, last) for start, count in self._chunks]
+            if waiting is not None:
+                parts.append((waiting[0][first : last + 1], *waiting[1:]))
             for c in range(last - first):
                 cuts = [(slice(bounds[c], bounds[c + 1]), s, r) for bounds, s, r in parts]
                 none: tuple[Floats, Bools] = np.zeros(0), np.zeros(0, bool)
@@ -172,11 +184,15 @@ class ClassScores(Kept):
                 yield first + c, scores, relevant
 
     def _flush(self, arrays: tuple[NDArray[Any], ...]) -> None:
+        bounds, scores, relevant = self._sorted(arrays)
+        self._chunks.append((self.spill.write(bounds, scores, relevant), len(scores)))
+
+    def _sorted(self, arrays: tuple[NDArray[Any], ...]) -> tuple[Ints, Floats, Bools]:
+        """A chunk: (C + 1) bounds, scores and marks in the order of their classes."""
         classes, scores, relevant = arrays
         order = np.argsort(classes, kind="stable")
         bounds = np.searchsorted(classes[order], np.arange(self.n_classes + 1)).astype(np.int64)
-        start = self.spill.write(bounds, scores[order], relevant[order])
-        self._chunks.append((start, len(scores)))
+        return bounds, scores[order], relevant[order]
 
     def _part(self, start: int, count: int, first: int, last: int) -> tuple[Ints, Floats, Bools]:
         """Bounds (from 0), scores and marks of classes first to last of one chunk."""
@@ -210,6 +226,7 @@ class RankedScores(Kept):
 
     def extend(self, other: RankedScores) -> None:
         """Adds another one's entries, which stay its own too."""
+        other.spill.check_open()
         total = self.entries + other.entries
         for waiting in list(other._waiting):
             self._add(*waiting)
@@ -219,13 +236,14 @@ class RankedScores(Kept):
         self.entries = total
 
     def steps(self) -> Iterator[Steps]:
-        """All steps, best first, in pieces; none is cut in two."""
+        """All steps, best first, in pieces; none is cut in two. Nothing is written."""
         self.spill.check_open()
-        if self._waiting:
-            self._flush(self._taken())
         rows = self._rows(len(self._runs))
         read = [0] * len(self._runs)
-        held = [(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64))] * len(self._runs)
+        none: Steps = np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        # The last one is the run that is still in memory.
+        held = [none] * len(self._runs)
+        held.append(_joined([self._joined()]) if self._waiting else none)
         while True:
             for n, (start, count) in enumerate(self._runs):
                 if not len(held[n][0]) and read[n] < count:

@@ -183,6 +183,13 @@ def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch, capsys)
         multi_label=False,
     )
     _check_forms(comparison)
+    once = summarise(
+        [first], rows, title="", command="", classes=("a", "b", "c"), multi_label=False
+    )
+    for one, twice in zip(once.rows, comparison.rows, strict=True):
+        if one.name != "hybrid":
+            assert (one.p_mcnemar, one.p_bootstrap) == (twice.p_mcnemar, twice.p_bootstrap)
+            assert (one.map_low, one.map_high) == pytest.approx((twice.map_low, twice.map_high))
 
 
 def _check_forms(comparison: Comparison) -> None:

@@ -44,10 +44,19 @@ def test_measures_of_whole_sets():
 
 
 def test_units_are_groups_unless_there_are_too_few():
-    one, other = units([np.array(["a", "a", "b"]), np.array(["a", "c"])])
-    assert one.tolist() == [0, 0, 1] and other.tolist() == [2, 3]
-    assert [u.tolist() for u in units([np.array(["a", "a"])])] == [[0, 1]], "of one group: clips"
-    assert units([np.array(["a", "b", "b"])], fewest=3)[0].tolist() == [0, 1, 2]
+    clips = [np.array(["k", "l", "m"]), np.array(["n", "k"])]
+    one, other = units([np.array(["a", "a", "b"]), np.array(["d", "c"])], clips)
+    assert one.tolist() == [0, 0, 1] and other.tolist() == [3, 2]
+    one, other = units([np.array(["a"] * 3), np.array(["a"] * 2)], clips)
+    assert one.tolist() == [0, 1, 2] and other.tolist() == [3, 0], "of one group: clips"
+    assert units([np.array(["a", "b", "b"])], clips[:1], fewest=3)[0].tolist() == [0, 1, 2]
+
+
+def test_what_several_parts_test_is_one_unit():
+    parts = units([np.array(["a", "b", "b"]), np.array(["c", "b", "a"])], [np.arange(3)] * 2)
+    assert [part.tolist() for part in parts] == [[0, 1, 1], [2, 1, 0]]
+    sizes = resample(parts, lambda counts: counts[0][:, 0] - counts[1][:, 2], samples=50, seed=0)
+    assert (sizes == 0).all(), "drawn in both as often"
 
 
 def means(values):
@@ -56,7 +65,7 @@ def means(values):
 
 def test_draws_depend_on_the_seed_alone_and_not_on_the_chunk():
     values = np.random.default_rng(0).integers(0, 100, 50)
-    parts = units([np.arange(50) // 2])
+    parts = units([np.arange(50) // 2], [np.arange(50)])
     whole, small, odd = (
         resample(parts, means(values), samples=101, seed=7, chunk=chunk)
         for chunk in (10**9, 1, 50 * 13)
@@ -74,7 +83,7 @@ def test_draws_depend_on_the_seed_alone_and_not_on_the_chunk():
 def test_memory_does_not_grow_with_the_number_of_sets():
     random = np.random.default_rng(0)
     scores, targets = random.random((2000, 3)), random.random((2000, 3)) < 0.2
-    parts = units([np.arange(2000)])
+    parts = units([np.arange(2000)], [np.arange(2000)])
 
     def peak(samples: int) -> int:
         tracemalloc.start()

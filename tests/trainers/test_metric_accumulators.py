@@ -4,6 +4,7 @@ import errno
 import gc
 import os
 import pickle
+import textwrap
 import tracemalloc
 from pathlib import Path
 
@@ -126,6 +127,95 @@ def test_a_full_disk_is_told():
         spill.write(np.zeros(3))
     with pytest.raises(ValueError, match="at least 1 byte"):
         Spill(0)
+
+
+MEASURES = [
+    (lambda **kept: GapAtK(5, **kept), lambda s, t: metrics.gap_at_k(s, t, 5)),
+    (
+        lambda **kept: AveragePrecisions(20, **kept),
+        lambda s, t: metrics.mean_average_precision(s, t).value,
+    ),
+]
+
+
+def value(measure):
+    found = measure.compute()
+    return found if isinstance(found, float) else found.value
+
+
+@pytest.mark.parametrize("make, expected", MEASURES)
+@pytest.mark.parametrize("batches", [1, 2, 3])
+def test_no_figure_after_scores_that_could_not_be_written(make, expected, batches, monkeypatch):
+    scores, targets = drawn(300, 20)
+    measure = make(memory=2_000)
+    parts = np.array_split(np.arange(300), 3)
+    fill(measure, scores, targets, parts[: batches - 1])
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Spill, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            fill(measure, scores, targets, parts[batches - 1 :])
+    for use in (
+        measure.compute,
+        lambda: measure.update(scores, targets),
+        lambda: measure.merge(make().update(scores, targets)),
+        lambda: make().update(scores, targets).merge(measure),
+    ):
+        with pytest.raises(ValueError, match="is lost.*No space left on device.*start again"):
+            use()
+    again = fill(make(memory=2_000), scores, targets, parts)
+    assert value(again) == pytest.approx(expected(scores, targets), abs=1e-12)
+
+
+def test_no_summary_after_scores_that_could_not_be_written(tmp_path):
+    scores, targets = drawn(300, 20)
+    for folder in ("precisions", "gap"):
+        with Summary(20, True, memory=100, folder=tmp_path) as summary:
+            getattr(summary, folder).kept.spill.folder = tmp_path / "missing"
+            with pytest.raises(FileNotFoundError):
+                summary.update(scores, targets)
+            with pytest.raises(ValueError, match="is lost"):
+                summary.compute()
+
+
+@pytest.mark.parametrize("make, expected", MEASURES)
+def test_what_fits_needs_no_file_even_to_be_computed(make, expected, tmp_path):
+    scores, targets = drawn(300, 20, ties=True)
+    nowhere = tmp_path / "missing"
+    before = files()
+    measure = make(folder=nowhere).update(scores[:100], targets[:100])
+    for _ in range(2):
+        found = value(measure)
+        assert found == pytest.approx(expected(scores[:100], targets[:100]), abs=1e-12)
+    assert files() == before and not nowhere.exists()
+    other = pickle.loads(pickle.dumps(measure))  # noqa: S301  as Ray hands it over
+    measure.update(scores[100:200], targets[100:200])
+    other.update(scores[200:], targets[200:])
+    whole = np.concatenate([scores[:200], scores[:100], scores[200:]])
+    marks = np.concatenate([targets[:200], targets[:100], targets[200:]])
+    assert value(measure.merge(other)) == pytest.approx(expected(whole, marks), abs=1e-12)
+    assert files() == before
+
+
+def test_the_example_of_the_documentation_gives_the_figures_of_all_clips():
+    page = (Path(__file__).parents[2] / "docs" / "refinement.md").read_text()
+    start = page.index("    from trainers.metric_accumulators import")
+    example = page[start : page.index("\n**", start)]
+    scores, targets = drawn(90, 200)
+    names = {"batches": zip(np.split(scores, 3), np.split(targets, 3), strict=True)}
+    exec(textwrap.dedent(example), names)
+    assert names["figures"] == pytest.approx(metrics.summary(scores, targets, multi_label=True))
+
+
+def test_a_file_holds_as_many_bytes_as_is_told():
+    scores, targets = drawn(300, 50)
+    gap = GapAtK(20, memory=1).update(scores, targets)
+    assert gap.kept.spill._file.seek(0, 2) == 300 * 20 * 24
+    best = AveragePrecisions(50, 20, memory=1).update(scores, targets)
+    assert best.kept.spill._file.seek(0, 2) == 300 * 20 * 9 + 51 * 8
 
 
 def test_ranked_scores_come_best_first_with_equal_ones_in_one_step():

@@ -55,7 +55,9 @@ class Paired:
     targets: Floats
     """(N, C) of 0 and 1."""
     groups: NDArray[Any]
-    """(N,) names."""
+    """(N,) names, which mean the same in every split."""
+    ids: NDArray[Any]
+    """(N,) of the clips; those of one id in several splits are one clip."""
 
 
 def bootstrap_map(
@@ -64,9 +66,11 @@ def bootstrap_map(
     """The difference in mAP, tested by a paired bootstrap (Efron and Tibshirani, 1993).
 
     Groups of clips are drawn anew from those of all splits, as clips of one source are not
-    independent; both systems are judged on the same draw. Over several splits the mean of their
-    differences is taken, a split counting as often as its clips were drawn. A class that a draw
-    has no positive of is left out of both means. Where all clips are of one group, clips are drawn.
+    independent; both systems are judged on the same draw. A group or clip that several splits test
+    is drawn in all of them together, as its repeats say little that is new. Over several splits the
+    mean of their differences is taken, a split counting as often as its clips were drawn. A class
+    that a draw has no positive of is left out of both means. Where all clips are of one group,
+    clips are drawn.
 
     Args:
         samples: draws.
@@ -84,7 +88,7 @@ def bootstrap_map(
 
     # The clips as they are: each stands once.
     value = float(difference([np.ones((1, len(part.targets)), np.int64) for part in parts])[0])
-    drawn = units([part.groups for part in parts])
+    drawn = units([part.groups for part in parts], [part.ids for part in parts])
     draws = resample(drawn, difference, samples=samples, seed=seed, chunk=chunk)
     low, high = np.quantile(draws, [0.025, 0.975])
     # The 1 counts the clips as they are as one draw, so that no p is 0.
