@@ -276,6 +276,17 @@ def test_sounds_without_pictures_are_found_by_their_headers(tmp_path: Path) -> N
     check_streams(videos, ["audio"], Console())
 
 
+def test_clips_with_neither_lack_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = videos_of(tmp_path, sound=True)
+    monkeypatch.setattr("pipelines.stream_check._found", lambda path: set())
+    with pytest.raises(UserError) as refused:
+        check_streams(videos, STREAMS, Console())
+    assert str(refused.value) == (
+        "none of the 4 training clips has pictures or sound, which spatial, motion and audio need; "
+        "give other videos"
+    )
+
+
 def test_one_clip_with_sound_is_enough(tmp_path: Path) -> None:
     silent = videos_of(tmp_path / "silent", sound=False)
     loud = videos_of(tmp_path / "loud", sound=True)
