@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from actors.errors import UserError, nearest
 from pipelines.command_line import read_data
-from pipelines.datasets import Manifest
+from pipelines.datasets import NUMBERED, Manifest
 from pipelines.settings import SEQUENCE_STREAMS, Settings, parse_settings
 from trainers.comparison.names import row_names
 
@@ -18,9 +18,6 @@ OPTIONS = {
     "folds": "Cut all clips into this many folds by group, and test on each in turn.",
     "splits": "Official splits to run, such as 1,2,3 (formats ucf101 and hmdb51).",
 }
-OFFICIAL = ("ucf101", "hmdb51")
-"""Formats with three official splits."""
-
 TABLES = ("table1", "table2", "table3")
 
 
@@ -140,10 +137,10 @@ def variants(settings: Settings, choice: Choice) -> list[tuple[str, Settings]]:
             for n in range(1, choice.folds + 1)
         ]
     else:
-        if settings.format not in OFFICIAL or settings.data is None:
+        if settings.format not in NUMBERED or settings.data is None:
             raise UserError(
                 f"the format {settings.format!r} has no numbered splits (only "
-                f"{' and '.join(OFFICIAL)} have); --folds K cuts the clips by group"
+                f"{' and '.join(NUMBERED)} have); --folds K cuts the clips by group"
             )
         cuts = [(f"split {n}", replace(own, number=n)) for n in choice.splits]
     return [(name, replace(settings, splits=cut)) for name, cut in cuts]

@@ -25,6 +25,9 @@ FORMATS: dict[str, Callable[[Path, SplitSettings], Listing]] = {
 }
 """Format name -> function that lists a data set's clips."""
 
+NUMBERED = ("ucf101", "hmdb51")
+"""Formats with official splits that are numbered."""
+
 __all__ = ["FORMATS", "Manifest", "SplitSettings", "Video", "read_dataset"]
 
 
@@ -50,6 +53,11 @@ def read_dataset(
             f"unknown format {format!r}{nearest(format, FORMATS)} (one of {', '.join(FORMATS)})"
         )
     check_settings(splits)
+    if format not in NUMBERED and splits.number != SplitSettings.number:
+        raise UserError(
+            f"splits.number is {splits.number!r}, but the format {format!r} has no numbered splits "
+            f"(only {' and '.join(NUMBERED)} have); leave it out"
+        )
     root = Path(os.path.abspath(os.path.expanduser(path)))
     if not root.exists():
         raise UserError(f"{root} does not exist; give the path of the data set with --data")

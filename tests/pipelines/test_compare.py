@@ -120,7 +120,7 @@ def test_every_split_is_read_before_any_work(tmp_path: Path) -> None:
 
 
 def test_a_later_fold_without_a_class_is_found_before_any_work(tmp_path: Path) -> None:
-    cut = table_of(tmp_path, run=["a"] * 4 + ["b"] * 3, walk=["c", "c"])
+    cut = table_of(tmp_path, run=[*"aaaaaabbbdddeee"], walk=["z", "z"])
     settings = parse_settings("", cut)
     (_, first), *_ = variants(settings, Choice(folds=3))
     assert read_data(first) is not None
