@@ -60,6 +60,11 @@ def test_a_format_that_does_not_exist(place: list[str], tmp_path: Path) -> None:
     assert "'ucf110'" in message and "did you mean 'ucf101'" in message
 
 
+def test_a_numbered_split_of_the_demo_set(place: list[str]) -> None:
+    message = refuse(*place, "--splits.number", "2")
+    assert "splits.number is 2, but the demo set has no numbered splits" in message
+
+
 def test_a_stream_that_does_not_exist(place: list[str]) -> None:
     message = refuse(*place, "--streams", "spatial,moton")
     assert "there is no stream 'moton'; --streams takes some of spatial,motion,audio" in message
