@@ -313,7 +313,7 @@ class ClipExtractor:
 
         Returns:
             facts for the index: n_frames, n_flow, pairs, duration (seconds), absent, bytes, cut_at,
-            truncated, decode_errors.
+            truncated, decode_errors; note: what the flow's engine has to say, where it has.
 
         Raises:
             MediaError: the video can't be used.
@@ -338,7 +338,9 @@ class ClipExtractor:
 
         self.storage.write_pieces(name, counted())
         facts = ("n_frames", "n_flow", "duration", "absent", "cut_at", "truncated", "decode_errors")
+        note = getattr(self._engine, "note", None)
         return {key: clip.metadata[key] for key in facts} | {
             "pairs": clip.metadata["n_flow"],
             "bytes": written,
+            **({"note": note} if note else {}),
         }

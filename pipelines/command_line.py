@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.datasets import FORMATS, Manifest, read_dataset
+from pipelines.datasets import FORMATS, Manifest, read_dataset, refuse_number
 from pipelines.settings import Settings, parse_settings
 
 
@@ -41,6 +41,7 @@ def read_data(settings: Settings) -> Manifest | None:
         UserError: a format that does not exist, or data that can't be used.
     """
     if settings.data is None and settings.format in FORMATS:
+        refuse_number(settings.splits, "the demo set")
         return None
     return read_dataset(
         settings.data or ".", settings.format, splits=settings.splits, seed=settings.seed

@@ -30,9 +30,8 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from actors.errors import UserError, nearest
 from actors.storage import Storage
-from pipelines.compare_options import Asked
+from pipelines.compare_options import AskedComparison, Plan, check_methods
 from pipelines.compared import describe, summarise
 from pipelines.evaluate import read_scores, score_systems
 from pipelines.extract import extract
@@ -79,16 +78,9 @@ def chosen_rows(settings: Settings, methods: Sequence[str]) -> list[Row]:
     Raises:
         UserError: a name that no row or table has.
     """
+    check_methods(settings, methods)
     streams = settings.chosen_streams
     known = rows(streams, [s for s in streams if s in SEQUENCE_STREAMS])
-    names = [row.name for row in known]
-    tables = {f"table{row.table}" for row in known}
-    for method in methods:
-        if method not in names and method not in tables:
-            raise UserError(
-                f"there is no method {method!r}; methods: {', '.join(names)}"
-                f"{nearest(method, [*names, *tables])}"
-            )
     if not methods:
         return known
     wanted = {*methods, HYBRID}
@@ -214,13 +206,13 @@ def _log_measures(
     run.log_metrics({**measures, "seconds": seconds})
 
 
-def compare(asked: Asked) -> Comparison:
+def compare(asked: AskedComparison) -> Comparison:
     """Runs every split, then writes the tables beside the last split's report."""
     chosen, plans = chosen_rows(asked.settings, asked.choice.methods), asked.plans
     done: list[ComparedSplit] = []
-    for number, (name, one) in enumerate(plans, 1):
-        with open_job(one) as job:
-            done.append(compare_split(job, name, chosen))
+    for number, plan in enumerate(plans, 1):
+        with open_job(plan.settings, plan.manifest) as job:
+            done.append(compare_split(job, plan.name, chosen))
             if number == len(plans):
                 comparison = summarise(
                     done,
@@ -234,10 +226,10 @@ def compare(asked: Asked) -> Comparison:
     return comparison
 
 
-def _write(job: Job, comparison: Comparison, plans: Sequence[tuple[str, Settings]]) -> None:
+def _write(job: Job, comparison: Comparison, plans: Sequence[Plan]) -> None:
     """The tables in every form, in a folder of their own, in MLflow and on the terminal."""
     mark = fingerprint(
-        [name for name, _ in plans], job.fingerprint, [r.name for r in comparison.rows]
+        [plan.name for plan in plans], job.fingerprint, [r.name for r in comparison.rows]
     )
     folder = job.storage.join("runs", f"{job.manifest.name}-comparison-{mark}")
     files = {"comparison.html": comparison_html(comparison), "comparison.csv": to_csv(comparison)}
@@ -256,6 +248,6 @@ def _write(job: Job, comparison: Comparison, plans: Sequence[tuple[str, Settings
     job.console.say(f"\ncomparison  {folder.path('comparison.html')}", markup=False)
 
 
-def main(asked: Asked) -> None:
+def main(asked: AskedComparison) -> None:
     """Compares."""
     compare(asked)

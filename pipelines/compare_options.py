@@ -7,17 +7,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from actors.errors import UserError
+from actors.errors import UserError, nearest
 from pipelines.command_line import read_data
-from pipelines.settings import Settings, parse_settings
+from pipelines.datasets import NUMBERED, Manifest
+from pipelines.settings import SEQUENCE_STREAMS, Settings, parse_settings
+from trainers.comparison.names import row_names
 
 OPTIONS = {
     "methods": "Rows (svm_mkl,rdnn) or tables (table1,table2,table3) to compare; default: all.",
     "folds": "Cut all clips into this many folds by group, and test on each in turn.",
     "splits": "Official splits to run, such as 1,2,3 (formats ucf101 and hmdb51).",
 }
-OFFICIAL = ("ucf101", "hmdb51")
-"""Formats with three official splits."""
+TABLES = ("table1", "table2", "table3")
 
 
 @dataclass(frozen=True)
@@ -30,29 +31,55 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A command line that can be done.
+class Plan:
+    """One split or fold.
 
     Args:
-        plans: name and settings of every split or fold.
+        manifest: the user's videos, so split; None: the demo set, which is yet to be made.
     """
+
+    name: str
+    settings: Settings
+    manifest: Manifest | None
+
+
+@dataclass(frozen=True)
+class AskedComparison:
+    """A command line that can be done."""
 
     settings: Settings
     choice: Choice
-    plans: tuple[tuple[str, Settings], ...]
+    plans: tuple[Plan, ...]
 
 
-def read_comparison(description: str, arguments: Sequence[str]) -> Asked:
-    """Reads the command line, and the list of videos that it names.
+def read_comparison(description: str, arguments: Sequence[str]) -> AskedComparison:
+    """Reads the command line, and the list of videos that it names, split in every way asked for:
+    a later split that can't be had is not to be found after an earlier one is trained.
 
     Raises:
         UserError: options, settings or data that can't be used.
     """
     choice, rest = parse_choice(arguments)
     settings = parse_settings(description, rest, own=OPTIONS)
-    plans = variants(settings, choice)
-    read_data(plans[0][1])
-    return Asked(settings, choice, tuple(plans))
+    check_methods(settings, choice.methods)
+    plans = [Plan(name, one, read_data(one)) for name, one in variants(settings, choice)]
+    return AskedComparison(settings, choice, tuple(plans))
+
+
+def check_methods(settings: Settings, methods: Sequence[str]) -> None:
+    """Refuses names that no row of the chosen streams has, and no table.
+
+    Raises:
+        UserError: a name that no row or table has.
+    """
+    streams = settings.chosen_streams
+    names = row_names(streams, [s for s in streams if s in SEQUENCE_STREAMS])
+    for method in methods:
+        if method not in names and method not in TABLES:
+            raise UserError(
+                f"there is no method {method!r}; methods: {', '.join(names)}"
+                f"{nearest(method, [*names, *TABLES])}"
+            )
 
 
 def parse_choice(arguments: Sequence[str]) -> tuple[Choice, list[str]]:
@@ -110,10 +137,10 @@ def variants(settings: Settings, choice: Choice) -> list[tuple[str, Settings]]:
             for n in range(1, choice.folds + 1)
         ]
     else:
-        if settings.format not in OFFICIAL or settings.data is None:
+        if settings.format not in NUMBERED or settings.data is None:
             raise UserError(
                 f"the format {settings.format!r} has no numbered splits (only "
-                f"{' and '.join(OFFICIAL)} have); --folds K cuts the clips by group"
+                f"{' and '.join(NUMBERED)} have); --folds K cuts the clips by group"
             )
         cuts = [(f"split {n}", replace(own, number=n)) for n in choice.splits]
     return [(name, replace(settings, splits=cut)) for name, cut in cuts]

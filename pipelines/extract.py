@@ -84,6 +84,7 @@ def extract(job: Job) -> Extraction:
     outcomes = known or _run(job, rows, storage)
     name = f"{fingerprint([row['name'] for row in rows])}.json"
     _tell(job, outcomes, storage.join("seconds"), name, time.monotonic() - begun)
+    _tell_notes(job, outcomes)
     extraction = _collect(job, outcomes, storage, mark)
     _save_tables(job, extraction)
     _check_enough(job, extraction)
@@ -190,6 +191,17 @@ def _tell(
         text += f", {bad.total()} rejected ({', '.join(f'{n} {k}' for k, n in bad.most_common())})"
     result = StageResult("extract", "", times, {}, seconds, cached)
     job.note(result, items=len(outcomes), text=text)
+
+
+def _tell_notes(job: Job, outcomes: list[dict[str, Any]]) -> None:
+    """What workers have to say of how they worked, once each; of earlier jobs' clips too."""
+    if MOTION not in job.settings.chosen_streams:  # the notes are of flow, which is not used then
+        return
+    notes = Counter(o["facts"]["note"] for o in outcomes if o["facts"].get("note"))
+    for text, clips in notes.items():
+        told = f"{text} ({clips} of {len(outcomes)} clips)"
+        job.console.say(f"! {told}", markup=False)
+        job.notes.append(told)
 
 
 def _collect(job: Job, outcomes: list[dict[str, Any]], storage: Storage, mark: str) -> Extraction:

@@ -59,6 +59,8 @@ class Job:
     started: datetime
     warnings: Sequence[str] = ()
     timings: list[StageTiming] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What the stages have to say of how they worked, for the report."""
     _stack: ExitStack = field(default_factory=ExitStack)
     _ray_lock: Any = field(default_factory=threading.RLock)
     _board: Board | None = None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 from actors.errors import nearest
 
@@ -109,11 +113,63 @@ def _wrong_value(key: str, message: str, kind: type, arguments: Sequence[str], w
 
 
 def with_its_option(message: str, arguments: Sequence[str]) -> str:
-    """A refusal that begins with a setting's own name, with the option that it was given by.
+    """A refusal that begins with a setting's own name, with where the refused value was given.
 
-    Networks have settings of the same names: ``lr must be above 0`` does not tell whose.
+    Networks have settings of the same names: ``lr must be above 0, not -1.0`` does not tell whose.
+    The value does: it is looked for on the command line and in the files that it names.
     """
     own = message.partition(" ")[0]
-    options = [a.partition("=")[0] for a in arguments if a.startswith("--") and "." in a]
-    fitting = [option for option in options if _parts(option)[1] == own]
-    return fitting[0] + message[len(own) :] if len(fitting) == 1 else message
+    refused = re.search(r", (?:not|got) ([^;]+)", message)
+    if refused is None:
+        return message
+    value = _value(refused[1])
+    places = [
+        place
+        for key, (given, place) in _given(arguments).items()
+        if f".{key}".endswith(f".{own}") and _value(given) == value
+    ]
+    if len(places) == 1:
+        return places[0] + message[len(own) :]
+    return f"{' or '.join(places)}: {message}" if places else message
+
+
+def _given(arguments: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Setting -> its value as text, and the option or the file and setting that gave it last."""
+    given: dict[str, tuple[str, str]] = {}
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if not name.startswith("--"):
+            continue
+        value = value if equals else following
+        if name == "--config":
+            given |= {k: (v, f"{value}: {k}") for k, v in _in_file(Path(value)).items()}
+        else:
+            given[name[2:]] = value, name
+    return given
+
+
+def _in_file(path: Path) -> dict[str, str]:
+    """Settings in a YAML file, by their whole names; of one that can't be read, none: the parser
+    itself tells that."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+
+    def flat(part: Any, name: str) -> Iterator[tuple[str, str]]:
+        if not isinstance(part, dict):
+            yield name, str(part)
+            return
+        for key, value in part.items():
+            yield from flat(value, f"{name}.{key}" if name else str(key))
+
+    return dict(flat(content, ""))
+
+
+def _value(text: str) -> Any:
+    """A value for comparison: -1 and -1.0 are the same, as are [0] and (0,)."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return list(value) if isinstance(value, tuple) else value

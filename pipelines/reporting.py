@@ -169,6 +169,7 @@ def _summary(job: Job, extraction: Extraction) -> DataSummary:
         },
         groups=groups_in_words(job.manifest),
         warnings=job.warnings,
+        notes=job.notes,
     )
 
 

@@ -11,6 +11,8 @@ from actors.streams import AUDIO
 from pipelines.console import Console
 from pipelines.datasets import Video
 
+SOUND, PICTURES = "sound", "pictures"
+
 FIRST = 16
 """Clips, spread over the list, that are looked at before all others: mostly one of them settles
 it."""
@@ -25,7 +27,7 @@ def check_streams(videos: Sequence[Video], streams: Sequence[str], console: Cons
     Raises:
         UserError: no training clip that opens has what a chosen stream needs.
     """
-    wanted = {s: AUDIO if s == AUDIO else "pictures" for s in streams}
+    wanted = {stream: _needs(stream) for stream in streams}
     missing, opened = set(wanted.values()), 0
     clips = [video for video in videos if video.split == "train"]
     first = uniform_positions(n=len(clips), count=min(FIRST, len(clips))) if clips else []
@@ -47,17 +49,26 @@ def check_streams(videos: Sequence[Video], streams: Sequence[str], console: Cons
 
 def _found(path: str) -> set[str]:
     with open_media(path) as media:
-        found = {AUDIO} if media.streams.audio else set()
-        return found | ({"pictures"} if best_pictures(media) is not None else set())
+        found = {SOUND} if media.streams.audio else set()
+        return found | ({PICTURES} if best_pictures(media) is not None else set())
 
 
 def _message(gone: Sequence[str], streams: Sequence[str], opened: int) -> str:
     left = [stream for stream in streams if stream not in gone]
-    what = "sound" if AUDIO in gone else "pictures"
-    remedy = f"; leave it out: --streams {','.join(left)}" if left else "; give other videos"
-    if len(gone) > 1:
-        remedy = remedy.replace("leave it", "leave them")
-    return (
-        f"none of the {opened} training clips has {what}, which "
-        f"{' and '.join(gone)} {'need' if len(gone) > 1 else 'needs'}{remedy}"
-    )
+    clips = f"none of the {opened} training clips has"
+    if not left:
+        kinds = " or ".join(dict.fromkeys(_needs(stream) for stream in gone))
+        return f"{clips} {kinds}, which {_listed(gone)}; give other videos"
+    # Streams that are left have one of the two kinds, so all that are gone lack the other.
+    remedy = f"leave {'them' if len(gone) > 1 else 'it'} out: --streams {','.join(left)}"
+    return f"{clips} {_needs(gone[0])}, which {_listed(gone)}; {remedy}"
+
+
+def _needs(stream: str) -> str:
+    return SOUND if stream == AUDIO else PICTURES
+
+
+def _listed(streams: Sequence[str]) -> str:
+    """For instance ``spatial, motion and audio need``."""
+    *first, last = streams
+    return f"{', '.join(first)} and {last} need" if first else f"{last} needs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -46,6 +46,8 @@ class CPUEngine:
     settings: TVL1
     threads: int = 1
     """How many threads share the pairs of a call out among them."""
+    note: str | None = field(default=None, compare=False)
+    """Why not a GPU, where one is there that can't be used."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -62,8 +64,8 @@ def get_engine(
 
     Args:
         settings: parameters of the flow: `TVL1`, or `actors.flow.raft.RAFT`.
-        device: "cpu", "cuda" or "cuda:N"; "auto" for a GPU where PyTorch sees one, with a warning
-            in the log and the CPU where the kernels can't run on it.
+        device: "cpu", "cuda" or "cuda:N"; "auto" for a GPU where PyTorch sees one, and the CPU
+            where the kernels can't run on it, with a warning in the log and a `CPUEngine.note`.
         threads: threads of TV-L1 on the CPU.
         share: of a GPU's memory that the engine may take, at most.
 
@@ -93,12 +95,15 @@ def _automatic(settings: TVL1 | RAFT, threads: int, share: float) -> FlowEngine:
 
     from actors.flow.devices import UnusableGPU
 
-    if torch.cuda.is_available():
-        try:
-            return get_engine(settings, "cuda", threads, share)
-        except UnusableGPU as error:
-            log.warning("optical flow runs on the CPU, for the GPU can't be used: %s", error.cause)
-    return get_engine(settings, "cpu", threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return get_engine(settings, device, threads, share)
+    except UnusableGPU as error:
+        if not isinstance(settings, TVL1):  # RAFT needs no kernels but PyTorch's
+            raise
+        cause = f"optical flow runs on the CPU, for the GPU can't be used: {error.cause}"
+        log.warning(cause)
+        return CPUEngine(settings, threads, note=cause)
 
 
 def is_on_gpu(engine: FlowEngine | None) -> bool:

@@ -25,7 +25,10 @@ FORMATS: dict[str, Callable[[Path, SplitSettings], Listing]] = {
 }
 """Format name -> function that lists a data set's clips."""
 
-__all__ = ["FORMATS", "Manifest", "SplitSettings", "Video", "read_dataset"]
+NUMBERED = ("ucf101", "hmdb51")
+"""Formats with official splits that are numbered."""
+
+__all__ = ["FORMATS", "Manifest", "SplitSettings", "Video", "read_dataset", "refuse_number"]
 
 
 def read_dataset(
@@ -50,9 +53,27 @@ def read_dataset(
             f"unknown format {format!r}{nearest(format, FORMATS)} (one of {', '.join(FORMATS)})"
         )
     check_settings(splits)
+    if format not in NUMBERED:
+        refuse_number(splits, f"the format {format!r}")
     root = Path(os.path.abspath(os.path.expanduser(path)))
     if not root.exists():
         raise UserError(f"{root} does not exist; give the path of the data set with --data")
     if root.is_dir() and not any(root.iterdir()):
         raise UserError(f"{root} is an empty folder; give the path of the data set with --data")
     return build_manifest(FORMATS[format](root, splits), splits=splits, seed=seed)
+
+
+def refuse_number(splits: SplitSettings, what: str) -> None:
+    """Refuses the number of a split where there are none.
+
+    Args:
+        what: has none, such as ``the format 'csv'``.
+
+    Raises:
+        UserError: another number than the default is given.
+    """
+    if splits.number != SplitSettings.number:
+        raise UserError(
+            f"splits.number is {splits.number!r}, but {what} has no numbered splits "
+            f"(only {' and '.join(NUMBERED)} have); leave it out"
+        )

@@ -82,7 +82,8 @@ def build_manifest(listing: Listing, *, splits: SplitSettings, seed: int) -> Man
     entries = [replace(entry, split=entry.split or "train") for entry in entries]
     _check_labels(entries, listing.classes)
     if not any(entry.split == "val" for entry in entries):
-        # A split asked for by name is left as it is: figures of before are to be had again.
+        # The same folds or pattern are to give the same validation clips with every version, so
+        # that figures of several can be compared: one group held out is enough for them.
         least = 1 if splits.folds is not None or splits.test_pattern is not None else 2
         entries = _cut_validation(entries, splits.validation_share, seed, least=least)
     videos = tuple(

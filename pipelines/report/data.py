@@ -34,6 +34,8 @@ class DataSummary:
     """How many groups the clips are in, and where these come from."""
     warnings: Sequence[str] = ()
     """What makes the figures uncertain."""
+    notes: Sequence[str] = ()
+    """What the stages have to say of how they worked."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -205,6 +205,18 @@ def test_memory_does_not_grow_with_length(tmp_path, monkeypatch):
     assert long < 1.1 * short
 
 
+def test_the_facts_hold_what_the_flow_engine_has_to_say(clip, tmp_path, monkeypatch):
+    class OnTheCPU:
+        note = "optical flow runs on the CPU, for so and so"
+
+        def __call__(self, frames):
+            return brightness_flow(frames)
+
+    monkeypatch.setattr("actors.extraction.get_engine", lambda *_, **__: OnTheCPU())
+    worker = ClipExtractor(ExtractSettings(), ("motion",), Storage(tmp_path / "out"), "auto")
+    assert worker({"id": "a", "path": str(clip)})["note"] == OnTheCPU.note
+
+
 def test_an_actor_writes_the_artifact_and_returns_its_facts(clip, tmp_path):
     storage = Storage(tmp_path / "out")
     settings = ExtractSettings(flow=TVL1(scales=1, warps=1, outer_iterations=1))
@@ -217,7 +229,7 @@ def test_an_actor_writes_the_artifact_and_returns_its_facts(clip, tmp_path):
     assert storage.names() == [name]
     assert facts["bytes"] == len(storage.read_bytes(name))
     assert (facts["n_frames"], facts["n_flow"], facts["pairs"]) == (20, 19, 19)
-    assert facts["absent"] == {}
+    assert facts["absent"] == {} and "note" not in facts
     assert pickle.loads(pickle.dumps(worker)).storage.uri == storage.uri  # noqa: S301
     with pytest.raises(MediaError, match="no such file"):
         worker({"id": "c", "path": str(tmp_path / "gone.avi")})

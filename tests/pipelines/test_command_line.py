@@ -129,6 +129,43 @@ def test_mistakes_in_a_file_name_the_file(tmp_path: Path, content: str, told: st
     assert refuse(f"--config={file}") == f"{file}: {told}"
 
 
+@pytest.mark.parametrize(
+    ("content", "options", "told"),
+    [
+        (
+            "spatial: {optimiser: {lr: -1}}",
+            "--motion.optimiser.lr 0.01",
+            "{file}: spatial.optimiser.lr must be above 0, not -1.0",
+        ),
+        (
+            "spatial: {optimiser: {lr: -1}}",
+            "",
+            "{file}: spatial.optimiser.lr must be above 0, not -1.0",
+        ),
+        (
+            "spatial: {optimiser: {lr: 1}}",
+            "--spatial.optimiser.lr=-2",
+            "--spatial.optimiser.lr must be above 0, not -2.0",
+        ),
+        (
+            "spatial: {optimiser: {lr: -1}}",
+            "--motion.optimiser.lr -1",
+            "{file}: spatial.optimiser.lr or --motion.optimiser.lr: lr must be above 0, not -1.0",
+        ),
+        ("motion_lstm: {hidden: [0]}", "", "{file}: motion_lstm.hidden must name at least one "
+                                           "layer of 1 unit, not (0,)"),
+        ("fusion: {lambda2: -0.1}", "--fusion.lambda3 0.2",
+         "{file}: fusion.lambda2 must be at least 0, got -0.1"),
+    ],
+)  # fmt: skip
+def test_a_refused_value_is_told_with_the_place_that_gave_it(
+    tmp_path: Path, content: str, options: str, told: str
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    assert refuse("--config", str(file), *options.split()) == told.format(file=file)
+
+
 def test_options_of_one_job_alone_are_known_to_it() -> None:
     with pytest.raises(UserError, match="no option --fold; did you mean '--folds'"):
         read_comparison("", ["--fold", "3"])

@@ -15,8 +15,9 @@ import pytest
 
 from actors.errors import UserError
 from actors.storage import Storage
+from pipelines.command_line import read_data
 from pipelines.compare import chosen_rows, run_rows
-from pipelines.compare_options import Choice, parse_choice, variants
+from pipelines.compare_options import Choice, parse_choice, read_comparison, variants
 from pipelines.compared import summarise
 from pipelines.console import Console
 from pipelines.datasets import Manifest
@@ -33,7 +34,8 @@ from pipelines.report.comparison import (
 )
 from pipelines.settings import Settings, parse_settings
 from pipelines.tracking import Tracker
-from trainers.comparison.rows import Material
+from trainers.comparison.names import row_names
+from trainers.comparison.rows import Material, rows
 from trainers.evaluation import SystemScores
 from trainers.settings import FusionSettings
 
@@ -87,6 +89,48 @@ def test_methods_are_named_by_row_or_table() -> None:
     assert len(chosen_rows(settings, [])) == 25
     with pytest.raises(UserError, match="svm_mkl"):
         chosen_rows(settings, ["svm_mlk"])
+
+
+@pytest.mark.parametrize(
+    "streams", ["spatial,motion,audio", "spatial,audio", "spatial,motion", "motion", "audio"]
+)
+def test_names_are_those_of_the_rows(streams: str) -> None:
+    chosen = tuple(streams.split(","))
+    lstms = [s for s in chosen if s != "audio"]
+    assert row_names(chosen, lstms) == [row.name for row in rows(chosen, lstms)]
+
+
+def table_of(folder: Path, **groups: list[str]) -> list[str]:
+    """Options that name a table of clips: class -> the group of each of its clips."""
+    lines = ["path,label,group"]
+    for label, names in groups.items():
+        for n, group in enumerate(names):
+            (folder / f"{label}{n}.mp4").write_bytes(b"x")
+            lines.append(f"{label}{n}.mp4,{label},{group}")
+    table = folder / "clips.csv"
+    table.write_text("\n".join(lines))
+    return ["--data", str(table), "--format", "csv"]
+
+
+def test_every_split_is_read_before_any_work(tmp_path: Path) -> None:
+    cut = table_of(tmp_path, run=["a", "b", "c", "a", "b", "c"], walk=["a", "b", "c", "c"])
+    plans = read_comparison("", [*cut, "--folds", "3"]).plans
+    tested = [{v.id for v in p.manifest.split("test")} for p in plans if p.manifest is not None]
+    assert len(tested) == 3 and len(set.union(*tested)) == sum(map(len, tested)) == 10
+
+
+def test_a_later_fold_without_a_class_is_found_before_any_work(tmp_path: Path) -> None:
+    cut = table_of(tmp_path, run=[*"aaaaaabbbdddeee"], walk=["z", "z"])
+    settings = parse_settings("", cut)
+    (_, first), *_ = variants(settings, Choice(folds=3))
+    assert read_data(first) is not None
+    with pytest.raises(UserError, match="'walk'"):
+        read_comparison("", [*cut, "--folds", "3"])
+
+
+def test_an_unknown_method_is_found_before_the_data_are_read() -> None:
+    with pytest.raises(UserError, match="no method 'svm_mlk'.*did you mean 'svm_mkl'"):
+        read_comparison("", ["--data", "nowhere", "--methods", "svm_mlk"])
 
 
 def make_material(seed: int = 0, n: int = 72) -> Material:
@@ -148,18 +192,18 @@ def open_small_job(root: Path) -> Iterator[Job]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch, capsys) -> None:
-    rows = chosen_rows(Settings(streams=",".join(STREAMS)), METHODS)
+    chosen = chosen_rows(Settings(streams=",".join(STREAMS)), METHODS)
     material = make_material()
     ids = [f"clip{n}" for n in range(24)]
     with open_small_job(tmp_path) as job:
-        first = run_rows(job, "as given", rows, material, ids, "mark")
+        first = run_rows(job, "as given", chosen, material, ids, "mark")
         lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("✓")]
-        labels = [row.label for row in rows]
+        labels = [row.label for row in chosen]
         assert sorted(x[27:].partition(": ")[0].strip() for x in lines) == sorted(labels)
         assert all(x.startswith("✓ compare ") and x.count(" s ") == 1 for x in lines)
         runs = job.tracker.client.search_runs([job.tracker.experiment])
         names = {run.data.tags.get("multiclue.child") for run in runs}
-        assert {f"compare {row.name}" for row in rows} <= names
+        assert {f"compare {row.name}" for row in chosen} <= names
         (svm,) = [r for r in runs if r.data.tags.get("multiclue.child") == "compare svm_ef"]
         assert svm.data.metrics["accuracy"] > 0.6 and "C" in svm.data.params
         # Killed after all but one row: only that one is done again.
@@ -170,13 +214,13 @@ def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch, capsys)
             "pipelines.compare._Shared.compute",
             lambda self, row: (done.append(row.name), (first.scores[row.name], {}, 0.0))[1],
         )
-        again = run_rows(job, "as given", rows, material, ids, "mark")
+        again = run_rows(job, "as given", chosen, material, ids, "mark")
     assert done == ["svm_ef"]
     for name, scores in first.scores.items():
         np.testing.assert_array_equal(again.scores[name], scores)
     comparison = summarise(
         [first, first],
-        rows,
+        chosen,
         title="small",
         command="compare",
         classes=("a", "b", "c"),

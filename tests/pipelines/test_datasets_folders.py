@@ -96,6 +96,12 @@ def test_stamp_belongs_to_one_file(tmp_path):
     assert {name for name in after if after[name] != before[name]} == {"Wave/clip3.mp4"}
 
 
+@pytest.mark.parametrize("format", sorted(set(FORMATS) - {"ucf101", "hmdb51"}))
+def test_a_numbered_split_where_there_are_none(tmp_path, format):
+    with pytest.raises(UserError, match=f"splits.number is 9, but the format '{format}' has no"):
+        read_dataset(tmp_path, format, splits=SplitSettings(number=9), seed=0)
+
+
 @pytest.mark.parametrize("format", sorted(FORMATS))
 def test_a_path_that_does_not_exist(tmp_path, format):
     with pytest.raises(UserError, match=r"nowhere does not exist; give .* --data"):

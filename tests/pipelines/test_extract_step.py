@@ -40,19 +40,20 @@ def make_job(root: Storage, streams: str, *more: str) -> Any:
         manifest=Manifest(videos, ("run", "walk"), False, "made"),
         files=root.join("runs"),
         timings=[],
+        notes=[],
     )
     job.note = lambda *words, **named: Job.note(job, *words, **named)
     return job
 
 
-def extracted(job: Any, absent: dict[int, dict[str, str]] | None = None) -> None:
+def extracted(job: Any, absent: dict[int, dict[str, str]] | None = None, **more: Any) -> None:
     """Leaves what an extraction of the job's clips with its streams leaves, in 12.5 seconds."""
     key = step.extraction_key(job.settings.extract)
     folder = job.storage.join("artifacts", fingerprint(key, job.settings.chosen_streams))
     ledger, notes = Ledger(folder), Notes(folder, "before")
     rows = [step._row(video) for video in job.manifest.videos]
     for n, row in enumerate(rows):
-        facts = {"absent": (absent or {}).get(n, {})}
+        facts = {"absent": (absent or {}).get(n, {}), **more}
         outcome = {"id": row["id"], "artifact": row["name"], "ok": True, "kind": "", "message": ""}
         ledger.add({**outcome, "seconds": 1.0, "facts": json.dumps(facts)}, notes)
         folder.write_bytes(row["name"], b"artifact")
@@ -93,3 +94,18 @@ def test_what_was_done_before_is_told_with_the_seconds_it_took_then(
     (line,) = capsys.readouterr().out.splitlines()
     assert "cached" in line and line.endswith("6 clips  (done before, in 12.5 s)")
     assert (job.timings[0].seconds, job.timings[0].cached) == (12.5, True)
+
+
+def test_what_the_flow_engine_has_to_say_is_told_once(
+    root: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = make_job(root, "spatial,motion")
+    extracted(job, note="optical flow runs on the CPU, for so and so")
+    step.extract(job)
+    told = "optical flow runs on the CPU, for so and so (6 of 6 clips)"
+    output = " ".join(capsys.readouterr().out.split())
+    assert output.count("optical flow") == 1 and f"! {told}" in output
+    assert job.notes == [told]
+    silent = make_job(root, "spatial")
+    step.extract(silent)
+    assert silent.notes == [] and "optical flow" not in capsys.readouterr().out

@@ -328,3 +328,10 @@ def test_the_page_warns_of_small_splits_and_tells_where_groups_come_from() -> No
     )
     words = Page(render_html(dataclasses.replace(data, data=summary))).words()
     assert "Mind: only 3 test clips." in words and "3 groups (from the table)" in words
+
+
+def test_the_page_has_the_notes_of_the_stages() -> None:
+    data = minimal()
+    summary = dataclasses.replace(data.data, notes=["optical flow runs on the CPU"])
+    words = Page(render_html(dataclasses.replace(data, data=summary))).words()
+    assert "Note: optical flow runs on the CPU." in words

@@ -60,6 +60,11 @@ def test_a_format_that_does_not_exist(place: list[str], tmp_path: Path) -> None:
     assert "'ucf110'" in message and "did you mean 'ucf101'" in message
 
 
+def test_a_numbered_split_of_the_demo_set(place: list[str]) -> None:
+    message = refuse(*place, "--splits.number", "2")
+    assert "splits.number is 2, but the demo set has no numbered splits" in message
+
+
 def test_a_stream_that_does_not_exist(place: list[str]) -> None:
     message = refuse(*place, "--streams", "spatial,moton")
     assert "there is no stream 'moton'; --streams takes some of spatial,motion,audio" in message
@@ -274,6 +279,17 @@ def test_sounds_without_pictures_are_found_by_their_headers(tmp_path: Path) -> N
                        "out: --streams audio"):  # fmt: skip
         check_streams(videos, STREAMS, Console())
     check_streams(videos, ["audio"], Console())
+
+
+def test_clips_with_neither_lack_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = videos_of(tmp_path, sound=True)
+    monkeypatch.setattr("pipelines.stream_check._found", lambda path: set())
+    with pytest.raises(UserError) as refused:
+        check_streams(videos, STREAMS, Console())
+    assert str(refused.value) == (
+        "none of the 4 training clips has pictures or sound, which spatial, motion and audio need; "
+        "give other videos"
+    )
 
 
 def test_one_clip_with_sound_is_enough(tmp_path: Path) -> None:
