@@ -43,7 +43,12 @@ def group_folds(
             f"of one ({names[0]!r}); give each video a group of its own, or better ones"
         )
     folds = min(folds, len(names))
-    parts = None if targets is None else _spread(inverse, folds, np.asarray(targets, bool), seed)
+    parts = None
+    if targets is not None:
+        # Only here, because the refinement of scores is to do without scikit-learn.
+        from trainers.spread_folds import spread
+
+        parts = spread(inverse, folds, np.asarray(targets, bool), seed)
     if parts is None:
         fold_of, filled = np.zeros(len(names), int), np.zeros(folds, int)
         for group in np.argsort(-sizes, kind="stable"):
@@ -55,18 +60,3 @@ def group_folds(
             for fold in range(folds)
         ]
     return parts
-
-
-def _spread(groups: Rows, folds: int, targets: NDArray[np.bool_], seed: int) -> list[Fold] | None:
-    """Folds with the classes spread evenly; None where a class has too few clips for that."""
-    # Only here, because the refinement of scores is to do without scikit-learn.
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    rarity = np.where(targets, targets.sum(0), targets.size + 1)
-    # A clip without a label is a class of its own.
-    kinds = np.where(targets.any(1), rarity.argmin(1), targets.shape[1])
-    if folds > np.unique(kinds, return_counts=True)[1].min():
-        return None
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    parts = list(splitter.split(np.zeros((len(kinds), 1)), kinds, groups))
-    return parts if all(len(held) for _, held in parts) else None

@@ -228,7 +228,7 @@ def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch, capsys)
     )
     _check_forms(comparison)
     once = summarise(
-        [first], rows, title="", command="", classes=("a", "b", "c"), multi_label=False
+        [first], chosen, title="", command="", classes=("a", "b", "c"), multi_label=False
     )
     for one, twice in zip(once.rows, comparison.rows, strict=True):
         if one.name != "hybrid":
