@@ -55,15 +55,25 @@ def assert_agrees(ours, theirs, tolerance=TOLERANCE):
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="this is it")
-def test_under_the_interpreter():
+def test_under_the_interpreter(request):
+    """One half of the tests beside the other, for each takes one core only."""
     pytest.importorskip("triton")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    this = request.node.name
+    names = [name for name in globals() if name.startswith("test_") and name != this]
+    halves = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+            + [f"{__file__}::{name}" for name in half],
+            env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for half in (names[::2], names[1::2])
+    ]
+    said = [half.communicate()[0] for half in halves]
+    for half, words in zip(halves, said, strict=True):
+        assert half.returncode == 0 and "...." in words, words
 
 
 @needs_kernels
