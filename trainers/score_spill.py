@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
@@ -85,7 +86,7 @@ class Spill:
         return self.__dict__
 
 
-class Kept:
+class Kept(ABC):
     """What both ways to keep scores have: a buffer, and a file behind it."""
 
     def __init__(self, memory: int = MEMORY, folder: str | Path | None = None) -> None:
@@ -116,8 +117,9 @@ class Kept:
         """All that waits, in one piece."""
         return tuple(np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
 
+    @abstractmethod
     def _flush(self, arrays: tuple[NDArray[Any], ...]) -> None:
-        raise NotImplementedError
+        """Writes what has been joined."""
 
     def close(self) -> None:
         """Lets the scores go."""
