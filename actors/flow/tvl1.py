@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -61,14 +62,15 @@ def flow(
     pairs = len(frames) if frames.ndim == 4 else max(len(frames) - 1, 0)
     fields = np.empty((pairs, 2, *frames.shape[-2:]), np.float32)
     runs = _runs(pairs, threads)
-    if min(threads, pairs) <= 1:
-        _solve_runs(frames, settings, runs, fields)
+    share = partial(_solve_runs, frames, settings, runs, fields)
+    helpers = min(threads, pairs) - 1
+    if helpers < 1:
+        share()
         return fields
-    with ThreadPoolExecutor(min(threads, pairs)) as pool:
-        work = [
-            pool.submit(_solve_runs, frames, settings, runs, fields)
-            for _ in range(min(threads, pairs))
-        ]
+    # The caller works too: where all threads are new, a kernel may leave them on one core at first.
+    with ThreadPoolExecutor(helpers) as pool:
+        work = [pool.submit(share) for _ in range(helpers)]
+        share()
         for done in work:
             done.result()
     return fields

@@ -8,6 +8,7 @@ from flow_cases import from_planes, in_planes, plain_iteration, plain_primal_dua
 from scipy import ndimage
 
 from actors.flow.loops import iterations, planes, pyramid, scale
+from actors.flow.loops.planes import LANES
 from actors.flow.networks import median_network
 
 
@@ -25,15 +26,17 @@ def test_iterations_in_one_sweep_agree_with_plain_ones(count, height, width):
     data = in_planes(np.stack([inverse, rho]), stride)
     taus = np.zeros(stride, np.float32)
     taus[:width] = tau
-    errors = np.empty(8)
+    change = np.empty((count, LANES), np.float32)
     numbers = np.float32(limit), np.float32(tau / theta)
-    iterations.iterate(*planes, *data, taus, height, width, stride, *numbers, errors, count)
+    iterations.iterate(
+        *planes, *data, taus, height, width, stride, *numbers, change.reshape(-1), count
+    )
     plain = []
     for _ in range(count):
         u, p, error = plain_iteration(u, p, g, inverse, rho, limit, theta, tau)
         plain.append(error)
     found = from_planes(planes, height, width)
-    assert np.allclose(errors[:count], plain, rtol=1e-4)
+    assert np.allclose(change.sum(axis=1), plain, rtol=1e-4)
     assert np.allclose(found[:2], u, atol=1e-4)
     assert np.allclose(found[2:6], theta * p.reshape(4, height, width), atol=1e-4)
     # What stands for outside has stayed zero, but for the column that repeats u's last.
@@ -57,17 +60,17 @@ def test_primal_dual_iterations_in_one_sweep_agree_with_plain_ones(count, height
     sigmas = np.zeros(stride, np.float32)
     sigmas[:width] = sigma
     bars = np.zeros((2, 2 * planes.LONGEST_BLOCK * stride + planes.LANES), np.float32)
-    errors = np.empty(8)
+    change = np.empty((count, LANES), np.float32)
     numbers = (np.float32(n) for n in (tau, strength * tau, tau / (tau + theta)))
     iterations.iterate_primal_dual(
-        *state, *terms, *bars, sigmas, height, width, stride, *numbers, errors, count
+        *state, *terms, *bars, sigmas, height, width, stride, *numbers, change.reshape(-1), count
     )
     plain = []
     for _ in range(count):
         u, p, error = plain_primal_dual(u, p, g, inverse, rho, strength, tau, sigma, theta)
         plain.append(error)
     found = from_planes(state, height, width)
-    assert np.allclose(errors[:count], plain, rtol=1e-4)
+    assert np.allclose(change.sum(axis=1), plain, rtol=1e-4)
     assert np.allclose(found[:2], u, atol=1e-4)
     assert np.allclose(found[2:], p.reshape(4, height, width), atol=1e-4)
     state = state.reshape(6, height + 2, stride)

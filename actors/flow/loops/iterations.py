@@ -1,4 +1,8 @@
-"""The iterations, many in one sweep: alternating ones as OpenCV's, and primal-dual ones."""
+"""The iterations, many in one sweep: alternating ones as OpenCV's, and primal-dual ones.
+
+A row is gone through by blocks of `LANES` pixels, a number known when the loop is compiled: a block
+becomes a vector or a few, and no row of any width has pixels left over for a slower loop.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,14 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from actors.flow.compiling import compiled
 from actors.flow.loops.planes import (
+    BLOCK,
     I1,
     LANES,
     LONGEST_BLOCK,
     ONE,
-    ZERO,
     Index,
     Plane,
 )
@@ -23,48 +26,53 @@ from actors.flow.loops.planes import (
 @compiled(disjoint=True, inline=True)
 def _primal_row(
     u: Plane, v: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, gx: Plane, gy: Plane,
-    inverse: Plane, rho: Plane, at: Index, above: Index, length: Index, limit: Any,
-) -> Any:  # fmt: skip
-    """One row of u <- u + step g + theta div p; returns its summed squared change.
+    inverse: Plane, rho: Plane, at: Index, above: Index, blocks: Index, limit: Any,
+    change: Plane, of: Index,
+) -> None:  # fmt: skip
+    """One row of u <- u + step g + theta div p; adds its squared change to `change`.
 
     The step along the gradient is the thresholding operator (Zach et al., Eq. 15).
     """
-    error = ZERO
-    for x in range(length):
-        i, j = at + x, above + x
-        residual = rho[i] + gx[i] * u[i] + gy[i] * v[i]
-        step = min(max(-residual * inverse[i], -limit), limit)
-        du = step * gx[i] + ((ux[i] - ux[i - I1]) + (uy[i] - uy[j]))
-        dv = step * gy[i] + ((vx[i] - vx[i - I1]) + (vy[i] - vy[j]))
-        u[i] += du
-        v[i] += dv
-        error += du * du + dv * dv
-    return error
+    for block in range(blocks):
+        start = block * BLOCK
+        for lane in range(LANES):
+            x = start + np.uintp(lane)
+            i, j = at + x, above + x
+            residual = rho[i] + gx[i] * u[i] + gy[i] * v[i]
+            step = min(max(-residual * inverse[i], -limit), limit)
+            du = step * gx[i] + ((ux[i] - ux[i - I1]) + (uy[i] - uy[j]))
+            dv = step * gy[i] + ((vx[i] - vx[i - I1]) + (vy[i] - vy[j]))
+            u[i] += du
+            v[i] += dv
+            change[of + np.uintp(lane)] += du * du + dv * dv
 
 
 @compiled(disjoint=True, inline=True)
 def _dual_row(
     u: Plane, v: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, tau: Plane, at: Index,
-    below: Index, length: Index, rate: Any,
+    below: Index, blocks: Index, rate: Any,
 ) -> None:  # fmt: skip
     """One row of p <- (p + tau grad u) / (1 + tau / theta |grad u|) (Zach et al., Eq. 14)."""
-    for x in range(length):
-        i, j = at + x, below + x
-        a, b = u[i + I1] - u[i], u[j] - u[i]
-        c, d = v[i + I1] - v[i], v[j] - v[i]
-        shrink_u = ONE / (ONE + rate * math.sqrt(a * a + b * b))
-        shrink_v = ONE / (ONE + rate * math.sqrt(c * c + d * d))
-        ux[i] = (ux[i] + tau[x] * a) * shrink_u
-        uy[i] = (uy[i] + tau[x] * b) * shrink_u
-        vx[i] = (vx[i] + tau[x] * c) * shrink_v
-        vy[i] = (vy[i] + tau[x] * d) * shrink_v
+    for block in range(blocks):
+        start = block * BLOCK
+        for lane in range(LANES):
+            x = start + np.uintp(lane)
+            i, j = at + x, below + x
+            a, b = u[i + I1] - u[i], u[j] - u[i]
+            c, d = v[i + I1] - v[i], v[j] - v[i]
+            shrink_u = ONE / (ONE + rate * math.sqrt(a * a + b * b))
+            shrink_v = ONE / (ONE + rate * math.sqrt(c * c + d * d))
+            ux[i] = (ux[i] + tau[x] * a) * shrink_u
+            uy[i] = (uy[i] + tau[x] * b) * shrink_u
+            vx[i] = (vx[i] + tau[x] * c) * shrink_v
+            vy[i] = (vy[i] + tau[x] * d) * shrink_v
 
 
 @compiled(disjoint=True)
 def iterate(
     u: Plane, v: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, gx: Plane, gy: Plane,
     inverse: Plane, rho: Plane, tau: Plane, height: int, width: int, stride: int, limit: Any,
-    rate: Any, errors: NDArray[np.float64], count: int,
+    rate: Any, change: Plane, count: int,
 ) -> None:  # fmt: skip
     """So many iterations in one sweep over the planes, each a row behind the one before it.
 
@@ -74,80 +82,85 @@ def iterate(
 
     Args:
         tau: times step of each column: 0 in the columns after the frame, which thus stay zero.
-        errors: written: each iteration's summed squared change.
+        change: written: each iteration's summed squared change, in `LANES` parts.
     """
-    errors[:count] = 0
+    change[: count * LANES] = 0
     columns, pitch = np.uintp(width), np.uintp(stride)
-    length = (columns + np.uintp(LANES - 1)) // np.uintp(LANES) * np.uintp(LANES)
+    blocks = (columns + np.uintp(LANES - 1)) // BLOCK
     for front in range(height + count):
         for k in range(max(front - height, 0), min(count, front + 1)):
             y = front - k
             at = np.uintp(y + 1) * pitch
             if y < height:
-                errors[k] += _primal_row(
-                    u, v, ux, uy, vx, vy, gx, gy, inverse, rho, at, at - pitch, length, limit
-                )
+                _primal_row(
+                    u, v, ux, uy, vx, vy, gx, gy, inverse, rho, at, at - pitch, blocks, limit,
+                    change, np.uintp(k) * BLOCK,
+                )  # fmt: skip
                 # No change across the right edge.
                 u[at + columns] = u[at + columns - I1]
                 v[at + columns] = v[at + columns - I1]
             if y > 0:
                 below = at if y < height else at - pitch
-                _dual_row(u, v, ux, uy, vx, vy, tau, at - pitch, below, length, rate)
+                _dual_row(u, v, ux, uy, vx, vy, tau, at - pitch, below, blocks, rate)
 
 
 @compiled(disjoint=True, inline=True)
 def _primal_step_row(
     u: Plane, v: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, gx: Plane, gy: Plane,
     inverse: Plane, rho: Plane, bar_u: Plane, bar_v: Plane, at: Index, above: Index, bar: Index,
-    length: Index, tau: Any, limit: Any, share: Any,
-) -> Any:  # fmt: skip
-    """One row of u <- prox(u + tau div p), and of u extrapolated; returns its squared change.
+    blocks: Index, tau: Any, limit: Any, share: Any, change: Plane, of: Index,
+) -> None:  # fmt: skip
+    """One row of u <- prox(u + tau div p), and of u extrapolated; adds to `change` as above.
 
     The proximal map is that of tau times the data term's Moreau envelope of width theta, which the
     coupling of `_primal_row` amounts to: `share` of the way to its thresholding operator.
     """
-    error = ZERO
-    for x in range(length):
-        i, j, k = at + x, above + x, bar + x
-        du = tau * ((ux[i] - ux[i - I1]) + (uy[i] - uy[j]))
-        dv = tau * ((vx[i] - vx[i - I1]) + (vy[i] - vy[j]))
-        residual = rho[i] + gx[i] * (u[i] + du) + gy[i] * (v[i] + dv)
-        step = min(max(-share * residual * inverse[i], -limit), limit)
-        du += step * gx[i]
-        dv += step * gy[i]
-        u[i] += du
-        v[i] += dv
-        bar_u[k] = u[i] + du
-        bar_v[k] = v[i] + dv
-        error += du * du + dv * dv
-    return error
+    for block in range(blocks):
+        start = block * BLOCK
+        for lane in range(LANES):
+            x = start + np.uintp(lane)
+            i, j, k = at + x, above + x, bar + x
+            du = tau * ((ux[i] - ux[i - I1]) + (uy[i] - uy[j]))
+            dv = tau * ((vx[i] - vx[i - I1]) + (vy[i] - vy[j]))
+            residual = rho[i] + gx[i] * (u[i] + du) + gy[i] * (v[i] + dv)
+            step = min(max(-share * residual * inverse[i], -limit), limit)
+            du += step * gx[i]
+            dv += step * gy[i]
+            u[i] += du
+            v[i] += dv
+            bar_u[k] = u[i] + du
+            bar_v[k] = v[i] + dv
+            change[of + np.uintp(lane)] += du * du + dv * dv
 
 
 @compiled(disjoint=True, inline=True)
 def _dual_step_row(
     ux: Plane, uy: Plane, vx: Plane, vy: Plane, bar_u: Plane, bar_v: Plane, sigma: Plane,
-    at: Index, bar: Index, below: Index, length: Index,
+    at: Index, bar: Index, below: Index, blocks: Index,
 ) -> None:  # fmt: skip
     """One row of p <- (p + sigma grad u) / max(1, |p + sigma grad u|), u being extrapolated."""
-    for x in range(length):
-        i, j, k = at + x, bar + x, below + x
-        a = ux[i] + sigma[x] * (bar_u[j + I1] - bar_u[j])
-        b = uy[i] + sigma[x] * (bar_u[k] - bar_u[j])
-        c = vx[i] + sigma[x] * (bar_v[j + I1] - bar_v[j])
-        d = vy[i] + sigma[x] * (bar_v[k] - bar_v[j])
-        shrink_u = ONE / math.sqrt(max(a * a + b * b, ONE))
-        shrink_v = ONE / math.sqrt(max(c * c + d * d, ONE))
-        ux[i] = a * shrink_u
-        uy[i] = b * shrink_u
-        vx[i] = c * shrink_v
-        vy[i] = d * shrink_v
+    for block in range(blocks):
+        start = block * BLOCK
+        for lane in range(LANES):
+            x = start + np.uintp(lane)
+            i, j, k = at + x, bar + x, below + x
+            a = ux[i] + sigma[x] * (bar_u[j + I1] - bar_u[j])
+            b = uy[i] + sigma[x] * (bar_u[k] - bar_u[j])
+            c = vx[i] + sigma[x] * (bar_v[j + I1] - bar_v[j])
+            d = vy[i] + sigma[x] * (bar_v[k] - bar_v[j])
+            shrink_u = ONE / math.sqrt(max(a * a + b * b, ONE))
+            shrink_v = ONE / math.sqrt(max(c * c + d * d, ONE))
+            ux[i] = a * shrink_u
+            uy[i] = b * shrink_u
+            vx[i] = c * shrink_v
+            vy[i] = d * shrink_v
 
 
 @compiled(disjoint=True)
 def iterate_primal_dual(
     u: Plane, v: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, gx: Plane, gy: Plane,
     inverse: Plane, rho: Plane, bar_u: Plane, bar_v: Plane, sigma: Plane, height: int, width: int,
-    stride: int, tau: Any, limit: Any, share: Any, errors: NDArray[np.float64], count: int,
+    stride: int, tau: Any, limit: Any, share: Any, change: Plane, count: int,
 ) -> None:  # fmt: skip
     """As `iterate`, of Chambolle and Pock's iterations; the dual variables are not times theta.
 
@@ -158,20 +171,20 @@ def iterate_primal_dual(
         tau: primal step.
         limit: lambda * tau.
         share: tau / (tau + theta).
-        errors: written: each iteration's summed squared change.
+        change: written: each iteration's summed squared change, in `LANES` parts.
     """
-    errors[:count] = 0
+    change[: count * LANES] = 0
     columns, pitch = np.uintp(width), np.uintp(stride)
-    length = (columns + np.uintp(LANES - 1)) // np.uintp(LANES) * np.uintp(LANES)
+    blocks = (columns + np.uintp(LANES - 1)) // BLOCK
     for front in range(height + count):
         for k in range(max(front - height, 0), min(count, front + 1)):
             y = front - k
             at = np.uintp(y + 1) * pitch
             here, before = np.uintp(2 * k + y % 2) * pitch, np.uintp(2 * k + (y + 1) % 2) * pitch
             if y < height:
-                errors[k] += _primal_step_row(
+                _primal_step_row(
                     u, v, ux, uy, vx, vy, gx, gy, inverse, rho, bar_u, bar_v, at, at - pitch,
-                    here, length, tau, limit, share,
+                    here, blocks, tau, limit, share, change, np.uintp(k) * BLOCK,
                 )  # fmt: skip
                 # No change across the right edge.
                 bar_u[here + columns] = bar_u[here + columns - I1]
@@ -179,7 +192,7 @@ def iterate_primal_dual(
             if y > 0:
                 below = here if y < height else before
                 _dual_step_row(
-                    ux, uy, vx, vy, bar_u, bar_v, sigma, at - pitch, before, below, length
+                    ux, uy, vx, vy, bar_u, bar_v, sigma, at - pitch, before, below, blocks
                 )
 
 

@@ -83,20 +83,23 @@ def median(
 @compiled()
 def _block(
     state: Plane, terms: Plane, bars: Plane, steps: Plane, height: int, width: int, stride: int,
-    limit: Any, tau: Any, rate: Any, primal_dual: bool, errors: NDArray[np.float64], count: int,
+    limit: Any, tau: Any, rate: Any, primal_dual: bool, change: Plane, errors: NDArray[np.float64],
+    count: int,
 ) -> None:  # fmt: skip
     """So many iterations of the one kind or the other."""
     if primal_dual:
         iterate_primal_dual(
             state[U], state[V], state[UX], state[UY], state[VX], state[VY], terms[GX], terms[GY],
             terms[INVERSE], terms[RHO], bars[0], bars[1], steps, height, width, stride, tau,
-            limit, rate, errors, count,
+            limit, rate, change, count,
         )  # fmt: skip
     else:
         iterate(
             state[U], state[V], state[UX], state[UY], state[VX], state[VY], terms[GX], terms[GY],
-            terms[INVERSE], terms[RHO], steps, height, width, stride, limit, rate, errors, count,
+            terms[INVERSE], terms[RHO], steps, height, width, stride, limit, rate, change, count,
         )  # fmt: skip
+    for k in range(count):
+        errors[k] = change[k * LANES : (k + 1) * LANES].sum()
 
 
 @compiled()
@@ -133,6 +136,7 @@ def solve_scale(
     steps = np.zeros(stride, np.float32)
     steps[:width] = sigma if sigma > 0 else tau
     bars = np.zeros((2, 2 * LONGEST_BLOCK * stride + LANES), np.float32)
+    change = np.empty(LONGEST_BLOCK * LANES, np.float32)
     errors = np.empty(LONGEST_BLOCK, np.float64)
     one_by_one = tolerance > 0 and height * width <= ONE_BY_ONE
     done = 0
@@ -150,7 +154,7 @@ def solve_scale(
                 count = 1 if one_by_one else next_block(error, before, tolerance, left)
                 _block(
                     state, terms, bars, steps, height, width, stride, np.float32(limit),
-                    np.float32(tau), np.float32(rate), sigma > 0, errors, count,
+                    np.float32(tau), np.float32(rate), sigma > 0, change, errors, count,
                 )  # fmt: skip
                 before = errors[count - 2] if count > 1 else (error if left < inner else 0.0)
                 error = errors[count - 1]
