@@ -10,11 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.flow.loops.planes import LANES, MARGIN, STATE, TERMS, UX, U, V
+from actors.flow.loops.planes import LANES, MARGIN, STATE, TERMS
 from actors.flow.settings import SMALLEST_SIDE, TVL1
-
-Pyramid = list[NDArray[np.float32]]
-"""A frame as flat float32 rows at each scale, finest first."""
 
 RUN = 16
 """Pairs at most that a thread takes at once; the frame between two runs is scaled twice."""
@@ -136,13 +133,24 @@ class Scale(NamedTuple):
     width: int
     stride: int
 
-    def image(self) -> tuple[int, int, int, int]:
-        """Where a frame lies in its flat array, for `loops.pyramid.resize`."""
-        return self.height, self.width, self.width, 0
-
     def plane(self) -> tuple[int, int, int, int]:
-        """Where a variable lies in its plane, for `loops.pyramid.resize`."""
+        """Where a variable lies in its plane, for `loops.pyramid.enlarge`."""
         return self.height, self.width, self.stride, self.stride
+
+
+class Pyramid:
+    """A frame at all scales, finest first, as flat float32 rows.
+
+    `scales` are views of `whole`; `table` tells the height, width and beginning of each.
+    """
+
+    def __init__(self, scales: list[Scale]) -> None:
+        sizes = [scale.height * scale.width for scale in scales]
+        starts = [sum(sizes[:n]) for n in range(len(sizes))]
+        self.whole = np.empty(sum(sizes), np.float32)
+        self.scales = [self.whole[a : a + n] for a, n in zip(starts, sizes, strict=True)]
+        shapes = [(scale.height, scale.width) for scale in scales]
+        self.table = np.array([(*s, a) for s, a in zip(shapes, starts, strict=True)], np.int64)
 
 
 def pyramid_scales(height: int, width: int, settings: TVL1) -> list[Scale]:
@@ -180,7 +188,7 @@ class Solver:
         self._loops, self._solve_scale = pyramid, scale.solve_scale
         self._settings = settings
         self._scales = pyramid_scales(height, width, settings)
-        self._pyramids: tuple[Pyramid, Pyramid] = (self._pyramid(), self._pyramid())
+        self._pyramids = Pyramid(self._scales), Pyramid(self._scales)
         stride = self._scales[0].stride
         size = (height + 2) * stride
         # The flow and its duals, of the present scale and the one before; what they are fitted to.
@@ -190,20 +198,12 @@ class Solver:
         self._packed = _aligned(4, (height + margin) * (width + margin)).reshape(-1)
         self._network = median_network(settings.median_filtering)
 
-    def _pyramid(self) -> Pyramid:
-        return [np.empty(scale.height * scale.width, np.float32) for scale in self._scales]
-
     def show(self, frame: NDArray[np.uint8]) -> None:
         """Makes uint8 (H, W) the second frame, and the second the first."""
         self._pyramids = self._pyramids[::-1]
         pyramid = self._pyramids[1]
-        np.copyto(pyramid[0].reshape(frame.shape), frame)
-        step = 1 / self._settings.scale_step
-        for finer in range(len(self._scales) - 1):
-            shapes = [scale.image() for scale in self._scales[finer : finer + 2]]
-            self._loops.resize(
-                pyramid[finer], shapes[0], pyramid[finer + 1], shapes[1], step, step, 1.0
-            )
+        np.copyto(pyramid.scales[0].reshape(frame.shape), frame)
+        self._loops.build(pyramid.whole, pyramid.table, 1 / self._settings.scale_step)
 
     def solve(self, field: NDArray[np.float32]) -> None:
         """Writes the flow (2, H, W) in pixels from the first frame to the second, x first."""
@@ -218,25 +218,16 @@ class Solver:
         np.copyto(field, planes.reshape(2, height, stride)[:, :, :width])
 
     def _enlarge(self, coarse: Scale, fine: Scale) -> None:
-        """Brings the flow to the next finer scale: more pixels, longer displacements.
-
-        The duals go on there if the solver is to profit by them; else they start from zero.
-        """
-        source, target = self._state, self._other
-        steps = coarse.height / fine.height, coarse.width / fine.width
-        zoom = 1 / self._settings.scale_step
-        for plane in (U, V):
-            self._loops.resize(
-                source[plane], coarse.plane(), target[plane], fine.plane(), *steps, zoom
-            )
-        # What the last column's difference looks at, after the last row.
-        target[:UX, (fine.height + 1) * fine.stride] = 0
-        if self._settings.solver == "primal_dual":
-            self._loops.enlarge_duals(
-                source[UX:], coarse.plane(), target[UX:], fine.plane(), *steps
-            )
-        else:
-            target[UX:, : (fine.height + 2) * fine.stride] = 0
+        """Brings the solution to the next finer scale, the duals too if they are of use there."""
+        settings = self._settings
+        self._loops.enlarge(
+            self._state,
+            coarse.plane(),
+            self._other,
+            fine.plane(),
+            1 / settings.scale_step,
+            settings.solver == "primal_dual",
+        )
         self._state, self._other = self._other, self._state
 
     def _refine(self, scale: int) -> None:
@@ -244,9 +235,9 @@ class Solver:
         settings, (height, width, stride) = self._settings, self._scales[scale]
         warm = settings.solver == "primal_dual"
         strength = settings.tau if warm else settings.theta
-        self._loops.pack(self._pyramids[1][scale], self._packed, height, width)
+        self._loops.pack(self._pyramids[1].scales[scale], self._packed, height, width)
         self._solve_scale(
-            self._pyramids[0][scale],
+            self._pyramids[0].scales[scale],
             self._packed,
             self._state,
             self._terms,

@@ -27,8 +27,9 @@ from benchmarks.flow_parts.contenders import (
 from benchmarks.flow_parts.timing import in_turn, ratio, say
 
 BOUND = 20.0
-AGAIN = 5
-"""How often a round finds our fields: one time is a tenth of a second, too short to be sure of."""
+AGAIN = 10
+"""How often a round finds our fields: one time is some tenths of a second, too short to be sure of
+where other machines share the processor."""
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_CALL = """
 import json, time
@@ -180,9 +181,9 @@ def together(clips: Sequence[Gray], threads: int, repeats: int) -> Figures:
     for name, schedule in SCHEDULES.items():
         jobs: dict[str, Callable[[], Any]] = {}
         for count in (1, threads):
-            jobs[f"together {count}"] = partial(_ours, clips, schedule, count)
-            jobs[f"apart {count}"] = partial(_ours, pairs, schedule, count)
-        seconds = in_turn(jobs, repeats + 2)
+            jobs[f"together {count}"] = partial(_ours, [*clips] * 2, schedule, count)
+            jobs[f"apart {count}"] = partial(_ours, pairs * 2, schedule, count)
+        seconds = in_turn(jobs, 3 * repeats)
         figures[f"{name}_threads_{threads}_to_1"] = ratio(
             seconds["together 1"], seconds[f"together {threads}"]
         )

@@ -124,8 +124,8 @@ class Stored(Solver):
 
     def _refine(self, scale):
         settings, (height, width, stride) = self._settings, self._scales[scale]
-        first, packed = self._pyramids[0][scale], self._packed
-        pyramid.pack(self._pyramids[1][scale], packed, height, width)
+        first, packed = self._pyramids[0].scales[scale], self._packed
+        pyramid.pack(self._pyramids[1].scales[scale], packed, height, width)
         first = rounded(first, 1 / 4096).astype(np.float32)
         margin = 2 * planes.MARGIN
         pixels = packed[: 4 * (height + margin) * (width + margin)].reshape(-1, 4)

@@ -26,6 +26,7 @@ from actors.flow.loops.planes import (
     ONE,
     RHO,
     SCRATCH,
+    UX,
     ZERO,
     Index,
     Plane,
@@ -181,6 +182,51 @@ def enlarge_duals(
     last = target_start + (height - 1) * stride
     target[1, last : last + width] = 0
     target[3, last : last + width] = 0
+
+
+@compiled()
+def enlarge(
+    source: Plane, source_shape: tuple[int, int, int, int], target: Plane,
+    target_shape: tuple[int, int, int, int], zoom: float, duals: bool,
+) -> None:  # fmt: skip
+    """Brings a scale's solution to the next finer one: more pixels, longer displacements.
+
+    Args:
+        source: (STATE, size), the coarse scale's.
+        source_shape: its height, width, stride and the index of the first pixel.
+        target: (STATE, size), written.
+        target_shape: as `source_shape`.
+        zoom: what displacements are multiplied by.
+        duals: hand the dual variables on too; else they start from zero.
+    """
+    height, width, stride, start = target_shape
+    step_y, step_x = source_shape[0] / height, source_shape[1] / width
+    for plane in (U, V):
+        resize(source[plane], source_shape, target[plane], target_shape, step_y, step_x, zoom)
+    # What the last column's difference looks at, after the last row.
+    target[:UX, start + height * stride] = 0
+    if duals:
+        enlarge_duals(source[UX:], source_shape, target[UX:], target_shape, step_y, step_x)
+    else:
+        target[UX:, : start + (height + 1) * stride] = 0
+
+
+@compiled()
+def build(pyramid: Plane, scales: NDArray[np.int64], step: float) -> None:
+    """Fills the coarser scales of a frame's pyramid, each from the one before it.
+
+    Args:
+        pyramid: all scales one after the other, finest first, of which the first is given.
+        scales: (scales, 3): height, width, and where it begins.
+        step: pixels of a scale per pixel of the next.
+    """
+    for n in range(len(scales) - 1):
+        height, width, start = scales[n]
+        rows, columns, after = scales[n + 1]
+        resize(
+            pyramid, (height, width, width, start), pyramid, (rows, columns, columns, after),
+            step, step, 1.0,
+        )  # fmt: skip
 
 
 @compiled(disjoint=True)
