@@ -18,8 +18,10 @@ LOG_EVERY_S = 10.0
 class StageProgress:
     """Progress of one stage: `update` may be called from any thread, as often as one likes."""
 
-    def __init__(self, console: Console, name: str, total: int | None, unit: str) -> None:
-        self._console, self.name, self.unit = console, name, unit
+    def __init__(
+        self, console: Console, name: str, total: int | None, unit: str, *, alike: bool = True
+    ) -> None:
+        self._console, self.name, self.unit, self._alike = console, name, unit, alike
         self.total, self.done, self.detail = total, 0, ""
         self.started = self._logged = time.monotonic()
         self._first_done: int | None = None
@@ -40,7 +42,7 @@ class StageProgress:
         seconds = max(time.monotonic() - self._first_at, 1e-6)
         rate = (self.done - (self._first_done or 0)) / seconds
         parts = [f"{self.done}/{self.total} {self.unit}" if self.total else f"{self.done}"]
-        if rate > 0:
+        if rate > 0 and self._alike:
             parts.append(f"{rate:.1f} {self.unit}/s")
             if self.total and self.done < self.total:
                 parts.append(f"{(self.total - self.done) / rate:.0f} s left")
@@ -80,10 +82,17 @@ class Console:
 
     @contextmanager
     def stage(
-        self, name: str, *, total: int | None = None, unit: str = "items"
+        self, name: str, *, total: int | None = None, unit: str = "items", alike: bool = True
     ) -> Iterator[StageProgress]:
-        """Shows a stage from its start to its end; several may run side by side."""
-        progress = StageProgress(self, name, total, unit)
+        """Shows a stage from its start to its end; several may run side by side.
+
+        Args:
+            name: of the stage.
+            total: how many items there are, if known.
+            unit: what they are, in the plural.
+            alike: whether one takes as long as another, so that a rate tells something.
+        """
+        progress = StageProgress(self, name, total, unit, alike=alike)
         self._open(progress)
         try:
             yield progress

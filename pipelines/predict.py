@@ -33,7 +33,13 @@ from pipelines.console import Console
 from pipelines.datasets.media import media_below
 from pipelines.launch import main_guard
 from pipelines.model_settings import PredictSettings
-from pipelines.predictions import check_output, predictions_table, write_predictions
+from pipelines.predictions import (
+    SHOWN,
+    check_output,
+    in_words,
+    predictions_table,
+    write_predictions,
+)
 from pipelines.stages import fingerprint
 
 if TYPE_CHECKING:
@@ -59,10 +65,10 @@ def predict(inputs: Sequence[str], settings: PredictSettings, console: Console) 
             model, paths, settings, on_row=lambda done: progress.update(done, len(paths))
         )
     rows = [row if settings.embeddings else {**row, "embedding": []} for row in predicted]
-    console.rich.print(predictions_table(rows))
     if settings.output:
         write_predictions(rows, Path(settings.output), embeddings=settings.embeddings)
-        console.say(f"{len(rows)} rows written to {settings.output}")
+    console.rich.print(predictions_table(rows[:SHOWN]))
+    console.say(in_words(rows, settings.output), markup=False)
     return rows
 
 

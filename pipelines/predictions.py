@@ -50,6 +50,10 @@ def check_output(output: str | None, *, embeddings: bool) -> None:
         raise UserError(f"--output {output}: {folder} is no folder that can be written")
 
 
+SHOWN = 40
+"""Videos that the terminal's table has at most."""
+
+
 def predictions_table(rows: Sequence[Row]) -> Table:
     """For the terminal: a row per video, its best classes and each stream's share."""
     streams = _streams(rows)
@@ -71,6 +75,23 @@ def predictions_table(rows: Sequence[Row]) -> Table:
             ),
         )
     return table
+
+
+def in_words(rows: Sequence[Row], output: str | None) -> str:
+    """How many videos were predicted, how many could not be, and where all of them are."""
+    failed = sum(bool(row["error"]) for row in rows)
+    parts = [f"{_videos(len(rows) - failed)} predicted"]
+    if failed:
+        parts.append(f"{_videos(failed)} that can't be used")
+    if output:
+        parts.append(f"all in {output}")
+    elif len(rows) > SHOWN:
+        parts.append(f"the first {SHOWN} shown; --output FILE keeps all")
+    return ", ".join(parts)
+
+
+def _videos(count: int) -> str:
+    return f"{count:,} video{'' if count == 1 else 's'}"
 
 
 def _classes(row: Row) -> Text:

@@ -140,7 +140,8 @@ def compare(data: ScoreFile, folds: int, console: Console) -> tuple[list[Row], C
     """Every way to join the streams on held-out groups, and which refinement is chosen."""
     stack = stack_of(data.scores, given=data.given, multi_label=data.multi_label)
     makers = methods(data)
-    with console.stage("cross-validate", total=len(makers) * folds, unit="fits") as progress:
+    fits = len(makers) * folds
+    with console.stage("cross-validate", total=fits, unit="fits", alike=False) as progress:
         held_out = cross_validate(
             {name: make for name, (_, make) in makers.items()},
             stack,

@@ -132,10 +132,10 @@ def choose(
     level = LEVEL / max(len(rivals), 1)
     better = [n for n in rivals if chances[n] <= level and measures[n] > measures[NONE]]
     if not better:
-        best = max(rivals, key=lambda name: measures[name]) if rivals else NONE
+        best = max(measures, key=lambda name: (measures[name], name == NONE))
+        seen = "no other is above it" if best == NONE else f"best: {best}, {measures[best]:.4f}"
         reason = (
-            f"nothing beats the plain mean's {word} of {measures[NONE]:.4f} beyond noise "
-            f"(best: {best}, {measures[best]:.4f})"
+            f"nothing beats the plain mean's {word} of {measures[NONE]:.4f} beyond noise ({seen})"
         )
         return Choice(NONE, reason, measures, chances, held_out)
     name = max(better, key=lambda name: measures[name])

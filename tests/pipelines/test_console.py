@@ -62,6 +62,11 @@ def test_rates_count_from_the_first_update(log, monkeypatch):
     now[0] = 160.0
     progress.update(60)
     assert progress.describe() == "60/100 steps · 2.0 steps/s · 20 s left"
+    unlike = StageProgress(log, "fit", 100, "fits", alike=False)
+    unlike.update(40)
+    now[0] = 170.0
+    unlike.update(60)
+    assert unlike.describe() == "60/100 fits"
 
 
 @pytest.mark.parametrize("terminal", [True, False])

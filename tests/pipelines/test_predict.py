@@ -20,7 +20,7 @@ from pipelines.arguments import parse_arguments
 from pipelines.console import Console
 from pipelines.model_settings import PredictSettings
 from pipelines.predict import find_videos, predict, predict_paths
-from pipelines.predictions import check_output, predictions_table
+from pipelines.predictions import check_output, in_words, predictions_table
 from trainers.fitted_refinement import contextual
 
 
@@ -99,6 +99,14 @@ def test_the_table_on_the_terminal(rows):
     assert f"{rows[2]['label']} {rows[2]['probability']:.1%}" in one
     assert f"{rows[2]['share_motion']:.0%}" in one
     assert "–" in mute and "–" not in one
+
+
+def test_a_line_after_the_table_tells_how_many(rows):
+    assert in_words(rows, "p.csv") == "2 videos predicted, 1 video that can't be used, all in p.csv"
+    assert in_words(rows[2:], None) == "1 video predicted"
+    assert in_words(rows[2:] * 1200, None) == (
+        "1,200 videos predicted, the first 40 shown; --output FILE keeps all"
+    )
 
 
 def test_another_refinement_takes_the_place_of_the_models_own(folder, rows, tmp_path):

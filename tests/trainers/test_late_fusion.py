@@ -472,6 +472,12 @@ def test_the_printed_refinement_is_not_chosen_where_it_does_harm():
     assert choice.name in ("none", "learned")
 
 
+def test_a_tie_is_not_called_better():
+    scores, labels = np.eye(3)[np.arange(30) % 3], np.arange(30) % 3
+    choice = choose({"none": scores, "dasd": scores}, labels, np.arange(30), multi_label=False)
+    assert choice.name == "none" and choice.reason.endswith("beyond noise (no other is above it)")
+
+
 def test_calibration_by_hand():
     scores = [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [1.0, 0.0]]
     curve = reliability(scores, [0, 1, 1, 0], bins=4)
