@@ -85,7 +85,7 @@ def get_engine(
         return RAFTEngine(settings, device, share)
     if device == "cpu":
         return CPUEngine(settings, threads)
-    from actors.flow.cuda import CUDAEngine
+    from actors.flow.cuda.engine import CUDAEngine
 
     return CUDAEngine(settings, device, share=share)
 

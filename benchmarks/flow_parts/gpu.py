@@ -28,7 +28,7 @@ def measure_cuda(clips: Sequence[Gray] | None, repeats: int) -> dict[str, Any]:
         clips: to measure on, repeated to the size of a batch; None: made frames.
         repeats: rounds.
     """
-    from actors.flow.cuda import CUDAEngine
+    from actors.flow.cuda.engine import CUDAEngine
 
     frames = moved_frames(17)[None] if clips is None else np.stack(clips)
     pairs = np.stack([frames[:, :-1], frames[:, 1:]], axis=2).reshape(-1, 2, *frames.shape[2:])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.flow.cuda_batches import NoStreams, Slot, solve_batches
+from actors.flow.cuda.batches import NoStreams, Slot, solve_batches
 
 CPU = torch.device("cpu")
 

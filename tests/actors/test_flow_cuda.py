@@ -19,7 +19,7 @@ from flow_cases import from_planes, in_planes, plain_iteration, share_within_one
 
 from actors.errors import UserError
 from actors.flow import TVL1, flow, quantise, to_gray
-from actors.flow.cuda import CUDAEngine
+from actors.flow.cuda.engine import CUDAEngine
 from actors.flow.loops import planes, pyramid
 from actors.flow.settings import SCHEDULES
 from actors.flow.tvl1 import Solver
@@ -427,7 +427,7 @@ def test_wrong_frames_are_refused():
 
 @needs_kernels
 def test_the_smallest_kernel_runs():
-    pytest.importorskip("actors.flow.cuda_solver").run_smallest(Engine(QUICK).device)
+    pytest.importorskip("actors.flow.cuda.solver").run_smallest(Engine(QUICK).device)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

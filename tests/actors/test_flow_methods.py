@@ -47,9 +47,9 @@ def test_engines_by_device(monkeypatch):
         def __init__(self, settings, device, *, share):
             self.settings, self.device = settings, device
 
-    module = ModuleType("actors.flow.cuda")
+    module = ModuleType("actors.flow.cuda.engine")
     module.CUDAEngine = CUDAEngine
-    monkeypatch.setitem(sys.modules, "actors.flow.cuda", module)
+    monkeypatch.setitem(sys.modules, "actors.flow.cuda.engine", module)
     engine = get_engine(QUICK, "cuda:1")
     assert isinstance(engine, CUDAEngine)
     assert (engine.settings, engine.device) == (QUICK, "cuda:1")
@@ -75,16 +75,16 @@ def no_compiler(monkeypatch):
     def run_smallest(device):
         raise RuntimeError("Failed to find C compiler.\nLong story.")
 
-    cuda_solver = pytest.importorskip("actors.flow.cuda_solver")
-    monkeypatch.setattr(cuda_solver, "run_smallest", run_smallest)
+    gpu_solver = pytest.importorskip("actors.flow.cuda.solver")
+    monkeypatch.setattr(gpu_solver, "run_smallest", run_smallest)
 
 
 def no_assembler(monkeypatch):
     def run_smallest(device):
         raise pytest.importorskip("triton.runtime.errors").PTXASError("does not know it")
 
-    cuda_solver = pytest.importorskip("actors.flow.cuda_solver")
-    monkeypatch.setattr(cuda_solver, "run_smallest", run_smallest)
+    gpu_solver = pytest.importorskip("actors.flow.cuda.solver")
+    monkeypatch.setattr(gpu_solver, "run_smallest", run_smallest)
 
 
 def too_old(monkeypatch):
@@ -113,9 +113,9 @@ def test_a_gpu_that_triton_cannot_use_leaves_auto_to_the_cpu(gpu_seen, caplog, b
 
 
 def test_auto_takes_a_usable_gpu_and_else_says_nothing(gpu_seen, caplog):
-    cuda_solver = pytest.importorskip("actors.flow.cuda_solver")
+    gpu_solver = pytest.importorskip("actors.flow.cuda.solver")
     tried = []
-    gpu_seen.setattr(cuda_solver, "run_smallest", tried.append)
+    gpu_seen.setattr(gpu_solver, "run_smallest", tried.append)
     engine = get_engine(QUICK, "auto")
     assert str(engine.device) == "cuda" and tried == [engine.device]
     assert is_on_gpu(engine)

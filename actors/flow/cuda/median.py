@@ -1,6 +1,6 @@
 """The median filter between rounds of TV-L1's iterations on a GPU, in Triton.
 
-For the states and slots see `actors.flow.cuda_iterations`.
+For the states and slots see `actors.flow.cuda.iterations`.
 """
 
 # What a kernel takes and returns is known to Triton's compiler alone: only constants are annotated.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from actors.flow.cuda_iterations import piece
+from actors.flow.cuda.iterations import piece
 
 
 @triton.jit
@@ -59,7 +59,7 @@ def filter_flow(
 ):  # fmt: skip
     """Median-filters the flow of each pair that is not done, into its other state.
 
-    Grid and arguments as `cuda_iterations.iterate`; SIDE is the filter's side.
+    Grid and arguments as `iterations.iterate`; SIDE is the filter's side.
     """
     pair = tl.program_id(1).to(tl.int64)
     x, own = piece(width, pieces_wide, STRIPS)

@@ -1,8 +1,8 @@
-"""The iterations of TV-L1 on a GPU, in Triton; `actors.flow.cuda` launches them.
+"""The iterations of TV-L1 on a GPU, in Triton; `engine` launches them.
 
 Layout. Each pair has two states, `room` elements apart, and what one launch reads from one it
 writes to the other. A state is float32 (4, height, pitch): the displacements u and v in pixels,
-then the dual variables of u and of v, packed (`actors.flow.cuda_storage`). `data` is float32
+then the dual variables of u and of v, packed (`actors.flow.cuda.storage`). `data` is float32
 (pairs, 3, height, pitch): the warped gradient and the residual at zero flow.
 
 Iterations. A warp of 32 lanes owns a strip of columns and walks down its rows. Once row y is
@@ -28,7 +28,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from actors.flow.cuda_storage import pack_dual, unpack_dual
+from actors.flow.cuda.storage import pack_dual, unpack_dual
 
 LANES = tl.constexpr(32)
 HALO = tl.constexpr(4)

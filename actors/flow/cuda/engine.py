@@ -24,13 +24,13 @@ import torch
 from numpy.typing import NDArray
 
 from actors.errors import UserError
-from actors.flow.cuda_batches import IN_FLIGHT, CUDAStreams, NoStreams, Slot, ceiling, solve_batches
+from actors.flow.cuda.batches import IN_FLIGHT, CUDAStreams, NoStreams, Slot, ceiling, solve_batches
 from actors.flow.devices import Fitting, PairSize, UnusableGPU, free_memory
 from actors.flow.settings import TVL1
 from actors.flow.tvl1 import check_frames
 
 if TYPE_CHECKING:
-    from actors.flow.cuda_solver import Record, Solver
+    from actors.flow.cuda.solver import Record, Solver
 
 LEAST_CAPABILITY = (7, 0)
 """Compute capability of the oldest GPUs that Triton compiles for (Volta)."""
@@ -58,14 +58,14 @@ def _solver_class(device: torch.device) -> type[Solver]:
             f"flow device is {str(device)!r}; choose 'cuda', or 'cpu' with TRITON_INTERPRET=1 set "
             "to try the GPU's kernels under Triton's interpreter"
         )
-    from actors.flow.cuda_solver import Solver  # imports Triton
+    from actors.flow.cuda.solver import Solver  # imports Triton
 
     return Solver
 
 
 def _recorder(device: torch.device) -> Record | None:
     """What records the launches of a batch; None for the interpreter, which launches nothing."""
-    from actors.flow.cuda_solver import record_graph
+    from actors.flow.cuda.solver import record_graph
 
     return record_graph if device.type == "cuda" else None
 
@@ -94,7 +94,7 @@ def _try_kernel(device: torch.device, *errors: type[Exception]) -> None:
     Raises:
         UnusableGPU: one of Triton's `errors`, or what else keeps a kernel from running.
     """
-    from actors.flow.cuda_solver import run_smallest
+    from actors.flow.cuda.solver import run_smallest
 
     kinds: tuple[type[Exception], ...] = (
         *errors,

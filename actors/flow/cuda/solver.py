@@ -9,8 +9,8 @@ from functools import partial
 
 import torch
 
-from actors.flow import cuda_iterations, cuda_median, cuda_pyramid
-from actors.flow.cuda_batches import ceiling
+from actors.flow.cuda import iterations, median, pyramid
+from actors.flow.cuda.batches import ceiling
 from actors.flow.settings import TVL1
 from actors.flow.tvl1 import pyramid_scales
 
@@ -24,10 +24,10 @@ FEWEST_ROWS = 32
 """Rows of a piece at least: each costs 2 HALO rows more than it yields."""
 FEWEST_PARTS = 64
 """Room for so many pieces is compiled in at least, so that most sizes share a kernel."""
-HALO: int = cuda_iterations.HALO.value
-USEFUL: int = cuda_iterations.LANES.value - 2 * HALO
+HALO: int = iterations.HALO.value
+USEFUL: int = iterations.LANES.value - 2 * HALO
 """Columns of a strip that are its own."""
-MARGIN: int = cuda_pyramid.MARGIN.value
+MARGIN: int = pyramid.MARGIN.value
 Record = Callable[[Callable[[], None]], Callable[[], None]]
 """From what queues work to what queues the same again."""
 
@@ -80,14 +80,14 @@ def run_smallest(device: torch.device) -> None:
     on_gpu = device.type == "cuda"
     with torch.cuda.device(device if on_gpu else -1):
         images, smaller = (torch.zeros((1, side, side), device=device) for side in (4, 2))
-        cuda_pyramid.resize[1, 1](images, smaller, 4, 4, 2, 2, 2.0, **TILE)
+        pyramid.resize[1, 1](images, smaller, 4, 4, 2, 2, 2.0, **TILE)
         if on_gpu:
             torch.cuda.synchronize()
 
 
-def _cut(iterations: int, longest: int) -> list[int]:
+def _cut(wanted: int, longest: int) -> list[int]:
     """Iterations launch by launch, none longer than `longest`."""
-    return [longest] * (iterations // longest) + [iterations % longest] * (iterations % longest > 0)
+    return [longest] * (wanted // longest) + [wanted % longest] * (wanted % longest > 0)
 
 
 def _room_for(parts: int) -> int:
@@ -210,7 +210,7 @@ class Solver:
                 self._linearise(index, count)
                 self._converge(index, count)
         finest = self.scales[0]
-        cuda_pyramid.collect[self._tiles(finest), count](
+        pyramid.collect[self._tiles(finest), count](
             self.states, self.slots[0], self.flow, self.room,
             finest.height, finest.width, finest.pitch, self._parts(finest), **TILE,
         )  # fmt: skip
@@ -220,11 +220,11 @@ class Solver:
         for index, scale in enumerate(self.scales):
             if index:
                 larger = self.scales[index - 1]
-                cuda_pyramid.resize[self._tiles(scale), frames](
+                pyramid.resize[self._tiles(scale), frames](
                     self.images[index - 1], self.images[index], larger.height, larger.width,
                     scale.height, scale.width, 1 / self.settings.scale_step, **TILE,
                 )  # fmt: skip
-            cuda_pyramid.pack_frames[self._tiles(scale), frames](
+            pyramid.pack_frames[self._tiles(scale), frames](
                 self.images[index], self.frames[index], scale.height, scale.width,
                 scale.frame_shape[1], **TILE,
             )  # fmt: skip
@@ -232,7 +232,7 @@ class Solver:
     def _enlarge(self, index: int, count: int) -> None:
         """Brings the flow to a scale from the next coarser one, and the duals if they go on."""
         small, large = self.scales[index + 1], self.scales[index]
-        cuda_pyramid.enlarge[self._tiles(large), count](
+        pyramid.enlarge[self._tiles(large), count](
             self.states, self.slots[index + 1], self.slots[index], self.room,
             small.height, small.width, small.pitch, self._parts(small),
             large.height, large.width, large.pitch, self._parts(large),
@@ -242,7 +242,7 @@ class Solver:
 
     def _linearise(self, index: int, count: int) -> None:
         scale = self.scales[index]
-        cuda_pyramid.linearise[self._tiles(scale), count](
+        pyramid.linearise[self._tiles(scale), count](
             self.frames[index], self.states, self.slots[index], self.data, self.room,
             scale.height, scale.width, scale.frame_shape[1], scale.pitch,
             self._parts(scale), self.frame_step, self.settings.cubic, **TILE,
@@ -258,24 +258,24 @@ class Solver:
         wide, high, rows = self._pieces(scale)
         launches = 0
         for _ in range(settings.outer_iterations):
-            cuda_median.filter_flow[wide * high, count](
+            median.filter_flow[wide * high, count](
                 self.states, self.slots[index], self.room, launches,
                 scale.height, scale.width, scale.pitch, wide, rows,
                 STRIPS=STRIPS, SIDE=settings.median_filtering, num_warps=STRIPS,
             )  # fmt: skip
             launches = self._iterate(index, count, settings.inner_iterations, launches + 1)
 
-    def _iterate(self, index: int, count: int, iterations: int, launches: int) -> int:
+    def _iterate(self, index: int, count: int, wanted: int, launches: int) -> int:
         """Queues iterations; `launches` and the result count since the frame was warped."""
         settings, scale = self.settings, self.scales[index]
         tau, theta = settings.tau, settings.theta
         strength, rate = (tau, tau / (tau + theta)) if self.primal_dual else (theta, tau / theta)
         wide, high, rows = self._pieces(scale)
-        sizes = _cut(iterations, HALO)
+        sizes = _cut(wanted, HALO)
         check = settings.epsilon > 0
         # What the last iterations brought is seen in one launch more, which only stops pairs.
         for place, size in enumerate([*sizes, sizes[-1]] if check else sizes):
-            cuda_iterations.iterate[wide * high, count](
+            iterations.iterate[wide * high, count](
                 self.states, self.slots[index], self.data, self.changes, self.room,
                 launches, sizes[place - 1] if place else 0, int(place < len(sizes)),
                 scale.height, scale.width, scale.pitch, wide, rows,

@@ -1,8 +1,8 @@
-"""Frames, pyramids and warps of TV-L1 on a GPU, in Triton; `actors.flow.cuda` launches them.
+"""Frames, pyramids and warps of TV-L1 on a GPU, in Triton; `engine` launches them.
 
 `frames` is int64 (frames, height + 2 MARGIN, pitch) with zeros around, `data` is float32 (pairs, 3,
 height, pitch): the warped gradient and the residual at zero flow. For the states see
-`actors.flow.cuda_iterations`, for what stands in few bits `actors.flow.cuda_storage`.
+`actors.flow.cuda.iterations`, for what stands in few bits `actors.flow.cuda.storage`.
 """
 
 # What a kernel takes and returns is known to Triton's compiler alone: only constants are annotated.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from actors.flow.cuda_storage import (
+from actors.flow.cuda.storage import (
     GRADIENT,
     INTENSITY,
     pack_dual,
