@@ -10,7 +10,7 @@ full: install  ## the whole job; without ARGS on the demo set
 	@$(RUN) pipelines/full.py $(ARGS)
 
 test: install  ## the whole test suite, two files at a time
-	@$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: install  ## lint, format, types
 	@$(RUN) -m ruff check .
