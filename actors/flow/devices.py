@@ -28,6 +28,18 @@ class UnusableGPU(UserError):
         return f"{self.cause}: {self.remedy}"
 
 
+def check_present(device: torch.device) -> None:
+    """Raises UnusableGPU for a CUDA device that PyTorch doesn't find."""
+    if device.type != "cuda":
+        return
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= found:
+        raise UnusableGPU(
+            f"flow device is {str(device)!r}, but PyTorch finds {found or 'no'} GPU",
+            "choose another, or 'cpu'",
+        )
+
+
 def free_memory(device: torch.device, share: float = 1.0) -> int:
     """Bytes that this process may use on a GPU.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -70,12 +71,12 @@ def get_engine(
         share: of a GPU's memory that the engine may take, at most.
 
     Raises:
-        UserError: there is no engine for the device, RAFT's weights can't be had, or threads is
-            below 1.
+        UserError: there is no engine for the device, or no such GPU, RAFT's weights can't be had,
+            or threads is below 1.
     """
     if device == "auto":
         return _automatic(settings, threads, share)
-    if device != "cpu" and device.partition(":")[0] != "cuda":
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UserError(
             f"no optical flow for device {device!r}; choose 'auto', 'cpu', 'cuda' or 'cuda:0'"
         )

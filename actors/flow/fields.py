@@ -20,7 +20,8 @@ def _is_tensor(fields: Any) -> bool:
     return torch is not None and isinstance(fields, torch.Tensor)
 
 
-def _check_bound(bound: float) -> None:
+def check_bound(bound: float) -> None:
+    """Raises ValueError for a bound in pixels that is not above 0."""
     if not bound > 0:
         raise ValueError(f"flow bound is {bound!r} pixels; it must be above 0, such as 20")
 
@@ -38,7 +39,7 @@ def quantise(flow: NDArray[np.float32], bound: float = 20.0) -> NDArray[np.uint8
     Raises:
         ValueError: the bound is not above 0.
     """
-    _check_bound(bound)
+    check_bound(bound)
     from actors.flow.loops.fields import quantise_into  # what only reads fields needs no Numba
 
     levels = np.empty(flow.shape, np.uint8)
@@ -56,7 +57,7 @@ def dequantise(flow: Fields, bound: float = 20.0) -> Fields:
     Raises:
         ValueError: the bound is not above 0.
     """
-    _check_bound(bound)
+    check_bound(bound)
     given: Any = flow
     pixels = given.float() if _is_tensor(flow) else given.astype(np.float32, copy=False)
     pixels = pixels * (2 * bound / 255)

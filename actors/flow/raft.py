@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 
 from actors.errors import UserError
 from actors.flow.choice import DEFAULT, RAFT
-from actors.flow.devices import Fitting, PairSize, free_memory
+from actors.flow.devices import Fitting, PairSize, check_present, free_memory
 from actors.flow.tvl1 import check_frames
 from actors.weights import published_state, read_state
 
@@ -95,7 +95,7 @@ class RAFTEngine:
         weights: content of a safetensors file, instead of those that the settings name.
 
     Raises:
-        UserError: the weights can't be had; see `load_network`.
+        UserError: the device isn't there, or the weights can't be had; see `load_network`.
     """
 
     colour = True
@@ -110,6 +110,7 @@ class RAFTEngine:
     ) -> None:
         self.settings, self.share = settings, share
         self.device = torch.device(device)
+        check_present(self.device)  # before weights are fetched
         self._network: Any = load_network(settings, weights).to(self.device)
         self._lock = threading.Lock()
         self._fitting = Fitting(self.device, share)
@@ -171,7 +172,7 @@ class RAFTEngine:
         Args:
             first: features of the first frames, (N, C, H / 8, W / 8).
             second: of the second frames.
-            context: of the first frames; the state to start from and what stays, on end.
+            context: of the first frames; the state to start from and what stays, concatenated.
 
         Returns:
             (N, 2, H, W).

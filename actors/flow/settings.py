@@ -50,7 +50,9 @@ class TVL1:
     to scale; half as many iterations come as far."""
     sigma: float = 0.8
     """Step of the dual variables' ascent in `primal_dual`, where `tau` is the flow's step;
-    converges for 8 tau sigma below 4/3. Unused in `alternating`."""
+    converges for 8 tau sigma below 4/3 (Banert, Upadhyaya and Giselsson, "The Chambolle-Pock method
+    converges weakly with theta > 1/2 and tau sigma ||L||^2 < 4 / (1 + 2 theta)", 2023). Unused in
+    `alternating`."""
     cubic: float = -0.75
     """Free parameter of the bicubic interpolation that warps: -0.75 as OpenCV on the CPU, -0.5 as
     Keys and OpenCV's CUDA version."""

@@ -14,7 +14,8 @@ from actors.flow.loops.planes import LANES, MARGIN, STATE, TERMS
 from actors.flow.settings import SMALLEST_SIDE, TVL1
 
 RUN = 16
-"""Pairs at most that a thread takes at once; the frame between two runs is scaled twice."""
+"""Pairs at most that a thread takes at once; where the next run is another thread's, the frame
+between the two is scaled twice."""
 
 
 def to_gray(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -59,15 +60,15 @@ def flow(
     pairs = len(frames) if frames.ndim == 4 else max(len(frames) - 1, 0)
     fields = np.empty((pairs, 2, *frames.shape[-2:]), np.float32)
     runs = _runs(pairs, threads)
-    share = partial(_solve_runs, frames, settings, runs, fields)
+    solve = partial(_solve_runs, frames, settings, runs, fields)
     helpers = min(threads, pairs) - 1
     if helpers < 1:
-        share()
+        solve()
         return fields
-    # The caller works too: where all threads are new, a kernel may leave them on one core at first.
+    # The caller works too: threads that are all new may be left on one core for some milliseconds.
     with ThreadPoolExecutor(helpers) as pool:
-        work = [pool.submit(share) for _ in range(helpers)]
-        share()
+        work = [pool.submit(solve) for _ in range(helpers)]
+        solve()
         for done in work:
             done.result()
     return fields
@@ -111,19 +112,29 @@ def _solve_runs(
     runs: Iterator[range],
     fields: NDArray[np.float32],
 ) -> None:
-    """One thread's share: runs from the common iterator until there are no more."""
+    """One thread's share: runs from the common iterator until there are no more.
+
+    After an error, or an interruption, there are no more for the other threads either.
+    """
     height, width = frames.shape[-2:]
     solver = Solver(height, width, settings)
-    for run in runs:
-        for pair in run:
-            if frames.ndim == 4:
-                solver.show(frames[pair, 0])
-                solver.show(frames[pair, 1])
-            else:
-                if pair == run.start:
-                    solver.show(frames[pair])
-                solver.show(frames[pair + 1])
-            solver.solve(fields[pair])
+    shown = -1  # the last frame of a clip that the solver has seen
+    try:
+        for run in runs:
+            for pair in run:
+                if frames.ndim == 4:
+                    solver.show(frames[pair, 0])
+                    solver.show(frames[pair, 1])
+                else:
+                    if shown != pair:
+                        solver.show(frames[pair])
+                    shown = pair + 1
+                    solver.show(frames[shown])
+                solver.solve(fields[pair])
+    except BaseException:
+        for _ in runs:
+            pass
+        raise
 
 
 class Scale(NamedTuple):
@@ -141,14 +152,14 @@ class Scale(NamedTuple):
 class Pyramid:
     """A frame at all scales, finest first, as flat float32 rows.
 
-    `scales` are views of `whole`; `table` tells the height, width and beginning of each.
+    `images` are views of `whole`; `table` tells the height, width and beginning of each.
     """
 
     def __init__(self, scales: list[Scale]) -> None:
         sizes = [scale.height * scale.width for scale in scales]
         starts = [sum(sizes[:n]) for n in range(len(sizes))]
         self.whole = np.empty(sum(sizes), np.float32)
-        self.scales = [self.whole[a : a + n] for a, n in zip(starts, sizes, strict=True)]
+        self.images = [self.whole[a : a + n] for a, n in zip(starts, sizes, strict=True)]
         shapes = [(scale.height, scale.width) for scale in scales]
         self.table = np.array([(*s, a) for s, a in zip(shapes, starts, strict=True)], np.int64)
 
@@ -177,7 +188,7 @@ class Solver:
     """Finds flow between the last two frames it was shown; for one thread.
 
     Its memory, some 100 bytes per pixel, is set aside once and serves all pairs: fresh memory
-    costs a page fault per kilobyte or four.
+    costs a page fault per 4 KiB.
     """
 
     def __init__(self, height: int, width: int, settings: TVL1) -> None:
@@ -202,7 +213,7 @@ class Solver:
         """Makes uint8 (H, W) the second frame, and the second the first."""
         self._pyramids = self._pyramids[::-1]
         pyramid = self._pyramids[1]
-        np.copyto(pyramid.scales[0].reshape(frame.shape), frame)
+        np.copyto(pyramid.images[0].reshape(frame.shape), frame)
         self._loops.build(pyramid.whole, pyramid.table, 1 / self._settings.scale_step)
 
     def solve(self, field: NDArray[np.float32]) -> None:
@@ -235,9 +246,9 @@ class Solver:
         settings, (height, width, stride) = self._settings, self._scales[scale]
         warm = settings.solver == "primal_dual"
         strength = settings.tau if warm else settings.theta
-        self._loops.pack(self._pyramids[1].scales[scale], self._packed, height, width)
+        self._loops.pack(self._pyramids[1].images[scale], self._packed, height, width)
         self._solve_scale(
-            self._pyramids[0].scales[scale],
+            self._pyramids[0].images[scale],
             self._packed,
             self._state,
             self._terms,

@@ -63,7 +63,10 @@ def _errors(pairs: Mapping[str, Truth], fields: Sequence[Any]) -> dict[str, floa
 
 
 def measure_methods(clips: Sequence[Gray], repeats: int) -> dict[str, float]:
-    """Pairs per second of every method, one thread, in turn on the same 320x240 pairs."""
+    """Pairs per second of every method, one thread, in turn on 320x240 pairs.
+
+    The `SLOW` ones on the first `FEW` of the others' pairs.
+    """
     if importable("cv2"):
         set_opencv_threads(1)
     torch.set_num_threads(1)

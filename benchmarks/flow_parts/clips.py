@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.flow.color import UNKNOWN_PX
+
 HEIGHT, WIDTH = 240, 320
 SKIPPED = 20
 """Frames passed over at a clip's start, which is often a title or still."""
 SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg")
 PERIOD = 16
 """Frames after which `moved_frames` begin again."""
-UNKNOWN = 1e9
-"""Longer than this in x or y, Middlebury's truth is not known."""
 
 Gray = NDArray[np.uint8]
 
@@ -137,7 +137,7 @@ class Truth(NamedTuple):
 
     def error(self, flow: NDArray[np.float32]) -> float:
         """Mean endpoint error in pixels, where the truth is known."""
-        known = np.abs(self.flow).max(axis=0) < UNKNOWN
+        known = np.abs(self.flow).max(axis=0) <= UNKNOWN_PX
         return float(np.hypot(*(flow - self.flow))[known].mean())
 
 
@@ -157,14 +157,14 @@ def read_middlebury(folder: Path) -> dict[str, Truth]:
         pairs[name] = Truth(
             color=np.stack([np.asarray(i.convert("RGB")).transpose(2, 0, 1) for i in images]),
             gray=np.stack([np.asarray(i.convert("L")) for i in images]),
-            flow=_read_flo(truth),
+            flow=read_flo(truth),
         )
     if not pairs:
         raise SystemExit(f"{folder} has no other-gt-flow/*/flow10.flo: is it Middlebury's flow?")
     return pairs
 
 
-def _read_flo(path: Path) -> NDArray[np.float32]:
+def read_flo(path: Path) -> NDArray[np.float32]:
     """Middlebury's format: a magic number, width, height, then x and y by turns."""
     raw = path.read_bytes()
     width, height = np.frombuffer(raw, "<i4", 2, offset=4)

@@ -31,7 +31,7 @@ AGAIN = 10
 """How often a round finds our fields: one time is some tenths of a second, too short to be sure of
 where other machines share the processor."""
 ROUNDS = {"exact": 3, "fast": 9}
-"""How many times as many rounds where threads and clips are compared: a minute of each."""
+"""Factor on the rounds where threads and clips are compared: about a minute per schedule."""
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_CALL = """
 import json, time
@@ -161,8 +161,8 @@ def ns_per_pixel_iteration(
         base = replace(base, epsilon=1e-6)
     jobs = {str(n): partial(find, clip, replace(base, inner_iterations=n)) for n in (few, many)}
     seconds = in_turn(jobs, repeats + 2)
-    more = min(seconds[str(many)]) - min(seconds[str(few)])
-    return 1e9 * more / ((many - few) * clip[1:].size)
+    more, less = (statistics.median(seconds[str(count)]) for count in (many, few))
+    return 1e9 * (more - less) / ((many - few) * clip[1:].size)
 
 
 def _opencv_ns(clip: Gray, repeats: int) -> float:
@@ -181,12 +181,12 @@ def together(clips: Sequence[Gray], threads: int, repeats: int) -> Figures:
     pairs = [pair for clip in clips for pair in pairs_of(clip)]
     figures: Figures = {}
     for name, schedule in SCHEDULES.items():
-        # What is divided by one another is measured one after the other.
+        # So that what is divided by one another is measured one after the other.
+        order = (("apart", 1), ("together", 1), ("together", threads), ("apart", threads))
         jobs: dict[str, Callable[[], Any]] = {}
-        for count in (1, threads):
-            jobs[f"together {count}"] = partial(_ours, [*clips] * 2, schedule, count)
-        for count in (1, threads):
-            jobs[f"apart {count}"] = partial(_ours, pairs * 2, schedule, count)
+        for how, count in order:
+            work = [*clips] if how == "together" else pairs
+            jobs[f"{how} {count}"] = partial(_ours, work * 2, schedule, count)
         seconds = in_turn(jobs, repeats * ROUNDS[name])
         figures[f"{name}_threads_{threads}_to_1"] = ratio(
             seconds["together 1"], seconds[f"together {threads}"]

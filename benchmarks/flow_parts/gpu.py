@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from actors.flow import flow, quantise
 from actors.flow.settings import SCHEDULES, TVL1
 from benchmarks.flow_parts.clips import Gray, moved_frames
+from benchmarks.flow_parts.contenders import importable
 from benchmarks.flow_parts.timing import in_turn, say
 
 BOUND = 20.0
@@ -58,10 +60,8 @@ def measure_cuda(clips: Sequence[Gray] | None, repeats: int) -> dict[str, Any]:
 
 def _agreement(engine: Any, schedule: TVL1, pairs: Gray) -> dict[str, float]:
     """Share of the values within 1 of the CPU's, where Numba is there to compute them."""
-    try:
-        from actors.flow import flow, quantise
-    except ImportError as missing:
-        say(f"cuda: not compared with the CPU: {missing}")
+    if not importable("numba"):
+        say("cuda: not compared with the CPU; numba can't be imported")
         return {}
     ours = engine.quantised(pairs, BOUND).astype(np.int16)
     theirs = np.stack([quantise(flow(pair, schedule)[0], BOUND) for pair in pairs])

@@ -57,7 +57,8 @@ def _cpu(cpu: Figures) -> str:
     for key, at in sorted((k, v) for k, v in cpu["opencv"].items() if k.startswith("threads_")):
         for name in ("exact", "fast"):
             how = "" if key == "threads_1" else f" ({at['parallel']})"
-            ns = cpu["opencv"]["ns_per_pixel_iteration"] if key == "threads_1" else None
+            measured = key == "threads_1" and name == "exact"
+            ns = cpu["opencv"]["ns_per_pixel_iteration"] if measured else None
             rate = at[f"{name}_pairs_per_s"]
             threads = key.removeprefix("threads_")
             rows.append([f"OpenCV, {name}{how}", threads, rate, None, None, ns, None])

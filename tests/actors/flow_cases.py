@@ -85,3 +85,11 @@ def plain_primal_dual(u, p, g, inverse, rho, limit, tau, sigma, theta):
     p = p + sigma * gradient
     p = p / np.maximum(1, np.sqrt((p**2).sum(axis=1, keepdims=True)))
     return new, p, ((new - u) ** 2).sum()
+
+
+def keys(distance, a):
+    """The bicubic kernel with its free parameter, as Keys (1981) defines it."""
+    d = np.abs(distance)
+    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+    far = a * (d**3 - 5 * d**2 + 8 * d - 4)
+    return np.where(d <= 1, near, np.where(d < 2, far, 0))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,17 +29,11 @@ from actors.flow import (
 from actors.flow.engine import CPUEngine
 from actors.flow.settings import SCHEDULES
 from actors.flow.tvl1 import Solver
+from benchmarks.flow_parts.clips import read_flo
 
 
 def endpoint_error(field, truth):
     return np.sqrt(((field - truth) ** 2).sum(axis=0))
-
-
-def read_flo(path: Path):
-    raw = path.read_bytes()
-    width, height = np.frombuffer(raw, "<i4", 2, offset=4)
-    values = np.frombuffer(raw, "<f4", 2 * width * height, offset=12)
-    return values.reshape(height, width, 2).transpose(2, 0, 1)
 
 
 def test_finds_a_known_shift():
@@ -260,6 +255,34 @@ def test_threads_share_the_pairs_out():
         flow(clip, settings, threads=0)
     with pytest.raises(UserError, match="threads is 0"):
         CPUEngine(settings, 0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_thread_builds_a_frames_pyramid_once(monkeypatch, threads):
+    shown = []
+    monkeypatch.setattr(Solver, "show", lambda self, frame: shown.append((self, int(frame[0, 0]))))
+    monkeypatch.setattr(Solver, "solve", lambda self, field: time.sleep(0.001))
+    clip = np.zeros((41, 16, 16), np.uint8) + np.arange(41, dtype=np.uint8)[:, None, None]
+    flow(clip, TVL1(), threads=threads)
+    assert {frame for _, frame in shown} == set(range(41))
+    assert len(set(shown)) == len(shown) and (threads > 1 or len(shown) == 41)
+
+
+@pytest.mark.parametrize("where", ["caller", "helper"])
+def test_an_interruption_ends_all_threads(monkeypatch, where):
+    solved, caller = [], threading.get_ident()
+
+    def solve(self, field):
+        if (threading.get_ident() == caller) == (where == "caller") and len(solved) > 3:
+            raise KeyboardInterrupt
+        solved.append(1)
+        time.sleep(0.001)
+
+    monkeypatch.setattr(Solver, "solve", solve)
+    with pytest.raises(KeyboardInterrupt):
+        flow(np.zeros((401, 16, 16), np.uint8), TVL1(), threads=2)
+    # What each thread had begun, a run of at most 16 pairs, may be finished.
+    assert len(solved) < 100
 
 
 def test_pairs_are_independent():

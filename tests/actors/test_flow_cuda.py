@@ -15,7 +15,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from flow_cases import from_planes, in_planes, plain_iteration, share_within_one, shifted_pair
+from flow_cases import (
+    from_planes,
+    in_planes,
+    keys,
+    plain_iteration,
+    share_within_one,
+    shifted_pair,
+)
 
 from actors.errors import UserError
 from actors.flow import TVL1, flow, quantise, to_gray
@@ -124,8 +131,8 @@ class Stored(Solver):
 
     def _refine(self, scale):
         settings, (height, width, stride) = self._settings, self._scales[scale]
-        first, packed = self._pyramids[0].scales[scale], self._packed
-        pyramid.pack(self._pyramids[1].scales[scale], packed, height, width)
+        first, packed = self._pyramids[0].images[scale], self._packed
+        pyramid.pack(self._pyramids[1].images[scale], packed, height, width)
         first = rounded(first, 1 / 4096).astype(np.float32)
         margin = 2 * planes.MARGIN
         pixels = packed[: 4 * (height + margin) * (width + margin)].reshape(-1, 4)
@@ -236,14 +243,6 @@ def test_median_filter(side):
     settings = replace(QUICK, median_filtering=side, inner_iterations=3, outer_iterations=3)
     settings = replace(settings, epsilon=0.15 if side == 5 else 0.0)
     assert_agrees(Engine(settings)(frames), flow(frames, settings))
-
-
-def keys(distance, a):
-    """The bicubic kernel as Keys (1981) defines it."""
-    d = np.abs(distance)
-    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
-    far = a * (d**3 - 5 * d**2 + 8 * d - 4)
-    return np.where(d <= 1, near, np.where(d < 2, far, 0))
 
 
 @needs_kernels

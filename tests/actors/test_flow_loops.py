@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flow_cases import from_planes, in_planes, plain_iteration, plain_primal_dual
+from flow_cases import from_planes, in_planes, keys, plain_iteration, plain_primal_dual
 from scipy import ndimage
 
 from actors.flow.loops import iterations, planes, pyramid, scale
-from actors.flow.loops.planes import LANES
 from actors.flow.networks import median_network
 
 
@@ -22,27 +21,48 @@ def test_iterations_in_one_sweep_agree_with_plain_ones(count, height, width):
     p[:, 0, :, -1] = p[:, 1, -1] = 0
     g, rho = rng.normal(size=(2, height, width)) * 20, rng.normal(size=(height, width)) * 30
     inverse = 1 / (g**2).sum(axis=0)
-    planes = in_planes(np.concatenate([u, theta * p.reshape(4, height, width), g]), stride)
+    variables = in_planes(np.concatenate([u, theta * p.reshape(4, height, width), g]), stride)
     data = in_planes(np.stack([inverse, rho]), stride)
     taus = np.zeros(stride, np.float32)
     taus[:width] = tau
-    change = np.empty((count, LANES), np.float32)
+    change = np.empty(iterations.sums(height), np.float32)
     numbers = np.float32(limit), np.float32(tau / theta)
-    iterations.iterate(
-        *planes, *data, taus, height, width, stride, *numbers, change.reshape(-1), count
-    )
+    iterations.iterate(*variables, *data, taus, height, width, stride, *numbers, change, count)
     plain = []
     for _ in range(count):
         u, p, error = plain_iteration(u, p, g, inverse, rho, limit, theta, tau)
         plain.append(error)
-    found = from_planes(planes, height, width)
-    assert np.allclose(change.sum(axis=1), plain, rtol=1e-4)
+    found = from_planes(variables, height, width)
+    errors = [iterations.total(change, height, k) for k in range(count)]
+    assert np.allclose(errors, plain, rtol=1e-4)
     assert np.allclose(found[:2], u, atol=1e-4)
     assert np.allclose(found[2:6], theta * p.reshape(4, height, width), atol=1e-4)
     # What stands for outside has stayed zero, but for the column that repeats u's last.
-    planes = planes.reshape(8, height + 2, stride)
-    assert not planes[:, [0, -1]].any() and not planes[2:, :, width:].any()
-    assert not planes[:2, :, width + 1 :].any()
+    variables = variables.reshape(8, height + 2, stride)
+    assert not variables[:, [0, -1]].any() and not variables[2:, :, width:].any()
+    assert not variables[:2, :, width + 1 :].any()
+
+
+def test_the_change_of_a_large_frame_is_summed_exactly():
+    height, width = 1080, 1920
+    rng = np.random.default_rng(0)
+    stride = (width // 16 + 1) * 16
+    duals = rng.normal(size=(4, height, width)).astype(np.float32)
+    duals[::2, :, -1] = duals[1::2, -1] = 0
+    still = np.zeros((8, height, width), np.float32)  # no gradient: u moves by div p alone
+    still[2:6] = duals
+    change = np.empty(iterations.sums(height), np.float32)
+    numbers = np.float32(0.045), np.float32(0.25 / 0.3)
+    iterations.iterate(
+        *in_planes(still, stride), *in_planes(still[:2], stride), np.zeros(stride, np.float32),
+        height, width, stride, *numbers, change, 1,
+    )  # fmt: skip
+    ux, uy, vx, vy = (np.pad(dual.astype(float), ((1, 0), (1, 0))) for dual in duals)
+    du, dv = (
+        (x - np.roll(x, 1, 1) + y - np.roll(y, 1, 0))[1:, 1:] for x, y in ((ux, uy), (vx, vy))
+    )
+    exactly = (du**2 + dv**2).sum()
+    assert iterations.total(change, height, 0) == pytest.approx(exactly, rel=2e-6)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
@@ -60,17 +80,18 @@ def test_primal_dual_iterations_in_one_sweep_agree_with_plain_ones(count, height
     sigmas = np.zeros(stride, np.float32)
     sigmas[:width] = sigma
     bars = np.zeros((2, 2 * planes.LONGEST_BLOCK * stride + planes.LANES), np.float32)
-    change = np.empty((count, LANES), np.float32)
+    change = np.empty(iterations.sums(height), np.float32)
     numbers = (np.float32(n) for n in (tau, strength * tau, tau / (tau + theta)))
     iterations.iterate_primal_dual(
-        *state, *terms, *bars, sigmas, height, width, stride, *numbers, change.reshape(-1), count
+        *state, *terms, *bars, sigmas, height, width, stride, *numbers, change, count
     )
     plain = []
     for _ in range(count):
         u, p, error = plain_primal_dual(u, p, g, inverse, rho, strength, tau, sigma, theta)
         plain.append(error)
     found = from_planes(state, height, width)
-    assert np.allclose(change.sum(axis=1), plain, rtol=1e-4)
+    errors = [iterations.total(change, height, k) for k in range(count)]
+    assert np.allclose(errors, plain, rtol=1e-4)
     assert np.allclose(found[:2], u, atol=1e-4)
     assert np.allclose(found[2:], p.reshape(4, height, width), atol=1e-4)
     state = state.reshape(6, height + 2, stride)
@@ -110,20 +131,13 @@ def test_blocks_end_no_later_than_the_change_falls_to_the_tolerance():
     assert iterations.next_block(5.0, 9.0, 0.0, 3) == 3
 
 
-def plain_cubic(t, a):
-    t = abs(t)
-    if t <= 1:
-        return (a + 2) * t**3 - (a + 3) * t**2 + 1
-    return a * (t**3 - 5 * t**2 + 8 * t - 4) if t < 2 else 0.0
-
-
 def plain_warp(image, u, v, a):
     """Keys, 1981: the sum over all pixels, those outside counting as zero."""
     height, width = image.shape
     found = np.empty((height, width))
     for y, x in np.ndindex(height, width):
-        down = [plain_cubic(y + v[y, x] - j, a) for j in range(height)]
-        along = [plain_cubic(x + u[y, x] - i, a) for i in range(width)]
+        down = keys(y + v[y, x] - np.arange(height), a)
+        along = keys(x + u[y, x] - np.arange(width), a)
         found[y, x] = down @ image @ along
     return found
 

@@ -53,8 +53,16 @@ def test_engines_by_device(monkeypatch):
     engine = get_engine(QUICK, "cuda:1")
     assert isinstance(engine, CUDAEngine)
     assert (engine.settings, engine.device) == (QUICK, "cuda:1")
-    with pytest.raises(UserError, match="no optical flow for device 'tpu'"):
-        get_engine(QUICK, "tpu")
+    for name in ("tpu", "cuda:", "cuda:x", "cpu:0"):
+        with pytest.raises(UserError, match=f"no optical flow for device '{name}'"):
+            get_engine(QUICK, name)
+
+
+def test_raft_on_a_gpu_that_is_not_there_is_refused_before_its_weights_are_sought(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="'cuda:7', but PyTorch finds 1 GPU"):
+        get_engine(RAFT(weights="nowhere.pth"), "cuda:7")
 
 
 @pytest.fixture

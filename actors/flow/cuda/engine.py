@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from actors.errors import UserError
 from actors.flow.cuda.batches import IN_FLIGHT, CUDAStreams, NoStreams, Slot, ceiling, solve_batches
-from actors.flow.devices import Fitting, PairSize, UnusableGPU, free_memory
+from actors.flow.devices import Fitting, PairSize, UnusableGPU, check_present, free_memory
+from actors.flow.fields import check_bound
 from actors.flow.settings import TVL1
 from actors.flow.tvl1 import check_frames
 
@@ -72,12 +73,7 @@ def _recorder(device: torch.device) -> Record | None:
 
 def _check_gpu(device: torch.device) -> None:
     """Raises UnusableGPU where PyTorch doesn't find it, or it is older than Triton's oldest."""
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if (device.index or 0) >= found:
-        raise UnusableGPU(
-            f"flow device is {str(device)!r}, but PyTorch finds {found or 'no'} GPU",
-            "choose another, or 'cpu'",
-        )
+    check_present(device)
     capability = torch.cuda.get_device_capability(device)
     if capability < LEAST_CAPABILITY:
         name = torch.cuda.get_device_name(device)
@@ -194,8 +190,7 @@ class CUDAEngine:
             ValueError: the frames are not as for a call, or the bound is not above 0.
             UserError: the device has not enough memory for one pair.
         """
-        if not bound > 0:
-            raise ValueError(f"flow bound is {bound!r} pixels; it must be above 0, such as 20")
+        check_bound(bound)
         return self._run(frames, bound)
 
     def _run(self, frames: NDArray[np.uint8], bound: float | None) -> NDArray[Any]:

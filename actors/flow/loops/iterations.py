@@ -1,7 +1,7 @@
 """The iterations, many in one sweep: alternating ones as OpenCV's, and primal-dual ones.
 
-A row is gone through by blocks of `LANES` pixels, a number known when the loop is compiled: a block
-becomes a vector or a few, and no row of any width has pixels left over for a slower loop.
+A row is gone through `LANES` pixels at a time, a number known when the loop is compiled: they
+become one vector or several, and no row of any width has pixels left over for a slower loop.
 """
 
 from __future__ import annotations
@@ -13,28 +13,39 @@ import numpy as np
 
 from actors.flow.compiling import compiled
 from actors.flow.loops.planes import (
-    BLOCK,
     I1,
     LANES,
     LONGEST_BLOCK,
     ONE,
+    VECTOR,
     Index,
     Plane,
 )
+
+ROWS = 32
+"""Rows whose squared changes are summed in single precision, which all of a large frame's are too
+many for."""
+
+
+@compiled()
+def sums(height: int) -> int:
+    """Sums of squared changes that `iterate` makes at most: `LANES` per iteration and `ROWS`."""
+    return (height + ROWS - 1) // ROWS * LONGEST_BLOCK * LANES
 
 
 @compiled(disjoint=True, inline=True)
 def _primal_row(
     u: Plane, v: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, gx: Plane, gy: Plane,
-    inverse: Plane, rho: Plane, at: Index, above: Index, blocks: Index, limit: Any,
-    change: Plane, of: Index,
+    inverse: Plane, rho: Plane, at: Index, above: Index, vectors: Index, limit: Any,
+    change: Plane, first: Index,
 ) -> None:  # fmt: skip
-    """One row of u <- u + step g + theta div p; adds its squared change to `change`.
+    """One row of u <- u + step g + theta div p; adds its squared changes to `change`.
 
-    The step along the gradient is the thresholding operator (Zach et al., Eq. 15).
+    They go into `LANES` sums from `first` on. The step along the gradient is the thresholding
+    operator (Zach et al., Eq. 15).
     """
-    for block in range(blocks):
-        start = block * BLOCK
+    for vector in range(vectors):
+        start = vector * VECTOR
         for lane in range(LANES):
             x = start + np.uintp(lane)
             i, j = at + x, above + x
@@ -44,17 +55,17 @@ def _primal_row(
             dv = step * gy[i] + ((vx[i] - vx[i - I1]) + (vy[i] - vy[j]))
             u[i] += du
             v[i] += dv
-            change[of + np.uintp(lane)] += du * du + dv * dv
+            change[first + np.uintp(lane)] += du * du + dv * dv
 
 
 @compiled(disjoint=True, inline=True)
 def _dual_row(
     u: Plane, v: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, tau: Plane, at: Index,
-    below: Index, blocks: Index, rate: Any,
+    below: Index, vectors: Index, rate: Any,
 ) -> None:  # fmt: skip
     """One row of p <- (p + tau grad u) / (1 + tau / theta |grad u|) (Zach et al., Eq. 14)."""
-    for block in range(blocks):
-        start = block * BLOCK
+    for vector in range(vectors):
+        start = vector * VECTOR
         for lane in range(LANES):
             x = start + np.uintp(lane)
             i, j = at + x, below + x
@@ -80,43 +91,62 @@ def iterate(
     So iteration k may do row y of u and row y-1 of p as soon as iteration k-1 has done row y of p,
     and all the rows it needs are still in the cache.
 
+    Source: Zach, Pock and Bischof (2007), Eq. 14 and 15.
+
     Args:
-        tau: times step of each column: 0 in the columns after the frame, which thus stay zero.
-        change: written: each iteration's summed squared change, in `LANES` parts.
+        u: plane of the displacements along x in pixels; updated, as the five after it.
+        v: along y.
+        ux: of u's dual variables, times theta, along x.
+        uy: along y.
+        vx: of v's.
+        vy: along y.
+        gx: of the warped second frame's gradient along x, intensity per pixel.
+        gy: along y.
+        inverse: of 1 / |g|^2, 0 where flat.
+        rho: of the residual at zero flow, intensity.
+        tau: (stride); time step of each column: 0 in the columns after the frame, which thus stay
+            zero.
+        height: rows.
+        width: columns.
+        stride: from row to row of a plane.
+        limit: lambda * theta, the longest step in units of g.
+        rate: tau / theta.
+        change: (at least `sums(height)`); written: squared changes, for `total`.
+        count: iterations, at most LONGEST_BLOCK.
     """
-    change[: count * LANES] = 0
+    change[: sums(height)] = 0
     columns, pitch = np.uintp(width), np.uintp(stride)
-    blocks = (columns + np.uintp(LANES - 1)) // BLOCK
+    vectors = (columns + np.uintp(LANES - 1)) // VECTOR
     for front in range(height + count):
         for k in range(max(front - height, 0), min(count, front + 1)):
             y = front - k
             at = np.uintp(y + 1) * pitch
             if y < height:
                 _primal_row(
-                    u, v, ux, uy, vx, vy, gx, gy, inverse, rho, at, at - pitch, blocks, limit,
-                    change, np.uintp(k) * BLOCK,
+                    u, v, ux, uy, vx, vy, gx, gy, inverse, rho, at, at - pitch, vectors, limit,
+                    change, np.uintp(y // ROWS * LONGEST_BLOCK + k) * VECTOR,
                 )  # fmt: skip
                 # No change across the right edge.
                 u[at + columns] = u[at + columns - I1]
                 v[at + columns] = v[at + columns - I1]
             if y > 0:
                 below = at if y < height else at - pitch
-                _dual_row(u, v, ux, uy, vx, vy, tau, at - pitch, below, blocks, rate)
+                _dual_row(u, v, ux, uy, vx, vy, tau, at - pitch, below, vectors, rate)
 
 
 @compiled(disjoint=True, inline=True)
 def _primal_step_row(
     u: Plane, v: Plane, ux: Plane, uy: Plane, vx: Plane, vy: Plane, gx: Plane, gy: Plane,
     inverse: Plane, rho: Plane, bar_u: Plane, bar_v: Plane, at: Index, above: Index, bar: Index,
-    blocks: Index, tau: Any, limit: Any, share: Any, change: Plane, of: Index,
+    vectors: Index, tau: Any, limit: Any, share: Any, change: Plane, first: Index,
 ) -> None:  # fmt: skip
-    """One row of u <- prox(u + tau div p), and of u extrapolated; adds to `change` as above.
+    """One row of u <- prox(u + tau div p), and of u extrapolated; adds its squared changes.
 
     The proximal map is that of tau times the data term's Moreau envelope of width theta, which the
     coupling of `_primal_row` amounts to: `share` of the way to its thresholding operator.
     """
-    for block in range(blocks):
-        start = block * BLOCK
+    for vector in range(vectors):
+        start = vector * VECTOR
         for lane in range(LANES):
             x = start + np.uintp(lane)
             i, j, k = at + x, above + x, bar + x
@@ -130,17 +160,17 @@ def _primal_step_row(
             v[i] += dv
             bar_u[k] = u[i] + du
             bar_v[k] = v[i] + dv
-            change[of + np.uintp(lane)] += du * du + dv * dv
+            change[first + np.uintp(lane)] += du * du + dv * dv
 
 
 @compiled(disjoint=True, inline=True)
 def _dual_step_row(
     ux: Plane, uy: Plane, vx: Plane, vy: Plane, bar_u: Plane, bar_v: Plane, sigma: Plane,
-    at: Index, bar: Index, below: Index, blocks: Index,
+    at: Index, bar: Index, below: Index, vectors: Index,
 ) -> None:  # fmt: skip
     """One row of p <- (p + sigma grad u) / max(1, |p + sigma grad u|), u being extrapolated."""
-    for block in range(blocks):
-        start = block * BLOCK
+    for vector in range(vectors):
+        start = vector * VECTOR
         for lane in range(LANES):
             x = start + np.uintp(lane)
             i, j, k = at + x, bar + x, below + x
@@ -164,18 +194,20 @@ def iterate_primal_dual(
 ) -> None:  # fmt: skip
     """As `iterate`, of Chambolle and Pock's iterations; the dual variables are not times theta.
 
-    Args:
-        bar_u: room for two rows per iteration of extrapolated displacements.
+    Source: Chambolle and Pock (2011), Algorithm 1.
+
+    Args (others as of `iterate`):
+        bar_u: two rows of extrapolated displacements per iteration, 2 * LONGEST_BLOCK * stride and
+            a cache line; scratch.
         bar_v: likewise.
-        sigma: dual step of each column: 0 in the columns after the frame.
+        sigma: (stride); dual step of each column: 0 in the columns after the frame.
         tau: primal step.
         limit: lambda * tau.
         share: tau / (tau + theta).
-        change: written: each iteration's summed squared change, in `LANES` parts.
     """
-    change[: count * LANES] = 0
+    change[: sums(height)] = 0
     columns, pitch = np.uintp(width), np.uintp(stride)
-    blocks = (columns + np.uintp(LANES - 1)) // BLOCK
+    vectors = (columns + np.uintp(LANES - 1)) // VECTOR
     for front in range(height + count):
         for k in range(max(front - height, 0), min(count, front + 1)):
             y = front - k
@@ -184,7 +216,8 @@ def iterate_primal_dual(
             if y < height:
                 _primal_step_row(
                     u, v, ux, uy, vx, vy, gx, gy, inverse, rho, bar_u, bar_v, at, at - pitch,
-                    here, blocks, tau, limit, share, change, np.uintp(k) * BLOCK,
+                    here, vectors, tau, limit, share, change,
+                    np.uintp(y // ROWS * LONGEST_BLOCK + k) * VECTOR,
                 )  # fmt: skip
                 # No change across the right edge.
                 bar_u[here + columns] = bar_u[here + columns - I1]
@@ -192,8 +225,18 @@ def iterate_primal_dual(
             if y > 0:
                 below = here if y < height else before
                 _dual_step_row(
-                    ux, uy, vx, vy, bar_u, bar_v, sigma, at - pitch, before, below, blocks
+                    ux, uy, vx, vy, bar_u, bar_v, sigma, at - pitch, before, below, vectors
                 )
+
+
+@compiled()
+def total(change: Plane, height: int, k: int) -> float:
+    """The squared change of the whole frame in iteration k, in double precision."""
+    found = 0.0
+    for rows in range((height + ROWS - 1) // ROWS):
+        for lane in range(LANES):
+            found += change[(rows * LONGEST_BLOCK + k) * LANES + lane]
+    return found
 
 
 @compiled()

@@ -38,5 +38,6 @@ TERMS = SCRATCH + 1
 FLAT = np.float32(np.finfo(np.float32).eps)
 """A squared gradient below this carries no motion."""
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
-BLOCK = np.uintp(LANES)
+VECTOR = np.uintp(LANES)
+"""`LANES` as an index."""
 I0, I1, I2, I3, I4, I5, I6, I7 = (np.uintp(n) for n in range(8))

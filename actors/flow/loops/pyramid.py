@@ -289,7 +289,7 @@ def _aim_row(
 ) -> None:  # fmt: skip
     """Where each pixel of a row comes from: its first tap, and its weights along x and y.
 
-    A displacement beyond the frame is cut where all taps lie in the margin.
+    A displacement beyond the frame is cut where no tap that weighs lies in the frame.
     """
     pitch = np.uint32(width) + np.uint32(2 * MARGIN)
     lowest, around = np.float32(-2), np.float32(MARGIN)

@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.flow.compiling import compiled
-from actors.flow.loops.iterations import iterate, iterate_primal_dual, next_block
+from actors.flow.loops.iterations import (
+    iterate,
+    iterate_primal_dual,
+    next_block,
+    sums,
+    total,
+)
 from actors.flow.loops.planes import (
     GX,
     GY,
@@ -99,7 +105,7 @@ def _block(
             terms[INVERSE], terms[RHO], steps, height, width, stride, limit, rate, change, count,
         )  # fmt: skip
     for k in range(count):
-        errors[k] = change[k * LANES : (k + 1) * LANES].sum()
+        errors[k] = total(change, height, k)
 
 
 @compiled()
@@ -136,7 +142,7 @@ def solve_scale(
     steps = np.zeros(stride, np.float32)
     steps[:width] = sigma if sigma > 0 else tau
     bars = np.zeros((2, 2 * LONGEST_BLOCK * stride + LANES), np.float32)
-    change = np.empty(LONGEST_BLOCK * LANES, np.float32)
+    change = np.empty(sums(height), np.float32)
     errors = np.empty(LONGEST_BLOCK, np.float64)
     one_by_one = tolerance > 0 and height * width <= ONE_BY_ONE
     done = 0
