@@ -135,8 +135,8 @@ def solve_scale(
         sigma: dual step of primal-dual iterations, or 0 for alternating ones.
         tolerance: a warp ends when an iteration's summed squared change is not above this. Where
             `next_block` foretold too many, some iterations more are made, at most a block less
-            one: in 900 warps of real clips (18,450 iterations), twice one. Never in scales of
-            ONE_BY_ONE pixels or fewer.
+            one, mostly none (docs/flow.md has figures). Never in scales of ONE_BY_ONE pixels or
+            fewer.
         cubic: the bicubic kernel's free parameter.
     """
     steps = np.zeros(stride, np.float32)
