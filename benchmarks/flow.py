@@ -39,7 +39,7 @@ SECTIONS = {
     "cuda": ("triton",),
 }
 """Sections, and the packages that each can't do without."""
-CLIP_LENGTH = 17
+CLIP_LENGTH = 33
 """Frames of a clip where OpenCV is not measured on them."""
 
 

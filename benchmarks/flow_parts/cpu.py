@@ -186,7 +186,7 @@ def together(clips: Sequence[Gray], threads: int, repeats: int) -> Figures:
         jobs: dict[str, Callable[[], Any]] = {}
         for how, count in order:
             work = [*clips] if how == "together" else pairs
-            jobs[f"{how} {count}"] = partial(_ours, work * 2, schedule, count)
+            jobs[f"{how} {count}"] = partial(_ours, work, schedule, count)
         seconds = in_turn(jobs, repeats * ROUNDS[name])
         figures[f"{name}_threads_{threads}_to_1"] = ratio(
             seconds["together 1"], seconds[f"together {threads}"]
