@@ -85,8 +85,9 @@ def in_words(rows: Sequence[Row], output: str | None) -> str:
         parts.append(f"{_videos(failed)} that can't be used")
     if output:
         parts.append(f"all in {output}")
-    elif len(rows) > SHOWN:
-        parts.append(f"the first {SHOWN} shown; --output FILE keeps all")
+    if len(rows) > SHOWN:
+        keep = "" if output else "; --output FILE keeps all"
+        parts.append(f"the first {SHOWN} shown{keep}")
     return ", ".join(parts)
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from actors.flow.engine import CPUEngine, FlowEngine, compile_kernels, get_engine
     from actors.flow.fields import dequantise, flip_stack, interleave, quantise, subtract_mean
-    from actors.flow.settings import SMALLEST_SIDE, TVL1
+    from actors.flow.settings import SCHEDULES, SMALLEST_SIDE, TVL1
     from actors.flow.tvl1 import flow, to_gray
 
 __all__ = [
+    "SCHEDULES",
     "SMALLEST_SIDE",
     "TVL1",
     "CPUEngine",
@@ -32,7 +33,7 @@ __all__ = [
 _HOMES = {
     "engine": ("CPUEngine", "FlowEngine", "compile_kernels", "get_engine"),
     "fields": ("dequantise", "flip_stack", "interleave", "quantise", "subtract_mean"),
-    "settings": ("SMALLEST_SIDE", "TVL1"),
+    "settings": ("SCHEDULES", "SMALLEST_SIDE", "TVL1"),
     "tvl1": ("flow", "to_gray"),
 }
 

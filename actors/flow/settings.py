@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,16 +60,19 @@ class TVL1:
 
     def __post_init__(self) -> None:
         for name in ("tau", "lambda_", "theta", "sigma"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"flow: {name} is {getattr(self, name)!r}; it must be above 0")
-        if not self.epsilon >= 0:
-            raise UserError(f"flow: epsilon is {self.epsilon!r}; it must be 0 or above")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(
+                    f"flow: {name} is {getattr(self, name)!r}; it must be above 0 and finite"
+                )
+        if not 0 <= self.epsilon < math.inf:
+            raise UserError(f"flow: epsilon is {self.epsilon!r}; it must be 0 or above, and finite")
         self._check_solver()
         if not -1 <= self.cubic <= 0:
             raise UserError(f"flow: cubic is {self.cubic!r}; it must lie between -1 and 0")
         for name in ("scales", "warps", "inner_iterations", "outer_iterations"):
-            if getattr(self, name) < 1:
-                raise UserError(f"flow: {name} is {getattr(self, name)!r}; it must be at least 1")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"flow: {name} is {value!r}; it must be a whole number, at least 1")
         if not 0 < self.scale_step < 1:
             raise UserError(
                 f"flow: scale_step is {self.scale_step!r}; it must lie between 0 and 1, such as 0.8"

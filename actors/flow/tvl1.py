@@ -49,12 +49,15 @@ def flow(
         float32 (max(T - 1, 0), 2, H, W) or (N, 2, H, W): displacements in pixels, x first.
 
     Raises:
+        TypeError: settings are no `TVL1`, or frames no array.
         ValueError: the frames' shape, type or size is not as above, or threads is below 1.
     """
-    settings = settings or TVL1()
+    settings = TVL1() if settings is None else settings
+    if not isinstance(settings, TVL1):
+        raise TypeError(f"settings are {settings!r}; give a TVL1, such as SCHEDULES['fast']")
     frames = check_frames(frames)
-    if threads < 1:
-        raise ValueError(f"threads is {threads}; give at least 1")
+    if not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"threads is {threads!r}; give a whole number, at least 1")
     if frames.ndim == 4 and frames.shape[1] == 3:
         frames = to_gray(frames)
     pairs = len(frames) if frames.ndim == 4 else max(len(frames) - 1, 0)
@@ -78,8 +81,11 @@ def check_frames(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The frames, once their type and shape are as `flow` wants them.
 
     Raises:
+        TypeError: they are no array.
         ValueError: they are not.
     """
+    if not isinstance(frames, np.ndarray):
+        raise TypeError(f"frames are a {type(frames).__name__}; give a NumPy array of uint8")
     if frames.dtype != np.uint8:
         raise ValueError(f"frames are {frames.dtype}; give uint8 intensities of 0..255")
     if frames.ndim != 3 and not (frames.ndim == 4 and frames.shape[1] in (2, 3)):

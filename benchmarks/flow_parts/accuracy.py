@@ -25,8 +25,11 @@ from benchmarks.flow_parts.contenders import (
 from benchmarks.flow_parts.timing import in_turn, say
 
 SLOW = ("scikit-image", "RAFT", "OpenCV TV-L1")
-"""Measured on a few pairs only."""
-FEW = 2
+"""Seconds or so per pair."""
+EVERY = 16
+"""Pairs of a clip of which one is measured."""
+AGAIN = 10
+"""How often a round finds the fields of methods that are not slow."""
 
 
 def tvl1_contenders() -> dict[str, Contender]:
@@ -63,23 +66,19 @@ def _errors(pairs: Mapping[str, Truth], fields: Sequence[Any]) -> dict[str, floa
 
 
 def measure_methods(clips: Sequence[Gray], repeats: int) -> dict[str, float]:
-    """Pairs per second of every method, one thread, in turn on 320x240 pairs.
-
-    The `SLOW` ones on the first `FEW` of the others' pairs.
-    """
+    """Pairs per second of every method, one thread, in turn on the same 320x240 pairs."""
     if importable("cv2"):
         set_opencv_threads(1)
     torch.set_num_threads(1)
-    pairs = [clip[i : i + 2] for clip in clips for i in range(0, len(clip) - 1, 4)]
+    pairs = [clip[i : i + 2] for clip in clips for i in range(0, len(clip) - 1, EVERY)]
     found = tvl1_contenders() | others()
-    several = {n: f for n, f in found.items() if not n.startswith(SLOW)}
-    rates: dict[str, float] = {}
-    for some, chosen in ((several, pairs), (found, pairs[:FEW])):
-        contenders = {n: f for n, f in some.items() if n not in rates}
-        say(f"methods: {', '.join(contenders)}")
-        for find in contenders.values():
-            find(chosen[0])  # what is made at the first call is not timed
-        jobs = {n: partial(side_by_side, f, chosen, 1) for n, f in contenders.items()}
-        for name, seconds in in_turn(jobs, repeats).items():
-            rates[name] = len(chosen) / statistics.median(seconds)
-    return rates
+    jobs, counts = {}, {}
+    say(f"methods: {', '.join(found)}")
+    for name, find in found.items():
+        find(pairs[0])  # what is made at the first call is not timed
+        counts[name] = 1 if name.startswith(SLOW) else AGAIN
+        jobs[name] = partial(side_by_side, find, pairs * counts[name], 1)
+    return {
+        name: counts[name] * len(pairs) / statistics.median(seconds)
+        for name, seconds in in_turn(jobs, repeats).items()
+    }

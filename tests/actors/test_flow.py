@@ -211,6 +211,8 @@ def test_primal_dual_stops_by_the_rule_too():
     [
         {"tau": 0.0},
         {"scales": 0},
+        {"scales": 2.5},
+        {"tau": float("inf")},
         {"scale_step": 1.0},
         {"median_filtering": 4},
         {"theta": -1.0},
@@ -228,6 +230,16 @@ def test_steps_too_long_for_primal_dual_are_refused():
     TVL1(tau=0.3, sigma=0.8)  # alternating iterations have no sigma
     with pytest.raises(UserError, match="8 tau sigma is 1.92"):
         TVL1(solver="primal_dual", tau=0.3, sigma=0.8)
+
+
+def test_arguments_of_another_kind_are_refused():
+    with pytest.raises(TypeError, match="settings are 'fast'; give a TVL1, such as SCHEDULES"):
+        flow(shifted_pair(), "fast")
+    for frames in (list(shifted_pair()), torch.from_numpy(shifted_pair())):
+        with pytest.raises(TypeError, match=f"are a {type(frames).__name__}; give a NumPy array"):
+            flow(frames)
+    with pytest.raises(ValueError, match="threads is 1.5"):
+        flow(shifted_pair(), threads=1.5)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -107,6 +107,9 @@ def test_a_line_after_the_table_tells_how_many(rows):
     assert in_words(rows[2:] * 1200, None) == (
         "1,200 videos predicted, the first 40 shown; --output FILE keeps all"
     )
+    assert (
+        in_words(rows[2:] * 50, "p.csv") == "50 videos predicted, all in p.csv, the first 40 shown"
+    )
 
 
 def test_another_refinement_takes_the_place_of_the_models_own(folder, rows, tmp_path):
