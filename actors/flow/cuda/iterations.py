@@ -296,6 +296,19 @@ def _advance_by(
         )  # fmt: skip
 
 
+@triton.jit
+def latest(states, slots, room, pair):
+    """Where a pair's latest state is kept for this piece: its slot, what that says (1 bit for the
+    side, 2 for a pair that is done), this state and the other one, to be written.
+    """
+    slot = slots + pair * tl.num_programs(0) + tl.program_id(0)
+    state = tl.load(slot)
+    tl.debug_barrier()  # The first warp to end writes the slot: all have read it by then.
+    side = state & 1
+    first = states + pair * 2 * room
+    return slot, state, first + side * room, first + (1 - side) * room
+
+
 @triton.jit(
     do_not_specialize=[
         "room", "step", "previous", "more", "height", "width", "pitch", "pieces_wide", "rows"
@@ -341,12 +354,7 @@ def iterate(
     x, own = piece(width, pieces_wide, STRIPS)
     start = (tl.program_id(0) // pieces_wide) * rows
     stop = tl.minimum(start + rows, height)
-    slot = slots + pair * tl.num_programs(0) + tl.program_id(0)
-    state = tl.load(slot)
-    tl.debug_barrier()  # The first warp to end writes the slot: all have read it by then.
-    side = state & 1
-    source = states + pair * 2 * room + side * room
-    target = states + pair * 2 * room + (1 - side) * room
+    slot, state, source, target = latest(states, slots, room, pair)
     data += pair * 3 * height * pitch
     if CHECK:
         every = tl.num_programs(1).to(tl.int64) * tl.num_programs(0) * HALO
@@ -359,17 +367,17 @@ def iterate(
                         target, source, data, needed, x, own, start, stop, height, width, pitch,
                         limit, tau, rate, sigma, grain, PRIMAL_DUAL,
                     )  # fmt: skip
-                tl.store(slot, side + 2)
+                tl.store(slot, (state & 1) + 2)
             elif more != 0:
                 _advance(
                     source, target, data, mine + (step & 1) * every + tl.program_id(0) * HALO,
                     x, own, start, stop, height, width, pitch, limit, tau, rate, sigma,
                     grain, True, PRIMAL_DUAL, ITERATIONS,
                 )  # fmt: skip
-                tl.store(slot, 1 - side)
+                tl.store(slot, 1 - (state & 1))
     else:
         _advance(
             source, target, data, changes, x, own, start, stop, height, width, pitch,
             limit, tau, rate, sigma, grain, False, PRIMAL_DUAL, ITERATIONS,
         )  # fmt: skip
-        tl.store(slot, 1 - side)
+        tl.store(slot, 1 - (state & 1))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from actors.flow.cuda.iterations import piece
+from actors.flow.cuda.iterations import latest, piece
 
 
 @triton.jit
@@ -66,12 +66,7 @@ def filter_flow(
     start = (tl.program_id(0) // pieces_wide) * rows
     stop = tl.minimum(start + rows, height)
     plane = height * pitch
-    slot = slots + pair * tl.num_programs(0) + tl.program_id(0)
-    state = tl.load(slot)
-    tl.debug_barrier()  # The first warp to end writes the slot: all have read it by then.
-    side = state & 1
-    source = states + pair * 2 * room + side * room
-    target = states + pair * 2 * room + (1 - side) * room
+    slot, state, source, target = latest(states, slots, room, pair)
     if (state < 2) | (step == 0):
         for y in range(start, stop):
             for k in tl.static_range(2):
@@ -80,4 +75,4 @@ def filter_flow(
                 tl.store(target + place, middle, mask=own)
                 place += 2 * plane
                 tl.store(target + place, tl.load(source + place, mask=own, other=0.0), mask=own)
-        tl.store(slot, 1 - side)
+        tl.store(slot, 1 - (state & 1))
