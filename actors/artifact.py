@@ -29,8 +29,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 
-from actors.codecs import decode, encode
 from actors.errors import UserError
+from actors.media.codecs import decode, encode
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
 
 VERSION = 1
@@ -197,7 +197,7 @@ class ArtifactReader:
         return self._images("frames", indices, channels=3, count=self.n_frames)
 
     def flow(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Flow fields, uint8 (n, 2, H, W), x first; 128 is no motion (`flow.dequantise`).
+        """Flow fields, uint8 (n, 2, H, W), x first; 128 is no motion (`flow.dequantize`).
 
         Raises:
             IndexError: the clip has no such field.

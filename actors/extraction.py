@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from actors.artifact import VERSION, Clip, ImageSpool, Spool, artifact_name, pieces, spool
-from actors.decode import PictureDecoder, best_pictures, open_media, packets
 from actors.errors import MediaError, UserError, nearest
 from actors.extract_settings import ExtractSettings
 from actors.flow import FlowEngine, get_engine, to_gray
 from actors.flow.engine import is_on_gpu
-from actors.flow.methods import find_quantised
-from actors.sound import SoundDecoder
+from actors.flow.methods import find_quantized
+from actors.media.decode import PictureDecoder, best_pictures, open_media, packets
+from actors.media.sound import SoundDecoder
 from actors.storage import Storage
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
 
@@ -212,7 +212,7 @@ class _Windows:
         self._settings = settings
         self._engine = engine if MOTION in streams else None
         self._keep_frames = SPATIAL in streams
-        self._colour = bool(getattr(engine, "colour", False))
+        self._color = bool(getattr(engine, "color", False))
         self._waiting: list[np.ndarray] = []
         self._last: np.ndarray | None = None
         self._seen = 0
@@ -248,7 +248,7 @@ class _Windows:
             self.frames.append(window[-self._seen % every :: every])
         self._seen += len(window)
         if self._engine is not None:
-            self._append_flow(self._engine, window if self._colour else to_gray(window))
+            self._append_flow(self._engine, window if self._color else to_gray(window))
 
     def finish(self) -> None:
         """Works off what is waiting, and waits for what is still being found."""
@@ -268,7 +268,7 @@ class _Windows:
         self._found = self._thread.submit(self._find, engine, window)
 
     def _find(self, engine: FlowEngine, window: np.ndarray) -> None:
-        self.flow.append(find_quantised(engine, window, self._settings.flow_bound))
+        self.flow.append(find_quantized(engine, window, self._settings.flow_bound))
 
     def _wait(self) -> None:
         """Until the window that is being worked on is done; what went wrong there is raised."""

@@ -28,14 +28,14 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.launch import ROOT  # noqa: E402, I001
+from pipelines.cli.launch import ROOT  # noqa: E402, I001
 import torch  # noqa: E402
 from actors.artifact import artifact_name  # noqa: E402
 from actors.extraction import ClipExtractor  # noqa: E402
 from actors.storage import Storage  # noqa: E402
 from actors.streams import STREAMS  # noqa: E402
-from pipelines.demo_videos import make_demo_set  # noqa: E402
-from pipelines.settings import parse_settings  # noqa: E402
+from pipelines.data.demo_videos import make_demo_set  # noqa: E402
+from pipelines.cli.settings import parse_settings  # noqa: E402
 
 Row = dict[str, str]
 
@@ -80,7 +80,7 @@ def bare_loop(rows: list[Row], processes: int) -> float:
 
 def through_ray(rows: list[Row], processes: int) -> float:
     """Clips per second of the job's own extraction."""
-    from actors.pool import PoolResources, run_pool
+    from actors.pool.run import PoolResources, run_pool
 
     with tempfile.TemporaryDirectory() as output:
         marks: list[float] = []

@@ -90,7 +90,7 @@ def clips_of(chosen: argparse.Namespace) -> list[Any] | None:
 
 def extraction(chosen: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.flow_parts.extraction import measure_extraction, usable
-    from pipelines.demo_videos import DemoSettings, make_demo_set
+    from pipelines.data.demo_videos import DemoSettings, make_demo_set
 
     # OpenCV needs seconds for a pair: some ten of each clip are enough, and two rounds.
     rounds = min(chosen.repeats, 2)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws the flow of a pair of frames in Middlebury's colours, with the wheel as the key.
+"""Draws the flow of a pair of frames in Middlebury's colors, with the wheel as the key.
 
     python benchmarks/flow_picture.py OUT.png [--video FILE --frame N | --images FIRST SECOND]
 
@@ -105,7 +105,7 @@ def wheel(size: int, longest: float) -> Image.Image:
 
 
 def panels(frames: Gray, truth: Field | None) -> dict[str, Image.Image]:
-    """First frame, second frame, flows in one scale of colours, by title."""
+    """First frame, second frame, flows in one scale of colors, by title."""
     fields = {} if truth is None else {"true flow": truth}
     fields |= {f"TV-L1, {name}": flow(frames, s)[0] for name, s in SCHEDULES.items()}
     longest = float(np.percentile(np.hypot(*next(iter(fields.values()))), 99.5))

@@ -28,12 +28,12 @@ from actors.errors import MediaError  # noqa: E402
 from actors.extraction import ClipExtractor  # noqa: E402
 from actors.storage import Storage  # noqa: E402
 from actors.streams import STREAMS  # noqa: E402
-from pipelines.datasets import Manifest, SplitSettings, read_dataset  # noqa: E402
-from pipelines.demo_videos import make_demo_set  # noqa: E402
-from pipelines.settings import Settings, parse_settings  # noqa: E402
-from trainers.examples import Example  # noqa: E402
-from trainers.loop import fit  # noqa: E402
-from trainers.stream_task import StreamTask  # noqa: E402
+from pipelines.data import Manifest, SplitSettings, read_dataset  # noqa: E402
+from pipelines.data.demo_videos import make_demo_set  # noqa: E402
+from pipelines.cli.settings import Settings, parse_settings  # noqa: E402
+from trainers.fit.examples import Example  # noqa: E402
+from trainers.fit.loop import fit  # noqa: E402
+from trainers.encoders.task import StreamTask  # noqa: E402
 
 
 def extract_examples(
@@ -58,10 +58,10 @@ def extract_examples(
 def measure(stream: str, examples: list[Example], settings: Settings, steps: int) -> dict[str, Any]:
     """Milliseconds per step, and the share that is waiting, after a warm-up."""
     chosen = settings.stream(stream)
-    optimiser = replace(chosen.optimiser, max_steps=steps, evaluate_every=10 * steps)
+    optimizer = replace(chosen.optimizer, max_steps=steps, evaluate_every=10 * steps)
     task = StreamTask(stream, chosen, examples, n_classes=16, multi_label=False, seed=0)
-    fit(task, replace(optimiser, max_steps=5), seed=0)
-    result = fit(task, optimiser, seed=0)
+    fit(task, replace(optimizer, max_steps=5), seed=0)
+    result = fit(task, optimizer, seed=0)
     share = result.waited_s / result.step_s
     return {"ms_per_step": 1000 * result.step_s / steps, "waiting_share": share}
 

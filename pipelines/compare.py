@@ -21,8 +21,8 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from pipelines.launch import start  # goes on in the environment that has Ray
-    from pipelines.compare_options import read_comparison  # isort: skip
+    from pipelines.cli.launch import start  # goes on in the environment that has Ray
+    from pipelines.cli.compare_options import read_comparison  # isort: skip
 
     start("pipelines.compare", lambda: read_comparison(__doc__ or "", sys.argv[1:]))
 
@@ -31,11 +31,11 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from actors.storage import Storage
-from pipelines.compare_options import AskedComparison, Plan, check_methods
-from pipelines.compared import describe, summarise
+from pipelines.cli.compare_options import AskedComparison, Plan, check_methods
+from pipelines.cli.settings import SEQUENCE_STREAMS, Settings
 from pipelines.evaluate import read_scores, score_systems
 from pipelines.extract import extract
-from pipelines.job import Job, open_job
+from pipelines.report.compared import describe, summarize
 from pipelines.report.comparison import (
     Comparison,
     comparison_html,
@@ -45,9 +45,9 @@ from pipelines.report.comparison import (
     to_csv,
     to_latex,
 )
-from pipelines.settings import SEQUENCE_STREAMS, Settings
-from pipelines.stages import Facts, StageResult, fingerprint, run_stage
-from pipelines.tracking import Run
+from pipelines.steps.caching import Facts, StageResult, fingerprint, run_stage
+from pipelines.steps.job import Job, open_job
+from pipelines.tracking.runs import Run
 from pipelines.train import train
 from pipelines.tune import Tuned, tune
 from trainers.comparison.rows import Material, Row, rows
@@ -198,7 +198,7 @@ def _run_row(job: Job, row: Row, scored: str, shared: _Shared) -> StageResult:
 def _log_measures(
     run: Run, material: Material, scores: NDArray[np.float64], seconds: float
 ) -> None:
-    from trainers.metrics import summary
+    from trainers.metrics.measures import summary
 
     targets = material.targets[material.splits == "test"]
     truth = targets.astype(bool) if material.multi_label else targets.argmax(1)
@@ -214,7 +214,7 @@ def compare(asked: AskedComparison) -> Comparison:
         with open_job(plan.settings, plan.manifest) as job:
             done.append(compare_split(job, plan.name, chosen))
             if number == len(plans):
-                comparison = summarise(
+                comparison = summarize(
                     done,
                     chosen,
                     title=f"{job.manifest.name}: the hybrid and what it is compared with",

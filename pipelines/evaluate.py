@@ -18,8 +18,8 @@ from typing import Any, cast
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from pipelines.launch import start  # goes on in the environment that has Ray
-    from pipelines.command_line import read_job  # isort: skip
+    from pipelines.cli.launch import start  # goes on in the environment that has Ray
+    from pipelines.cli.command_line import read_job  # isort: skip
 
     start("pipelines.evaluate", lambda: read_job(__doc__ or ""))
 
@@ -27,17 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.storage import Storage
-from pipelines.command_line import Asked
-from pipelines.datasets import Manifest
+from pipelines.cli.command_line import Asked
+from pipelines.data import Manifest
 from pipelines.extract import Extraction, extract
-from pipelines.inputs import FusionInputs
-from pipelines.job import Job, open_job
-from pipelines.provenance import versions
-from pipelines.registry import Evaluation, register
-from pipelines.scores import collect_scores
-from pipelines.stages import Facts, StageResult
+from pipelines.steps.caching import Facts, StageResult
+from pipelines.steps.inputs import FusionInputs
+from pipelines.steps.job import Job, open_job
+from pipelines.steps.scores import collect_scores
+from pipelines.tracking.provenance import versions
+from pipelines.tracking.registry import Evaluation, register
 from pipelines.train import NETWORK, TrainedStream, train
 from pipelines.tune import Tuned, few_threads, tune
+from trainers.encoders.backbones import StreamNetwork
 from trainers.evaluation import (
     MethodFigures,
     Refinements,
@@ -48,11 +49,10 @@ from trainers.evaluation import (
     members,
     refined_systems,
 )
-from trainers.fitted_refinement import METHODS, FittedRefinement
 from trainers.hybrid import REFINEMENT, Hybrid
-from trainers.networks.backbones import StreamNetwork
-from trainers.networks.recurrent import SequenceNetwork
-from trainers.networks.weights import load_network
+from trainers.network_files import load_network
+from trainers.refinement.fitted import METHODS, FittedRefinement
+from trainers.sequence.recurrent import SequenceNetwork
 
 VALIDATION_SCORES = "validation_scores.npz"
 """In the run's folder: what pipelines/refine.py can be tried on."""
@@ -276,7 +276,7 @@ def _network(stage: StageResult) -> StreamNetwork | SequenceNetwork:
 
 def main(asked: Asked) -> None:
     """Runs this step alone, after what it needs."""
-    from pipelines.reporting import report
+    from pipelines.report.gather import report
 
     with open_job(asked.settings, asked.manifest) as job:
         extraction = extract(job)

@@ -21,8 +21,8 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from pipelines.launch import start  # goes on in the environment that has Ray
-    from pipelines.command_line import read_job  # isort: skip
+    from pipelines.cli.launch import start  # goes on in the environment that has Ray
+    from pipelines.cli.command_line import read_job  # isort: skip
 
     start("pipelines.extract", lambda: read_job(__doc__ or ""))
 
@@ -35,12 +35,12 @@ from actors.extraction import ClipExtractor
 from actors.flow.choice import RAFT
 from actors.storage import Storage
 from actors.streams import MOTION, STREAMS
-from pipelines.command_line import Asked
-from pipelines.datasets import Video
-from pipelines.job import Job, open_job
-from pipelines.launch import TooManyRejected
-from pipelines.stages import StageResult, fingerprint, weights_stamp
-from pipelines.stream_check import check_streams
+from pipelines.cli.command_line import Asked
+from pipelines.cli.launch import TooManyRejected
+from pipelines.data import Video
+from pipelines.steps.caching import StageResult, fingerprint, weights_stamp
+from pipelines.steps.job import Job, open_job
+from pipelines.steps.stream_check import check_streams
 
 REJECTED_SCHEMA = pa.schema([(n, pa.string()) for n in ("id", "path", "stage", "kind", "message")])
 
@@ -116,7 +116,7 @@ def _find(job: Job, rows: list[dict[str, str]]) -> tuple[str, Storage, list[dict
     Artifacts that were made with more streams hold these as well, so they serve where they are
     complete: `--streams` can be narrowed without extracting again.
     """
-    from actors.ledger import Ledger
+    from actors.pool.ledger import Ledger
 
     chosen, key = job.settings.chosen_streams, extraction_key(job.settings.extract)
     others = [s for n in range(len(STREAMS) + 1) for s in combinations(STREAMS, n)]
@@ -142,7 +142,7 @@ def _narrowed(outcome: dict[str, Any], streams: Sequence[str]) -> dict[str, Any]
 
 def _run(job: Job, rows: list[dict[str, str]], storage: Storage) -> list[dict[str, Any]]:
     """All outcomes, in the order of the rows."""
-    from actors.pool import PoolResources, run_pool
+    from actors.pool.run import PoolResources, run_pool
 
     job.board()
     wanted = job.settings.resources

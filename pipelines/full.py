@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Job: from labelled videos to a registered, promoted ensemble.
+"""Job: from labeled videos to a registered, promoted ensemble.
 
     pipelines/full.py                                        the demo, on videos it makes
     pipelines/full.py --data PATH --format FORMAT [any setting]
@@ -15,17 +15,17 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from pipelines.launch import start  # goes on in the environment that has Ray
-    from pipelines.command_line import read_job  # isort: skip
+    from pipelines.cli.launch import start  # goes on in the environment that has Ray
+    from pipelines.cli.command_line import read_job  # isort: skip
 
     start("pipelines.full", lambda: read_job(__doc__ or ""))
 
-from pipelines.command_line import Asked
+from pipelines.cli.command_line import Asked
 from pipelines.evaluate import evaluate
 from pipelines.extract import extract
-from pipelines.job import open_job
 from pipelines.promote import promote_version
-from pipelines.reporting import report
+from pipelines.report.gather import report
+from pipelines.steps.job import open_job
 from pipelines.train import train
 from pipelines.tune import tune
 

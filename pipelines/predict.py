@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import pipelines.launch  # noqa: F401  goes on in the environment that has Ray
+    import pipelines.cli.launch  # noqa: F401  goes on in the environment that has Ray
 
 import pyarrow as pa
 import pyarrow.csv
@@ -28,19 +28,19 @@ import pyarrow.parquet as pq
 
 from actors.errors import MediaError, UserError, nearest
 from actors.storage import Storage
-from pipelines.arguments import parse_arguments
-from pipelines.console import Console
-from pipelines.datasets.media import media_below
-from pipelines.launch import main_guard
-from pipelines.model_settings import PredictSettings
-from pipelines.predictions import (
+from pipelines.cli.arguments import parse_arguments
+from pipelines.cli.launch import main_guard
+from pipelines.cli.model_settings import PredictSettings
+from pipelines.data.media import media_below
+from pipelines.report.predictions import (
     SHOWN,
     check_output,
     in_words,
     predictions_table,
     write_predictions,
 )
-from pipelines.stages import fingerprint
+from pipelines.steps.caching import fingerprint
+from pipelines.steps.console import Console
 
 if TYPE_CHECKING:
     from trainers.prediction import Row
@@ -122,8 +122,8 @@ def find_model(settings: PredictSettings) -> Storage:
         UserError: there is no such model.
     """
     if settings.model.startswith(("models:", "runs:")):
-        from pipelines.registry import download
-        from pipelines.tracking import Tracker
+        from pipelines.tracking.registry import download
+        from pipelines.tracking.runs import Tracker
 
         tracker = Tracker(settings.tracking, Storage(settings.storage))
         tracker.reach()
@@ -163,9 +163,9 @@ def _predict_shared(
     import ray
 
     from actors.artifact import artifact_name
-    from actors.pool import PoolResources, run_pool
-    from pipelines.job import quiet_libraries, ray_session
-    from pipelines.registry import digest
+    from actors.pool.run import PoolResources, run_pool
+    from pipelines.steps.job import quiet_libraries, ray_session
+    from pipelines.tracking.registry import digest
     from trainers.hybrid import Hybrid, read_files
     from trainers.prediction import ClipPredictor, empty_row
 
@@ -213,7 +213,7 @@ def _refinement(settings: PredictSettings) -> bytes | None:
     """
     if settings.refinement is None:
         return None
-    from trainers.fitted_refinement import FittedRefinement
+    from trainers.refinement.fitted import FittedRefinement
 
     content = Path(settings.refinement).read_bytes()
     FittedRefinement.from_bytes(content, where=settings.refinement)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from pipelines.launch import start  # goes on in the environment that has Ray
-    from pipelines.arguments import parse_arguments  # isort: skip
-    from pipelines.model_settings import PromoteSettings  # isort: skip
+    from pipelines.cli.launch import start  # goes on in the environment that has Ray
+    from pipelines.cli.arguments import parse_arguments  # isort: skip
+    from pipelines.cli.model_settings import PromoteSettings  # isort: skip
 
     start("pipelines.promote", lambda: parse_arguments(PromoteSettings, __doc__ or "")[0])
 
@@ -31,22 +31,22 @@ from numpy.typing import NDArray
 
 from actors.errors import UserError
 from actors.storage import Storage
-from pipelines.console import Console
-from pipelines.model_settings import CHAMPION, PredictSettings, PromoteSettings
+from pipelines.cli.model_settings import CHAMPION, PredictSettings, PromoteSettings
 from pipelines.predict import predict_paths
-from pipelines.registry import (
+from pipelines.steps.console import Console
+from pipelines.tracking.registry import (
     METRIC_TAG,
     TEST_MANIFEST,
     TEST_TAG,
     download,
     find_version,
 )
-from pipelines.tracking import Tracker
-from trainers.metrics import mean_average_precision
+from pipelines.tracking.runs import Tracker
+from trainers.metrics.measures import mean_average_precision
 from trainers.prediction import Row
 
 if TYPE_CHECKING:
-    from pipelines.job import Job
+    from pipelines.steps.job import Job
 
 ALL = 1_000_000
 """More classes than any model has."""

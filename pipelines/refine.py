@@ -20,7 +20,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import pipelines.launch  # noqa: F401  goes on in the environment that has the packages
+    import pipelines.cli.launch  # noqa: F401  goes on in the environment that has the packages
 
 import numpy as np
 from rich.table import Table
@@ -29,25 +29,25 @@ from threadpoolctl import threadpool_limits
 
 from actors.errors import UserError, nearest
 from actors.storage import Storage
-from pipelines.arguments import parse_arguments
-from pipelines.console import Console
-from pipelines.launch import main_guard
+from pipelines.cli.arguments import parse_arguments
+from pipelines.cli.launch import main_guard
+from pipelines.data.score_file import ScoreFile, read_scores
 from pipelines.report.refinement import RefinementPage, refinement_html
 from pipelines.report.terminal import percent
-from pipelines.score_file import ScoreFile, read_scores
-from trainers.calibration import Reliability, reliability
-from trainers.choose_refinement import Choice, choose, cross_validate, default_folds
-from trainers.fitted_refinement import METHODS, FittedRefinement, make_method, stack_of
-from trainers.late_fusion import (
+from pipelines.steps.console import Console
+from trainers.metrics.calibration import Reliability, reliability
+from trainers.metrics.measures import summary
+from trainers.refinement.choose import Choice, choose, cross_validate, default_folds
+from trainers.refinement.fitted import METHODS, FittedRefinement, make_method, stack_of
+from trainers.refinement.late_fusion import (
     GapWeighted,
     MeanOfLogits,
     MeanOfProbabilities,
     TemperaturePerStream,
     WeightedMean,
 )
-from trainers.learned_refinement import LearnedRefinement
-from trainers.metrics import summary
-from trainers.score_streams import Floats, ScoreMethod, Stack, to_probabilities
+from trainers.refinement.learned import LearnedRefinement
+from trainers.refinement.score_streams import Floats, ScoreMethod, Stack, to_probabilities
 
 AUTO = "auto"
 GIVEN = (AUTO, "logits", "probabilities")

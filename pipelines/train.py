@@ -19,31 +19,31 @@ from typing import TYPE_CHECKING, Any, cast
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from pipelines.launch import start  # goes on in the environment that has Ray
-    from pipelines.command_line import read_job  # isort: skip
+    from pipelines.cli.launch import start  # goes on in the environment that has Ray
+    from pipelines.cli.command_line import read_job  # isort: skip
 
     start("pipelines.train", lambda: read_job(__doc__ or ""))
 
 from actors.storage import Storage
-from pipelines.command_line import Asked
+from pipelines.cli.command_line import Asked
+from pipelines.cli.settings import SEQUENCE_STREAMS
 from pipelines.extract import ExtractedClip, Extraction, extract
-from pipelines.job import Job, open_job
-from pipelines.settings import SEQUENCE_STREAMS
-from pipelines.stages import Facts, StageResult, weights_stamp
+from pipelines.steps.caching import Facts, StageResult, weights_stamp
+from pipelines.steps.job import Job, open_job
 from trainers.embedding import ClipEmbedder
-from trainers.examples import Example
-from trainers.loop import FitTask
-from trainers.networks.weights import save_network
-from trainers.sequence_task import SequenceTask
-from trainers.settings import OptimiserSettings
-from trainers.stream_task import StreamTask
+from trainers.encoders.task import StreamTask
+from trainers.fit.examples import Example
+from trainers.fit.loop import FitTask
+from trainers.network_files import save_network
+from trainers.sequence.task import SequenceTask
+from trainers.settings import OptimizerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trainers.networks.backbones import StreamNetwork
-    from trainers.networks.recurrent import SequenceNetwork
-    from trainers.ray_fit import FitResources
+    from trainers.encoders.backbones import StreamNetwork
+    from trainers.fit.ray_fit import FitResources
+    from trainers.sequence.recurrent import SequenceNetwork
 
 NETWORK = "network.safetensors"
 
@@ -122,9 +122,9 @@ def _fit_cnn(
         multi_label=job.manifest.multi_label,
         seed=job.settings.seed,
     )
-    learnt = _learnt(job, clips), weights_stamp(settings.network.weights)
-    key = [settings, stream, extraction.fingerprint, learnt, job.settings.seed]
-    return _fit(job, f"{stream} cnn", key, make_task, settings.optimiser)
+    learned = _learned(job, clips), weights_stamp(settings.network.weights)
+    key = [settings, stream, extraction.fingerprint, learned, job.settings.seed]
+    return _fit(job, f"{stream} cnn", key, make_task, settings.optimizer)
 
 
 def _fit_lstm(
@@ -140,11 +140,11 @@ def _fit_lstm(
         multi_label=job.manifest.multi_label,
         seed=job.settings.seed,
     )
-    key = [settings, embed.fingerprint, _learnt(job, clips), job.settings.seed]
-    return _fit(job, f"{stream} lstm", key, make_task, settings.optimiser)
+    key = [settings, embed.fingerprint, _learned(job, clips), job.settings.seed]
+    return _fit(job, f"{stream} lstm", key, make_task, settings.optimizer)
 
 
-def _learnt(job: Job, clips: Sequence[ExtractedClip]) -> list[Any]:
+def _learned(job: Job, clips: Sequence[ExtractedClip]) -> list[Any]:
     """What a fit sees of the data; test clips are no part of it."""
     seen = [c for c in clips if c.video.split != "test"]
     return [job.manifest.classes, [(c.artifact, c.video.labels, c.video.split) for c in seen]]
@@ -156,14 +156,14 @@ def save_fitted(task: FitTask, storage: Storage) -> None:
 
 
 def _fit(
-    job: Job, name: str, key: Any, make_task: Any, optimiser: OptimiserSettings
+    job: Job, name: str, key: Any, make_task: Any, optimizer: OptimizerSettings
 ) -> StageResult:
     def work(storage: Storage) -> Facts:
-        from trainers.ray_fit import FitSpec, fit_with_ray
+        from trainers.fit.ray_fit import FitSpec, fit_with_ray
 
-        spec = FitSpec(name, make_task, save_fitted, optimiser, job.settings.seed, storage)
-        with job.tracker.child(job.run, name) as run, _watch(job, name, run, optimiser) as say:
-            run.log_params({"optimiser": optimiser, "stage": name})
+        spec = FitSpec(name, make_task, save_fitted, optimizer, job.settings.seed, storage)
+        with job.tracker.child(job.run, name) as run, _watch(job, name, run, optimizer) as say:
+            run.log_params({"optimizer": optimizer, "stage": name})
             result = fit_with_ray(spec, _resources(job), say)
             run.log_curve(result["history"])
         return result
@@ -178,9 +178,9 @@ def _fit(
 
 
 @contextmanager
-def _watch(job: Job, name: str, run: Any, optimiser: OptimiserSettings) -> Iterator[Any]:
+def _watch(job: Job, name: str, run: Any, optimizer: OptimizerSettings) -> Iterator[Any]:
     """Shows the fit's steps on the console and its curve in MLflow while it runs."""
-    with job.console.stage(name, total=optimiser.max_steps, unit="steps") as progress:
+    with job.console.stage(name, total=optimizer.max_steps, unit="steps") as progress:
 
         def listen(done: int, total: int, metrics: dict[str, float]) -> None:
             detail = " ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k in ("loss", "score"))
@@ -196,7 +196,7 @@ def _watch(job: Job, name: str, run: Any, optimiser: OptimiserSettings) -> Itera
 
 def _resources(job: Job) -> FitResources:
     """Shares the cluster out among as many fits as run side by side."""
-    from trainers.ray_fit import FitResources
+    from trainers.fit.ray_fit import FitResources
 
     wanted = job.settings.resources
     if wanted.fit_workers == 0:
@@ -226,7 +226,7 @@ def _embed(
     settings, wanted = job.settings.stream(stream), job.settings.embedding
 
     def work(storage: Storage) -> Facts:
-        from actors.pool import PoolResources, run_pool
+        from actors.pool.run import PoolResources, run_pool
 
         job.board()
         resources = job.settings.resources

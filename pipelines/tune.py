@@ -17,8 +17,8 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from pipelines.launch import start  # goes on in the environment that has Ray
-    from pipelines.command_line import read_job  # isort: skip
+    from pipelines.cli.launch import start  # goes on in the environment that has Ray
+    from pipelines.cli.command_line import read_job  # isort: skip
 
     start("pipelines.tune", lambda: read_job(__doc__ or ""))
 
@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 
 from actors.storage import Storage
-from pipelines.command_line import Asked
+from pipelines.cli.command_line import Asked
 from pipelines.extract import Extraction, extract
-from pipelines.inputs import FusionInputs, read_inputs
-from pipelines.job import Job, open_job
-from pipelines.stages import Facts, StageResult
+from pipelines.steps.caching import Facts, StageResult
+from pipelines.steps.inputs import FusionInputs, read_inputs
+from pipelines.steps.job import Job, open_job
 from pipelines.train import TrainedStream, train
-from trainers.fusion import fit_fusion
-from trainers.fusion_network import FusionNetwork
+from trainers.fusion.network import FusionNetwork
+from trainers.fusion.training import fit_fusion
 from trainers.settings import FusionSettings
 
 FUSION = "fusion.safetensors"
@@ -44,7 +44,7 @@ SMALL = 10_000_000
 
 @dataclass(frozen=True)
 class Tuned:
-    """The fitted fusion network and how its regularisers were found."""
+    """The fitted fusion network and how its regularizers were found."""
 
     inputs: FusionInputs
     search: StageResult

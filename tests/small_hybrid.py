@@ -12,13 +12,13 @@ import torch
 from actors.extract_settings import ExtractSettings
 from actors.flow import TVL1
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
-from trainers.fitted_refinement import contextual
-from trainers.fusion_network import FusionNetwork
+from trainers.encoders.backbones import build_network
+from trainers.fusion.network import FusionNetwork
 from trainers.hybrid import Hybrid
-from trainers.networks.backbones import build_network
-from trainers.networks.recurrent import SequenceNetwork
+from trainers.refinement.fitted import contextual
+from trainers.sequence.recurrent import SequenceNetwork
 from trainers.settings import EmbeddingSettings, FusionSettings, NetworkSettings
-from trainers.stream_settings import StreamSettings, input_channels
+from trainers.streams.settings import StreamSettings, input_channels
 
 FPS, RATE = 10, 16_000
 WIDTH = 16
@@ -75,7 +75,7 @@ def make_hybrid(
             streams=(*(f"{stream}_lstm" for stream in lstms), "fusion"),
             classes=classes,
             multi_label=multi_label,
-            normalise=True,
+            normalize=True,
         )
         if refined
         else None,

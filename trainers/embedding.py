@@ -15,15 +15,15 @@ from torch import Tensor
 
 from actors.artifact import ArtifactReader
 from actors.errors import UserError
-from actors.sampling import uniform_positions
+from actors.media.sampling import uniform_positions
 from actors.storage import Storage
 from actors.streams import AUDIO, SPATIAL
-from trainers.networks.backbones import StreamNetwork
-from trainers.networks.weights import load_network
-from trainers.optimiser import place
-from trainers.samples import Media, count_positions, crop_samples, cut, normalise
+from trainers.encoders.backbones import StreamNetwork
+from trainers.fit.optimizer import place
+from trainers.network_files import load_network
 from trainers.settings import EmbeddingSettings
-from trainers.stream_settings import StreamSettings
+from trainers.streams.samples import Media, count_positions, crop_samples, cut, normalize
+from trainers.streams.settings import StreamSettings
 
 _KEY = "multiclue"
 
@@ -104,7 +104,7 @@ def embed_clip(
     for first in range(0, len(positions), wanted.batch_size):
         part = positions[first : first + wanted.batch_size]
         samples = crop_samples(cut(reader, stream, settings, part), stream, settings)
-        inputs = normalise(samples.to(device), stream, settings)
+        inputs = normalize(samples.to(device), stream, settings)
         with autocast(device, enabled=wanted.half_precision):
             found = network.features(inputs)
             logits = network.tail(found).float()
@@ -151,7 +151,7 @@ class ClipEmbedder:
     """Embeds clips one by one; made once per actor, the network is loaded once.
 
     Args:
-        network: where the network is; see `trainers.networks.weights.save_network`.
+        network: where the network is; see `trainers.network_files.save_network`.
         name: its file there.
         stream: spatial, motion or audio.
         settings: how samples are cut, as in fitting.

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.choose_refinement import Choice, choose, cross_validate, no_choice
 from trainers.ensemble import mean_scores
-from trainers.fitted_refinement import FittedRefinement, make_method, stack_of
-from trainers.metrics import confusion_matrix, mean_average_precision, summary
-from trainers.score_streams import ScoreMethod
+from trainers.metrics.measures import confusion_matrix, mean_average_precision, summary
+from trainers.refinement.choose import Choice, choose, cross_validate, no_choice
+from trainers.refinement.fitted import FittedRefinement, make_method, stack_of
+from trainers.refinement.score_streams import ScoreMethod
 from trainers.settings import RefinementSettings
 
 HYBRID_SYSTEMS = ("spatial_lstm", "motion_lstm", "fusion")
@@ -124,7 +124,7 @@ def fit_refinements(
             classes=tuple(classes),
             multi_label=multi_label,
             groups=groups,
-            normalise=settings.normalise,
+            normalize=settings.normalize,
         )
         for name in REFINEMENTS
     }
@@ -145,7 +145,7 @@ def fit_refinements(
 
 def _maker(name: str, settings: RefinementSettings, multi_label: bool) -> Callable[[], ScoreMethod]:
     return lambda: make_method(
-        name, given="probabilities", multi_label=multi_label, normalise=settings.normalise
+        name, given="probabilities", multi_label=multi_label, normalize=settings.normalize
     )
 
 

@@ -27,16 +27,16 @@ from actors.flow.raft import RAFTEngine, raft_bytes
 from actors.storage import Storage
 from actors.streams import MOTION, STREAMS
 from trainers.embedding import Embedding, embed_clip
+from trainers.encoders.backbones import StreamNetwork
 from trainers.ensemble import mean_scores
-from trainers.fitted_refinement import FittedRefinement, contextual, read_record
-from trainers.fusion_network import FusionNetwork
-from trainers.networks.backbones import StreamNetwork
-from trainers.networks.recurrent import SequenceNetwork
-from trainers.networks.weights import network_from_bytes, network_to_bytes
+from trainers.fusion.network import FusionNetwork
+from trainers.network_files import network_from_bytes, network_to_bytes
 from trainers.records import from_record, to_record
-from trainers.sequence_task import score_sequence
+from trainers.refinement.fitted import FittedRefinement, contextual, read_record
+from trainers.sequence.recurrent import SequenceNetwork
+from trainers.sequence.task import score_sequence
 from trainers.settings import EmbeddingSettings, RefinementSettings
-from trainers.stream_settings import StreamSettings
+from trainers.streams.settings import StreamSettings
 
 FORMAT = 1
 FACTS = "hybrid.json"
@@ -387,7 +387,7 @@ def _refinement(
         streams=(*(f"{stream}_lstm" for stream in record["lstms"]), "fusion"),
         classes=tuple(record["classes"]),
         multi_label=record["multi_label"],
-        normalise=settings.normalise,
+        normalize=settings.normalize,
     )
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from actors.errors import MediaError, UserError
 from actors.storage import Storage
-from trainers.fitted_refinement import FittedRefinement
 from trainers.hybrid import ClipPrediction, Hybrid
+from trainers.refinement.fitted import FittedRefinement
 
 Row = dict[str, Any]
 

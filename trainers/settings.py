@@ -9,11 +9,11 @@ from actors.errors import UserError
 
 
 @dataclass(frozen=True)
-class OptimiserSettings:
+class OptimizerSettings:
     """How a network is fitted; the defaults are the published ones of the spatial CNN."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    """Optimiser."""
+    """Optimizer."""
     lr: float = 1e-3
     """Learning rate at the first step."""
     momentum: float = 0.9
@@ -65,7 +65,7 @@ class OptimiserSettings:
         if self.keep not in ("score", "loss", "last"):
             raise UserError(f"keep must be score, loss or last, not {self.keep!r}")
         if self.name not in ("sgd", "adam", "adamw"):
-            raise UserError(f"optimiser must be sgd, adam or adamw, not {self.name!r}")
+            raise UserError(f"optimizer must be sgd, adam or adamw, not {self.name!r}")
         if self.mixed_precision not in ("auto", "bf16", "fp16", "off"):
             raise UserError(
                 f"mixed_precision must be auto, bf16, fp16 or off, not {self.mixed_precision!r}"
@@ -136,15 +136,15 @@ class SequenceSettings:
     input_dropout: float = 0.0
     """Share of the features dropped in training."""
     input_noise: float = 0.0
-    """Standard deviation of the noise added to standardised features in training, in units of
+    """Standard deviation of the noise added to standardized features in training, in units of
     theirs; on few clips it covers the marks that the CNN's own training left in them."""
-    standardise: bool = True
+    standardize: bool = True
     """Shift and scale each feature to zero mean and unit variance over the training clips."""
     class_weights: bool = False
     """Weigh classes by their inverse frequency in the loss."""
     cache_mb: int = 2048
     """Megabytes of feature sequences kept in memory."""
-    optimiser: OptimiserSettings = OptimiserSettings(
+    optimizer: OptimizerSettings = OptimizerSettings(
         lr=1e-4,
         batch_size=10,
         weight_decay=0.0,
@@ -155,7 +155,7 @@ class SequenceSettings:
         patience=20,
         mixed_precision="off",
     )
-    """Optimiser, schedule, validation and checkpoints."""
+    """Optimizer, schedule, validation and checkpoints."""
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
@@ -198,7 +198,7 @@ class FusionSettings:
     """Activation of the two hidden layers."""
     absent: Literal["learned", "zero"] = "learned"
     """What stands in for a stream that a clip lacks: a learned vector, or zero (the mean)."""
-    standardise: bool = True
+    standardize: bool = True
     """Bring each feature to mean 0 and variance 1 / width, by the training clips' statistics."""
     input_noise: float = 0.0
     """Standard deviation of the noise added to features in training, in units of theirs; on few
@@ -243,6 +243,6 @@ class RefinementSettings:
     dasd: diffused on the class graph; learned: a linear map of the systems' logits, fitted on the
     validation split; auto: what is best there by cross-validation, none if nothing is beyond
     noise."""
-    normalise: bool = True
+    normalize: bool = True
     """Divide refined scores by their sum, so that they stay probabilities. Scores of multi-label
     data never are: their classes do not exclude one another."""

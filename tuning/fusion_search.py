@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainers.folds import group_folds
-from trainers.fusion import FusionClips, OnEpoch, fit_folds, rank
+from trainers.fit.folds import group_folds
+from trainers.fusion.training import FusionClips, OnEpoch, fit_folds, rank
 from trainers.settings import FusionSettings
 from tuning.settings import SearchSettings
 
@@ -45,8 +45,8 @@ def cross_validate(
             best (the score; with ``fusion.keep="loss"`` the negative squared error).
 
     Returns:
-        Of the best epoch by `trainers.fusion.rank`: ``score`` (over all held-out clips in one
-        pool), ``held_out_loss``, ``zero_rows``, ``zero_entries`` (means over the folds) and
+        Of the best epoch by `trainers.fusion.training.rank`: ``score`` (over all held-out clips in
+        one pool), ``held_out_loss``, ``zero_rows``, ``zero_entries`` (means over the folds) and
         ``epoch``; and ``epochs`` in all.
 
     Raises:

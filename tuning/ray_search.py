@@ -23,8 +23,8 @@ from torch import Tensor
 
 from actors.errors import UserError
 from actors.storage import Storage
-from trainers.folds import group_folds
-from trainers.fusion import FusionClips, rank
+from trainers.fit.folds import group_folds
+from trainers.fusion.training import FusionClips, rank
 from trainers.settings import FusionSettings
 from tuning.fusion_search import cross_validate, search_plan
 from tuning.settings import SearchSettings
@@ -57,8 +57,8 @@ class SearchResult:
     """What the search found."""
 
     lambda2: float
-    """Of the best point by `trainers.fusion.rank`: highest score, of equal ones the smallest
-    held-out squared error; with ``fusion.keep="loss"`` the smallest such error."""
+    """Of the best point by `trainers.fusion.training.rank`: highest score, of equal ones the
+    smallest held-out squared error; with ``fusion.keep="loss"`` the smallest such error."""
     lambda3: float
     """Of the best point."""
     score: float

@@ -12,7 +12,7 @@ class SearchSettings:
     """The search for the fusion layer's lambda2 and lambda3 (Hybrid paper: cross-validation)."""
 
     trials: int = 50
-    """Points (lambda2, lambda3) to try; the first is (0, 0), the network without regularisers.
+    """Points (lambda2, lambda3) to try; the first is (0, 0), the network without regularizers.
     0: no search, the fusion's own lambda2 and lambda3 are used."""
     folds: int = 5
     """Folds of the cross-validation over the training clips; a group is never split."""

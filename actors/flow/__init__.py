@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from actors.flow.engine import CPUEngine, FlowEngine, compile_kernels, get_engine
-    from actors.flow.fields import dequantise, flip_stack, interleave, quantise, subtract_mean
+    from actors.flow.fields import dequantize, flip_stack, interleave, quantize, subtract_mean
     from actors.flow.settings import SCHEDULES, SMALLEST_SIDE, TVL1
     from actors.flow.tvl1 import flow, to_gray
 
@@ -20,19 +20,19 @@ __all__ = [
     "CPUEngine",
     "FlowEngine",
     "compile_kernels",
-    "dequantise",
+    "dequantize",
     "flip_stack",
     "flow",
     "get_engine",
     "interleave",
-    "quantise",
+    "quantize",
     "subtract_mean",
     "to_gray",
 ]
 
 _HOMES = {
     "engine": ("CPUEngine", "FlowEngine", "compile_kernels", "get_engine"),
-    "fields": ("dequantise", "flip_stack", "interleave", "quantise", "subtract_mean"),
+    "fields": ("dequantize", "flip_stack", "interleave", "quantize", "subtract_mean"),
     "settings": ("SCHEDULES", "SMALLEST_SIDE", "TVL1"),
     "tvl1": ("flow", "to_gray"),
 }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from actors.flow import compile_kernels, quantise
+from actors.flow import compile_kernels, quantize
 
 if __name__ == "__main__":
-    quantise(np.zeros((1, 2, 16, 16), np.float32))
+    quantize(np.zeros((1, 2, 16, 16), np.float32))
     print(f"optical flow: loops ready after {compile_kernels():.1f} s")

@@ -1,4 +1,4 @@
-"""Optical flow as colours: hue is the direction, saturation the length of the motion.
+"""Optical flow as colors: hue is the direction, saturation the length of the motion.
 
 The coding of the Middlebury benchmark (Baker et al., "A Database and Evaluation Methodology for
 Optical Flow", IJCV 2011), so that fields look as they do in the literature: rightwards is red,
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 UNKNOWN_PX = 1e9
 """Longer than this in x or y means "unknown" in Middlebury's files; drawn black."""
 
-# Hues between the six corners of the colour cube, as many as the eye tells apart there.
+# Hues between the six corners of the color cube, as many as the eye tells apart there.
 _ARCS = (
     ("r", "g", 15),
     ("g", "r", 6),
@@ -39,11 +39,11 @@ def color_wheel() -> NDArray[np.float64]:
 
 
 def flow_to_color(flow: NDArray[np.floating], *, max_px: float | None = None) -> NDArray[np.uint8]:
-    """Colours a flow field.
+    """Colors a flow field.
 
     Args:
         flow: (2, H, W) in pixels, x (rightwards) first, y downwards.
-        max_px: the length drawn in full colour; longer ones are darkened. None: the longest of
+        max_px: the length drawn in full color; longer ones are darkened. None: the longest of
             the field, so that nothing is.
 
     Returns:
@@ -68,7 +68,7 @@ def flow_to_color(flow: NDArray[np.floating], *, max_px: float | None = None) ->
     below = np.floor(position).astype(int)
     share = (position - below)[..., None]
     hue = (1 - share) * wheel[below] + share * wheel[(below + 1) % len(wheel)]
-    # Towards white inside the circle of full colour, three quarters as bright outside of it.
+    # Towards white inside the circle of full color, three quarters as bright outside of it.
     color = np.where(radius <= 1, 1 - radius * (1 - hue), 0.75 * hue)
     color[~known] = 0
     return np.floor(255 * color).astype(np.uint8)

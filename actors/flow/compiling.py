@@ -1,4 +1,4 @@
-"""How the flow's loops are compiled: vectorised, and kept on disk once per kind of machine."""
+"""How the flow's loops are compiled: vectorized, and kept on disk once per kind of machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ config: Any = numba.config
 class _Disjoint(Compiler):
     """Numba's compiler, told that a function's array arguments never overlap.
 
-    LLVM vectorises a loop over ten arrays only if it may assume so: the run-time checks in place
+    LLVM vectorizes a loop over ten arrays only if it may assume so: the run-time checks in place
     of it exceed LLVM's threshold, which could otherwise only be raised for the whole process.
     """
 
@@ -30,7 +30,7 @@ class _Disjoint(Compiler):
 
 
 class _DisjointAcross(_Disjoint):
-    """As above, and also vectorises neighbouring statements, which Numba leaves switched off."""
+    """As above, and also vectorizes neighboring statements, which Numba leaves switched off."""
 
     def compile_extra(self, func: Any) -> Any:
         # Numba reads this at the end of each compilation, all of which it does under one lock.
@@ -112,7 +112,7 @@ def compiled(
 
     Args:
         disjoint: the function's array arguments never overlap.
-        across: vectorise like statements that follow each other, not only loops; disjoint too.
+        across: vectorize like statements that follow each other, not only loops; disjoint too.
         inline: put into its callers, whatever its size.
         exact: keep the order and rounding of floating-point operations as written.
     """

@@ -1,4 +1,4 @@
-"""What is done with flow fields after they are found: kept in bytes, stacked, flipped, centred."""
+"""What is done with flow fields after they are found: kept in bytes, stacked, flipped, centered."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_bound(bound: float) -> None:
         raise ValueError(f"flow bound is {bound!r} pixels; it must be above 0, such as 20")
 
 
-def quantise(flow: NDArray[np.float32], bound: float = 20.0) -> NDArray[np.uint8]:
+def quantize(flow: NDArray[np.float32], bound: float = 20.0) -> NDArray[np.uint8]:
     """Displacements as bytes: -bound..bound to 0..255, clipped; zero becomes 128.
 
     The rule of denseflow's ``convertFlowToImage`` (half to even), which two-stream networks are
@@ -40,19 +40,19 @@ def quantise(flow: NDArray[np.float32], bound: float = 20.0) -> NDArray[np.uint8
         ValueError: the bound is not above 0.
     """
     check_bound(bound)
-    from actors.flow.loops.fields import quantise_into  # what only reads fields needs no Numba
+    from actors.flow.loops.fields import quantize_into  # what only reads fields needs no Numba
 
     levels = np.empty(flow.shape, np.uint8)
-    quantise_into(levels.reshape(-1), np.ascontiguousarray(flow).reshape(-1), float(bound))
+    quantize_into(levels.reshape(-1), np.ascontiguousarray(flow).reshape(-1), float(bound))
     return levels
 
 
-def dequantise(flow: Fields, bound: float = 20.0) -> Fields:
+def dequantize(flow: Fields, bound: float = 20.0) -> Fields:
     """The displacements that bytes stand for: float32 pixels, within bound / 255 of the original.
 
     Args:
-        flow: uint8 fields of `quantise`, any shape, NumPy or torch.
-        bound: the bound they were quantised with, in pixels.
+        flow: uint8 fields of `quantize`, any shape, NumPy or torch.
+        bound: the bound they were quantized with, in pixels.
 
     Raises:
         ValueError: the bound is not above 0.
@@ -87,7 +87,7 @@ def flip_stack(stack: Fields) -> Fields:
     """Mirrors a stack left to right: columns reversed, x displacements negated.
 
     Args:
-        stack: (..., 2L, H, W) with channels x, y, x, y, ...; uint8 of `quantise` or float pixels.
+        stack: (..., 2L, H, W) with channels x, y, x, y, ...; uint8 of `quantize` or float pixels.
 
     Returns:
         A new stack of the same type. For bytes v -> 255 - v negates: it maps the bound's ends onto
@@ -102,7 +102,7 @@ def flip_stack(stack: Fields) -> Fields:
     given: Any = stack
     whole = _whole(stack)
     if whole and not str(given.dtype).endswith("uint8"):
-        raise TypeError(f"stack is {stack.dtype}; give uint8 of `quantise`, or float pixels")
+        raise TypeError(f"stack is {stack.dtype}; give uint8 of `quantize`, or float pixels")
     # In place, on what the mirroring has just written. All bits turned over are 255 - v.
     if _is_tensor(stack):
         flipped = given.flip(-1)
@@ -125,7 +125,7 @@ def subtract_mean(stack: Fields) -> Fields:
         TypeError: the stack holds integers, whose mean can't be taken from them without loss.
     """
     if _whole(stack):
-        raise TypeError(f"stack is {stack.dtype}; dequantise it to float first")
+        raise TypeError(f"stack is {stack.dtype}; dequantize it to float first")
     mean: Any = stack.mean((-2, -1))
     return stack - mean[..., None, None]
 

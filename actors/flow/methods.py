@@ -8,19 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.flow.engine import FlowEngine
-from actors.flow.fields import quantise
+from actors.flow.fields import quantize
 
 
 @runtime_checkable
-class QuantisingEngine(Protocol):
+class QuantizingEngine(Protocol):
     """An engine that gives its fields as bytes, which saves bringing pixels down from a GPU."""
 
-    def quantised(self, frames: NDArray[np.uint8], bound: float) -> NDArray[np.uint8]:
-        """`fields.quantise` of what calling the engine gives."""
+    def quantized(self, frames: NDArray[np.uint8], bound: float) -> NDArray[np.uint8]:
+        """`fields.quantize` of what calling the engine gives."""
         ...
 
 
-def find_quantised(
+def find_quantized(
     engine: FlowEngine, frames: NDArray[np.uint8], bound: float
 ) -> NDArray[np.uint8]:
     """Flow as bytes, by the engine's own way where it has one.
@@ -31,8 +31,8 @@ def find_quantised(
         bound: the largest displacement kept, in pixels.
 
     Returns:
-        uint8 (N, 2, H, W); see `fields.quantise`.
+        uint8 (N, 2, H, W); see `fields.quantize`.
     """
-    if isinstance(engine, QuantisingEngine):
-        return engine.quantised(frames, bound)
-    return quantise(engine(frames), bound)
+    if isinstance(engine, QuantizingEngine):
+        return engine.quantized(frames, bound)
+    return quantize(engine(frames), bound)

@@ -98,7 +98,7 @@ class RAFTEngine:
         UserError: the device isn't there, or the weights can't be had; see `load_network`.
     """
 
-    colour = True
+    color = True
     """Wants RGB frames, which it was trained on; gray ones are taken as well."""
 
     def __init__(

@@ -80,7 +80,7 @@ def demo_clips(count: int, length: int) -> list[Gray]:
     import av
     from PIL import Image
 
-    from pipelines.demo_videos import DemoSettings, make_demo_set
+    from pipelines.data.demo_videos import DemoSettings, make_demo_set
 
     settings = DemoSettings(train=1, val=0, test=0, broken=0, silent=0, soundless=0)
     clips = []

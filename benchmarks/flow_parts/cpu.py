@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.flow import flow, quantise
+from actors.flow import flow, quantize
 from actors.flow.settings import SCHEDULES, TVL1
 from benchmarks.flow_parts.clips import Gray
 from benchmarks.flow_parts.contenders import (
@@ -91,7 +91,7 @@ def agreement(clips: Sequence[Gray]) -> dict[str, Figures]:
 
 def within_one(ours: Fields, theirs: Fields) -> float:
     """Share of the values that differ by at most 1 once they are bytes (bound 20)."""
-    levels = [quantise(np.concatenate(f), BOUND).astype(np.int16) for f in (ours, theirs)]
+    levels = [quantize(np.concatenate(f), BOUND).astype(np.int16) for f in (ours, theirs)]
     return float(np.mean(np.abs(levels[0] - levels[1]) <= 1))
 
 

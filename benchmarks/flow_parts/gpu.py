@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.flow import flow, quantise
+from actors.flow import flow, quantize
 from actors.flow.settings import SCHEDULES, TVL1
 from benchmarks.flow_parts.clips import Gray, moved_frames
 from benchmarks.flow_parts.contenders import importable
@@ -45,7 +45,7 @@ def measure_cuda(clips: Sequence[Gray] | None, repeats: int) -> dict[str, Any]:
             batch = pairs[np.arange(size) % len(pairs)]
             # One for each: an engine keeps what it has prepared for the last size only.
             engine = CUDAEngine(schedule)
-            jobs[str(size)] = partial(engine.quantised, batch, BOUND)
+            jobs[str(size)] = partial(engine.quantized, batch, BOUND)
             say(f"cuda: {name}, {size} pairs at once")
             for _ in range(2):  # compiles, then records its launches
                 jobs[str(size)]()
@@ -63,6 +63,6 @@ def _agreement(engine: Any, schedule: TVL1, pairs: Gray) -> dict[str, float]:
     if not importable("numba"):
         say("cuda: not compared with the CPU; numba can't be imported")
         return {}
-    ours = engine.quantised(pairs, BOUND).astype(np.int16)
-    theirs = np.stack([quantise(flow(pair, schedule)[0], BOUND) for pair in pairs])
+    ours = engine.quantized(pairs, BOUND).astype(np.int16)
+    theirs = np.stack([quantize(flow(pair, schedule)[0], BOUND) for pair in pairs])
     return {"uint8_within_1_of_cpu": float(np.mean(np.abs(ours - theirs) <= 1))}

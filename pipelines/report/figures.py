@@ -1,6 +1,6 @@
 """Curves of the fits and the search over penalties, as drawings (SVG) that follow the page's style.
 
-Hand-made instead of matplotlib's: they take the reader's light or dark colours and fonts, print as
+Hand-made instead of matplotlib's: they take the reader's light or dark colors and fonts, print as
 vectors, and cost milliseconds.
 """
 
@@ -21,7 +21,7 @@ Points = list[tuple[float, float]]
 
 
 def stream_of(name: str) -> str:
-    """Returns which colour a method, fit or stage has: a stream's name, or ``joint``."""
+    """Returns which color a method, fit or stage has: a stream's name, or ``joint``."""
     return next((stream for stream in STREAMS if stream in name.split("_")), "joint")
 
 
@@ -100,8 +100,8 @@ def search_svg(
     Args:
         trials: with ``lambda2``, ``lambda3`` and ``key``; without a ``key`` they are hollow.
         best: the chosen trial, ringed; {} for none.
-        key: what colours the points.
-        title: heading, also of the colour bar.
+        key: what colors the points.
+        title: heading, also of the color bar.
         write: how a value of ``key`` is written.
     """
     left, right, top, bottom = 52, 380, 34, 284

@@ -29,12 +29,12 @@ def frame_uri(frame: NDArray[np.uint8]) -> str:
 
 
 def flow_uri(flow: NDArray[np.floating]) -> str:
-    """Returns a (2, H, W) flow field in pixels as the data URI of a JPEG, Middlebury's colours."""
+    """Returns a (2, H, W) flow field in pixels as the data URI of a JPEG, Middlebury's colors."""
     return _data_uri(_fit(Image.fromarray(flow_to_color(flow))), "JPEG", quality=82, optimize=True)
 
 
 def wheel_uri(size: int = 72) -> str:
-    """Returns the key to the flow's colours, a disc as the data URI of a PNG."""
+    """Returns the key to the flow's colors, a disc as the data URI of a PNG."""
     axis = np.linspace(-1.02, 1.02, size)
     x, y = np.meshgrid(axis, axis)
     inside = np.hypot(x, y) <= 1
@@ -45,7 +45,7 @@ def wheel_uri(size: int = 72) -> str:
 def spectrogram_uri(spectrogram: NDArray[np.floating]) -> str:
     """Returns an (F, T) spectrogram as the data URI of a PNG, low notes at the bottom.
 
-    Colours run from the 2nd to the 99.5th percentile: one click does not darken all the rest.
+    Colors run from the 2nd to the 99.5th percentile: one click does not darken all the rest.
     """
     finite = spectrogram[np.isfinite(spectrogram)]
     low, high = np.percentile(finite, [2, 99.5]) if finite.size else (0.0, 0.0)

@@ -17,7 +17,7 @@ from pipelines.report.figures import panel_svg
 from pipelines.report.render import page_style
 from pipelines.report.templates import template_environment
 from pipelines.report.terminal import percent
-from trainers.calibration import Reliability
+from trainers.metrics.calibration import Reliability
 
 MOST_PAIRS = 20
 """Pairs of classes that are listed."""
@@ -34,7 +34,7 @@ class RefinementPage:
         columns: figure and heading; ``rows``: label, a figure per column (shares, 0..1) and whether
             this is the chosen one.
         reason: why it was chosen; ``note``: the constants it took.
-        borrowing: (S, C, C) A of the learned refinement; None: it learnt nothing, and ``fallback``
+        borrowing: (S, C, C) A of the learned refinement; None: it learned nothing, and ``fallback``
             says why.
         curves: heading -> held-out reliability, before and after.
     """
@@ -103,7 +103,7 @@ def refinement_html(page: RefinementPage) -> str:
 
 
 def matrix_uri(matrix: NDArray[np.floating], reach: float) -> str:
-    """A (C, C) matrix as a picture: red above 0, blue below, white at 0, full colour at `reach`."""
+    """A (C, C) matrix as a picture: red above 0, blue below, white at 0, full color at `reach`."""
     shade = colormaps["RdBu_r"](0.5 + np.asarray(matrix, float) / (2 * reach), bytes=True)
     picture = Image.fromarray(np.ascontiguousarray(shade[..., :3]))
     side = len(matrix) * max(1, PICTURE_PX // len(matrix))

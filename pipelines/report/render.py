@@ -184,7 +184,7 @@ def _headline(data: ReportData) -> _Headline:
 
 
 def _colors(data: ReportData) -> list[str]:
-    """Returns the streams whose colours the results use, in their order."""
+    """Returns the streams whose colors the results use, in their order."""
     used = {stream_of(method.name) for method in data.methods}
     return [stream for stream in STREAMS if stream in used]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.flow import quantise
+from actors.flow import quantize
 from benchmarks.flow_parts.contenders import opencv_tvl1
 
 BOUND = 20.0
@@ -29,7 +29,7 @@ def opencv_flow(frames, settings):
 
 
 def share_within_one(ours, theirs):
-    ours, theirs = (quantise(field, BOUND).astype(int) for field in (ours, theirs))
+    ours, theirs = (quantize(field, BOUND).astype(int) for field in (ours, theirs))
     return np.mean(np.abs(ours - theirs) <= 1)
 
 

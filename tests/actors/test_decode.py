@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from media_files import moving_square, write_video
 
-from actors.decode import PictureDecoder, best_pictures, open_media, packets, picture_size
 from actors.errors import MediaError
-from actors.sampling import resample_indices
+from actors.media.decode import PictureDecoder, best_pictures, open_media, packets, picture_size
+from actors.media.sampling import resample_indices
 
 LIMITS = {"short_side": 256, "max_aspect": 4.0, "max_seconds": 600.0, "max_pixels": 10**7}
 

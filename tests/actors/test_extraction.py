@@ -13,7 +13,7 @@ from actors.artifact import ArtifactReader, artifact_name, pack
 from actors.errors import MediaError, UserError
 from actors.extract_settings import ExtractSettings
 from actors.extraction import ClipExtractor, extract_clip
-from actors.flow import TVL1, quantise, to_gray
+from actors.flow import TVL1, quantize, to_gray
 from actors.storage import Storage
 
 RAW = ExtractSettings(codec="raw")
@@ -36,7 +36,7 @@ def test_frames_flow_and_sound_in_one_artifact(clip):
     assert reader.streams == ("spatial", "motion", "audio")
     assert np.array_equal(reader.frames(range(20)), made.transpose(0, 3, 1, 2))
     flow = brightness_flow(to_gray(made.transpose(0, 3, 1, 2)))
-    assert np.array_equal(reader.flow(range(19)), quantise(flow, 20.0))
+    assert np.array_equal(reader.flow(range(19)), quantize(flow, 20.0))
     assert reader.spectrogram().shape == (128, 81)
     facts = reader.metadata
     assert facts["absent"] == {}
@@ -55,7 +55,7 @@ def test_windows_change_nothing(clip, window, every):
     kept = made[::every]
     assert np.array_equal(reader.frames(range(reader.n_frames)), kept)
     assert np.array_equal(
-        reader.flow(range(reader.n_flow)), quantise(brightness_flow(to_gray(made)), 20.0)
+        reader.flow(range(reader.n_flow)), quantize(brightness_flow(to_gray(made)), 20.0)
     )
 
 
@@ -253,15 +253,15 @@ def test_settings_out_of_range_are_refused(wrong, words):
         ExtractSettings(**wrong)
 
 
-class Colour:
+class Color:
     """An engine that wants RGB, and gives bytes itself: the change of green, and of blue."""
 
-    colour = True
+    color = True
 
     def __call__(self, frames):
         raise AssertionError("bytes are to be asked for")
 
-    def quantised(self, frames, bound):
+    def quantized(self, frames, bound):
         assert bound == 20.0
         assert frames.shape[1:] == (3, 48, 64)
         return frames[1:, 1:] - frames[:-1, 1:]
@@ -269,10 +269,10 @@ class Colour:
 
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("window", [1, 7, 64])
-def test_engines_for_colour_that_give_bytes(clip, window, overlap):
+def test_engines_for_color_that_give_bytes(clip, window, overlap):
     made = moving_square(20).transpose(0, 3, 1, 2)
     settings = ExtractSettings(codec="raw", window=window)
-    taken = extract_clip(str(clip), settings=settings, flow=Colour(), overlap=overlap)
+    taken = extract_clip(str(clip), settings=settings, flow=Color(), overlap=overlap)
     reader = ArtifactReader.open(pack(taken))
     assert np.array_equal(reader.flow(range(19)), made[1:, 1:] - made[:-1, 1:])
     assert np.array_equal(reader.frames(range(20)), made)

@@ -17,12 +17,12 @@ from scipy import ndimage
 from actors.errors import UserError
 from actors.flow import (
     TVL1,
-    dequantise,
+    dequantize,
     flip_stack,
     flow,
     get_engine,
     interleave,
-    quantise,
+    quantize,
     subtract_mean,
     to_gray,
 )
@@ -166,13 +166,13 @@ def test_one_field_per_pair_and_none_without_a_pair():
 
 def test_rgb_is_turned_to_gray_as_opencv_does():
     cv2 = pytest.importorskip("cv2")
-    colour = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
-    expected = [cv2.cvtColor(f.transpose(1, 2, 0), cv2.COLOR_RGB2GRAY) for f in colour]
-    gray = to_gray(colour)
+    color = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
+    expected = [cv2.cvtColor(f.transpose(1, 2, 0), cv2.COLOR_RGB2GRAY) for f in color]
+    gray = to_gray(color)
     assert np.abs(gray.astype(int) - expected).max() <= 1
     assert np.mean(gray != expected) < 0.01
     settings = TVL1(scales=1, warps=1, outer_iterations=1)
-    assert np.array_equal(flow(colour, settings), flow(gray, settings))
+    assert np.array_equal(flow(color, settings), flow(gray, settings))
 
 
 def test_threads_side_by_side_agree_with_one():
@@ -328,26 +328,26 @@ def test_unknown_device_is_refused():
         get_engine(TVL1(), "tpu")
 
 
-def test_quantise_follows_denseflow(real_data):
+def test_quantize_follows_denseflow(real_data):
     case = json.loads((real_data / "checks" / "tvl1_expected.json").read_text())
     case = case["denseflow_quantize_bound20"]
     values = np.array(case["flow"], np.float32)
-    assert quantise(values, BOUND).tolist() == case["uint8"]
+    assert quantize(values, BOUND).tolist() == case["uint8"]
 
 
-def test_quantise_there_and_back():
+def test_quantize_there_and_back():
     values = np.linspace(-20, 20, 4001, dtype=np.float32)
-    again = dequantise(quantise(values, BOUND), BOUND)
+    again = dequantize(quantize(values, BOUND), BOUND)
     assert again.dtype == np.float32
     assert np.abs(again - values).max() <= BOUND / 255 + 1e-5
-    assert quantise(np.array([0.0, -99.0, 99.0], np.float32), BOUND).tolist() == [128, 0, 255]
+    assert quantize(np.array([0.0, -99.0, 99.0], np.float32), BOUND).tolist() == [128, 0, 255]
     levels = np.arange(256, dtype=np.uint8)
-    assert np.array_equal(quantise(dequantise(levels, BOUND), BOUND), levels)
+    assert np.array_equal(quantize(dequantize(levels, BOUND), BOUND), levels)
     assert torch.allclose(
-        dequantise(torch.from_numpy(levels), BOUND), torch.from_numpy(dequantise(levels, BOUND))
+        dequantize(torch.from_numpy(levels), BOUND), torch.from_numpy(dequantize(levels, BOUND))
     )
     with pytest.raises(ValueError, match="-1"):
-        quantise(values, -1)
+        quantize(values, -1)
 
 
 def test_stacks_alternate_x_and_y():
@@ -388,11 +388,11 @@ def test_flipping_bytes_negates_x_only():
 
 def test_subtracting_the_mean_leaves_relative_motion():
     stack = np.random.default_rng(0).normal(3, 1, (2, 4, 6, 8)).astype(np.float32)
-    centred = subtract_mean(stack)
-    assert np.abs(centred.mean(axis=(2, 3))).max() < 1e-5
-    assert np.allclose(centred, stack - stack.mean(axis=(2, 3))[..., None, None])
+    centered = subtract_mean(stack)
+    assert np.abs(centered.mean(axis=(2, 3))).max() < 1e-5
+    assert np.allclose(centered, stack - stack.mean(axis=(2, 3))[..., None, None])
     assert torch.allclose(
-        subtract_mean(torch.from_numpy(stack)), torch.from_numpy(centred), atol=1e-5
+        subtract_mean(torch.from_numpy(stack)), torch.from_numpy(centered), atol=1e-5
     )
     with pytest.raises(TypeError, match="uint8"):
         subtract_mean(np.zeros((2, 4, 4), np.uint8))

@@ -103,8 +103,8 @@ def test_other_users_of_numba_keep_their_cache():
 
 
 def test_every_compiled_loop_has_its_cache_outside_the_package():
-    from trainers.comparison import kernels as chi2
+    from trainers.fusion import kernels as chi2
 
-    for loop in (scale.solve_scale, fields.quantise_into, chi2._distances):
+    for loop in (scale.solve_scale, fields.quantize_into, chi2._distances):
         folder = Path(loop._cache.cache_path)
         assert Path(loop.py_func.__code__.co_filename).parent not in (folder, *folder.parents)

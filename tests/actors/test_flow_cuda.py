@@ -25,7 +25,7 @@ from flow_cases import (
 )
 
 from actors.errors import UserError
-from actors.flow import TVL1, flow, quantise, to_gray
+from actors.flow import TVL1, flow, quantize, to_gray
 from actors.flow.cuda.engine import CUDAEngine
 from actors.flow.loops import planes, pyramid
 from actors.flow.settings import SCHEDULES
@@ -56,7 +56,7 @@ def clip(frames=3, height=20, width=34):
 def assert_agrees(ours, theirs, tolerance=TOLERANCE):
     assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
     assert np.abs(ours - theirs).max() <= tolerance
-    within = np.abs(quantise(ours).astype(int) - quantise(theirs)) <= 1
+    within = np.abs(quantize(ours).astype(int) - quantize(theirs)) <= 1
     assert within.all()
 
 
@@ -185,7 +185,7 @@ def test_differs_from_the_cpu_by_what_it_stores_alone(epsilon, taken):
     solver.solve(stored)
     assert solver.taken == taken
     assert np.abs(ours - stored).max() <= 1e-4
-    assert np.array_equal(quantise(ours), quantise(stored))
+    assert np.array_equal(quantize(ours), quantize(stored))
 
 
 @needs_kernels
@@ -317,7 +317,7 @@ def test_halves_a_batch_that_does_not_fit(monkeypatch, room):
     assert np.array_equal(engine(frames), expected)
     assert tried == [5, 2] if room == 3 else [5, 2, 1]
     tried.clear()
-    assert np.array_equal(engine.quantised(frames), quantise(expected))
+    assert np.array_equal(engine.quantized(frames), quantize(expected))
     assert tried == []  # what was found to fit has been kept
 
 
@@ -379,27 +379,27 @@ def test_no_memory_for_a_single_pair(monkeypatch):
 
 
 @needs_kernels
-def test_pairs_colour_and_any_strides():
+def test_pairs_color_and_any_strides():
     settings = replace(QUICK, inner_iterations=2)
     frames = clip(4, 16, 20)
     pairs = Engine(settings, batch=1)(frames.reshape(2, 2, 16, 20))
     assert_agrees(pairs, flow(frames, settings)[::2])
-    colour = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3), np.uint8)
-    colour = colour.transpose(0, 3, 1, 2)
-    assert np.array_equal(Engine(settings)(colour), Engine(settings)(to_gray(colour)))
+    color = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3), np.uint8)
+    color = color.transpose(0, 3, 1, 2)
+    assert np.array_equal(Engine(settings)(color), Engine(settings)(to_gray(color)))
 
 
 @needs_kernels
-def test_quantised_is_the_flow_quantised():
+def test_quantized_is_the_flow_quantized():
     settings = replace(QUICK, inner_iterations=4)
     frames = clip(2, 16, 24)
     field = Engine(settings)(frames)
     for bound in (20.0, 0.3):
-        levels = Engine(settings).quantised(frames, bound)
+        levels = Engine(settings).quantized(frames, bound)
         assert levels.dtype == np.uint8
-        assert np.array_equal(levels, quantise(field, bound))
+        assert np.array_equal(levels, quantize(field, bound))
     with pytest.raises(ValueError, match="-1"):
-        Engine(settings).quantised(frames, -1)
+        Engine(settings).quantized(frames, -1)
 
 
 @needs_kernels

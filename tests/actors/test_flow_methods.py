@@ -13,10 +13,10 @@ import torch
 
 from actors.errors import UserError
 from actors.extract_settings import ExtractSettings
-from actors.flow import TVL1, CPUEngine, get_engine, quantise
+from actors.flow import TVL1, CPUEngine, get_engine, quantize
 from actors.flow.choice import METHODS, RAFT, choose
 from actors.flow.engine import is_on_gpu
-from actors.flow.methods import QuantisingEngine, find_quantised
+from actors.flow.methods import QuantizingEngine, find_quantized
 from actors.flow.raft import load_network
 from actors.flow.settings import SCHEDULES
 
@@ -146,23 +146,23 @@ def test_raft_by_name(tmp_path):
     path = tmp_path / "small.safetensors"
     safetensors.torch.save_file(raft_small().state_dict(), path)
     engine = get_engine(RAFT(weights=str(path), updates=1))
-    assert engine.colour
+    assert engine.color
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), np.uint8)
-    assert find_quantised(engine, frames, 20.0).shape == (1, 2, 32, 32)
+    assert find_quantized(engine, frames, 20.0).shape == (1, 2, 32, 32)
     assert not load_network(engine.settings).training
 
 
 def test_bytes_are_the_engines_own_where_it_gives_them():
     frames = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
     plain = CPUEngine(QUICK)
-    assert np.array_equal(find_quantised(plain.__call__, frames, 5.0), quantise(plain(frames), 5.0))
+    assert np.array_equal(find_quantized(plain.__call__, frames, 5.0), quantize(plain(frames), 5.0))
 
     class Own:
         def __call__(self, frames):
             raise AssertionError("bytes are to be asked for")
 
-        def quantised(self, frames, bound):
+        def quantized(self, frames, bound):
             return np.full((len(frames) - 1, 2, *frames.shape[1:]), bound, np.uint8)
 
-    assert isinstance(Own(), QuantisingEngine)
-    assert (find_quantised(Own(), frames, 7.0) == 7).all()
+    assert isinstance(Own(), QuantizingEngine)
+    assert (find_quantized(Own(), frames, 7.0) == 7).all()

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from actors.ledger import Ledger, Notes
+from actors.pool.ledger import Ledger, Notes
 from actors.storage import Storage
 
 

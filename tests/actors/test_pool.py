@@ -13,8 +13,8 @@ import pytest
 import ray
 
 from actors.errors import MediaError
-from actors.ledger import Notes
-from actors.pool import PoolResources, run_pool
+from actors.pool.ledger import Notes
+from actors.pool.run import PoolResources, run_pool
 from actors.storage import Storage
 
 pytestmark = pytest.mark.ray

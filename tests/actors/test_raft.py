@@ -56,7 +56,7 @@ def test_equals_torchvisions_forward_pass(weights, size):
     assert np.allclose(ours, theirs, atol=1e-3)
 
 
-def test_gray_is_three_equal_channels_and_pairs_are_neighbours(engine):
+def test_gray_is_three_equal_channels_and_pairs_are_neighbors(engine):
     gray = noise(4, 128, 128)
     fields = engine(gray)
     assert fields.shape == (3, 2, 128, 128)

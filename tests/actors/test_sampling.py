@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from actors.sampling import resample_indices, stack_indices, uniform_positions
+from actors.media.sampling import resample_indices, stack_indices, uniform_positions
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 import torch
 from media_files import sine, write_sound
 
-from actors.decode import open_media, packets
 from actors.errors import UserError
 from actors.extract_settings import SoundSettings
-from actors.sound import FLOOR_DB, MEAN_DB, SPREAD_DB, SoundDecoder, Spectrogram, spectrogram
+from actors.media.decode import open_media, packets
+from actors.media.sound import FLOOR_DB, MEAN_DB, SPREAD_DB, SoundDecoder, Spectrogram, spectrogram
 
 SETTINGS = SoundSettings()
 

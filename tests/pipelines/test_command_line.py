@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from actors.errors import UserError
-from pipelines.arguments import parse_arguments
-from pipelines.compare_options import read_comparison
-from pipelines.launch import ROOT
-from pipelines.model_settings import PredictSettings
+from pipelines.cli.arguments import parse_arguments
+from pipelines.cli.compare_options import read_comparison
+from pipelines.cli.launch import ROOT
+from pipelines.cli.model_settings import PredictSettings
+from pipelines.cli.settings import MAIN_OPTIONS, Settings, make_parser, parse_settings
 from pipelines.refine import RefineSettings
-from pipelines.settings import MAIN_OPTIONS, Settings, make_parser, parse_settings
 
 JOBS = ("full", "extract", "train", "tune", "evaluate", "compare", "promote", "predict", "refine")
 SLOW = {"torch", "torchvision", "torchaudio", "ray", "mlflow", "numba", "av", "sklearn"}
@@ -74,15 +74,15 @@ def refuse(*arguments: str) -> str:
             "--extract.flow_method takes one of tvl1, exact, fast or raft, not 'fats'; "
             "did you mean 'fast' or 'raft'?",
         ),
-        ("--spatial.optimiser.lr abc", "--spatial.optimiser.lr takes a number, not 'abc'"),
-        ("--spatial.optimiser.lr=abc", "--spatial.optimiser.lr takes a number, not 'abc'"),
+        ("--spatial.optimizer.lr abc", "--spatial.optimizer.lr takes a number, not 'abc'"),
+        ("--spatial.optimizer.lr=abc", "--spatial.optimizer.lr takes a number, not 'abc'"),
         (
-            "--spatial.optimiser.lrr 0.1",
-            "there is no option --spatial.optimiser.lrr; did you mean '--spatial.optimiser.lr'?",
+            "--spatial.optimizer.lrr 0.1",
+            "there is no option --spatial.optimizer.lrr; did you mean '--spatial.optimizer.lr'?",
         ),
         (
-            "--spatal.optimiser.lr 0.1",
-            "there is no option --spatal.optimiser.lr; did you mean '--spatial.optimiser.lr'?",
+            "--spatal.optimizer.lr 0.1",
+            "there is no option --spatal.optimizer.lr; did you mean '--spatial.optimizer.lr'?",
         ),
         (
             "--group_pattern x",
@@ -102,7 +102,7 @@ def refuse(*arguments: str) -> str:
         ("--config missing.yaml", "--config missing.yaml: there is no such file"),
         ("--preset papr", "there is no preset 'papr'; --preset takes demo or paper; "
                           "did you mean 'paper'?"),
-        ("--spatial.optimiser.lr -1", "--spatial.optimiser.lr must be above 0, not -1.0"),
+        ("--spatial.optimizer.lr -1", "--spatial.optimizer.lr must be above 0, not -1.0"),
     ],
 )  # fmt: skip
 def test_mistakes_in_plain_words(given: str, told: str) -> None:
@@ -115,11 +115,11 @@ def test_mistakes_in_plain_words(given: str, told: str) -> None:
         ("sed: 3", "there is no setting sed; did you mean 'seed'?"),
         ("search: {trails: 3}", "there is no setting search.trails; did you mean 'search.trials'?"),
         (
-            "spatial: {optimiser: {lrr: 3}}",
-            "there is no setting spatial.optimiser.lrr; did you mean 'spatial.optimiser.lr'?",
+            "spatial: {optimizer: {lrr: 3}}",
+            "there is no setting spatial.optimizer.lrr; did you mean 'spatial.optimizer.lr'?",
         ),
         ("seed: often", "seed takes a whole number, not 'often'"),
-        ("spatial: {optimiser: {lr: fast}}", "spatial.optimiser.lr takes a number, not 'fast'"),
+        ("spatial: {optimizer: {lr: fast}}", "spatial.optimizer.lr takes a number, not 'fast'"),
     ],
 )
 def test_mistakes_in_a_file_name_the_file(tmp_path: Path, content: str, told: str) -> None:
@@ -133,24 +133,24 @@ def test_mistakes_in_a_file_name_the_file(tmp_path: Path, content: str, told: st
     ("content", "options", "told"),
     [
         (
-            "spatial: {optimiser: {lr: -1}}",
-            "--motion.optimiser.lr 0.01",
-            "{file}: spatial.optimiser.lr must be above 0, not -1.0",
+            "spatial: {optimizer: {lr: -1}}",
+            "--motion.optimizer.lr 0.01",
+            "{file}: spatial.optimizer.lr must be above 0, not -1.0",
         ),
         (
-            "spatial: {optimiser: {lr: -1}}",
+            "spatial: {optimizer: {lr: -1}}",
             "",
-            "{file}: spatial.optimiser.lr must be above 0, not -1.0",
+            "{file}: spatial.optimizer.lr must be above 0, not -1.0",
         ),
         (
-            "spatial: {optimiser: {lr: 1}}",
-            "--spatial.optimiser.lr=-2",
-            "--spatial.optimiser.lr must be above 0, not -2.0",
+            "spatial: {optimizer: {lr: 1}}",
+            "--spatial.optimizer.lr=-2",
+            "--spatial.optimizer.lr must be above 0, not -2.0",
         ),
         (
-            "spatial: {optimiser: {lr: -1}}",
-            "--motion.optimiser.lr -1",
-            "{file}: spatial.optimiser.lr or --motion.optimiser.lr: lr must be above 0, not -1.0",
+            "spatial: {optimizer: {lr: -1}}",
+            "--motion.optimizer.lr -1",
+            "{file}: spatial.optimizer.lr or --motion.optimizer.lr: lr must be above 0, not -1.0",
         ),
         ("motion_lstm: {hidden: [0]}", "", "{file}: motion_lstm.hidden must name at least one "
                                            "layer of 1 unit, not (0,)"),
@@ -193,5 +193,5 @@ def test_the_short_help_shows_the_main_options_and_the_long_one_all(
     words = long.replace("[", " ").replace("]", " ").split()
     assert {f"--{name}" for name in parser.names()} <= set(words)
     assert "what the job does" in short and "--help-all shows every setting" in short
-    assert f"(default: {parse_settings('', []).spatial.optimiser.lr})" in short
-    assert Settings().spatial.optimiser.lr != parse_settings("", []).spatial.optimiser.lr
+    assert f"(default: {parse_settings('', []).spatial.optimizer.lr})" in short
+    assert Settings().spatial.optimizer.lr != parse_settings("", []).spatial.optimizer.lr

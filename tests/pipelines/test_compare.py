@@ -15,14 +15,13 @@ import pytest
 
 from actors.errors import UserError
 from actors.storage import Storage
-from pipelines.command_line import read_data
+from pipelines.cli.command_line import read_data
+from pipelines.cli.compare_options import Choice, parse_choice, read_comparison, variants
+from pipelines.cli.model_settings import TrackingSettings
+from pipelines.cli.settings import Settings, parse_settings
 from pipelines.compare import chosen_rows, run_rows
-from pipelines.compare_options import Choice, parse_choice, read_comparison, variants
-from pipelines.compared import summarise
-from pipelines.console import Console
-from pipelines.datasets import Manifest
-from pipelines.job import Job
-from pipelines.model_settings import TrackingSettings
+from pipelines.data import Manifest
+from pipelines.report.compared import summarize
 from pipelines.report.comparison import (
     Comparison,
     comparison_html,
@@ -32,8 +31,9 @@ from pipelines.report.comparison import (
     to_csv,
     to_latex,
 )
-from pipelines.settings import Settings, parse_settings
-from pipelines.tracking import Tracker
+from pipelines.steps.console import Console
+from pipelines.steps.job import Job
+from pipelines.tracking.runs import Tracker
 from trainers.comparison.names import row_names
 from trainers.comparison.rows import Material, rows
 from trainers.evaluation import SystemScores
@@ -218,7 +218,7 @@ def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch, capsys)
     assert done == ["svm_ef"]
     for name, scores in first.scores.items():
         np.testing.assert_array_equal(again.scores[name], scores)
-    comparison = summarise(
+    comparison = summarize(
         [first, first],
         chosen,
         title="small",
@@ -227,7 +227,7 @@ def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch, capsys)
         multi_label=False,
     )
     _check_forms(comparison)
-    once = summarise(
+    once = summarize(
         [first], chosen, title="", command="", classes=("a", "b", "c"), multi_label=False
     )
     for one, twice in zip(once.rows, comparison.rows, strict=True):

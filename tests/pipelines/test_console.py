@@ -9,10 +9,10 @@ import time
 import pytest
 from rich.console import Console as RichConsole
 
-from actors import board as board_module
-from actors.board import Board
-from pipelines import console as module
-from pipelines.console import Console, StageProgress
+from actors.pool import board as board_module
+from actors.pool.board import Board
+from pipelines.steps import console as module
+from pipelines.steps.console import Console, StageProgress
 
 
 @pytest.fixture

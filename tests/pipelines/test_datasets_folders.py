@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors.errors import UserError
-from pipelines.datasets import FORMATS, Manifest, SplitSettings, read_dataset
+from pipelines.data import FORMATS, Manifest, SplitSettings, read_dataset
 
 
 def tree(root: Path, **classes: int) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from actors.errors import UserError
-from pipelines.datasets import Manifest, SplitSettings, read_dataset
-from pipelines.datasets.ccv import CATEGORIES
-from pipelines.datasets.hmdb51 import film_of
+from pipelines.data import Manifest, SplitSettings, read_dataset
+from pipelines.data.ccv import CATEGORIES
+from pipelines.data.hmdb51 import film_of
 
 
 def read(root: Path, format: str, **settings) -> Manifest:

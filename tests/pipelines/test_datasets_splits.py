@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from actors.errors import UserError
-from pipelines.datasets import SplitSettings, read_dataset
-from pipelines.datasets.manifest import Manifest
-from pipelines.datasets.splits import cut_fold, cut_share
+from pipelines.data import SplitSettings, read_dataset
+from pipelines.data.manifest import Manifest
+from pipelines.data.splits import cut_fold, cut_share
 
 
 def grouped(classes: int, groups: int, clips: int) -> tuple[list[tuple[str, ...]], list[str]]:

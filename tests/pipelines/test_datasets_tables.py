@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.errors import UserError
-from pipelines.datasets import Manifest, SplitSettings, read_dataset
+from pipelines.data import Manifest, SplitSettings, read_dataset
 
 ROWS = [(f"{c}/{i}.mp4", c) for c in ("cat", "dog") for i in range(10)]
 

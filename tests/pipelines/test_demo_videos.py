@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from actors.flow import TVL1, flow
-from pipelines.demo_clues import CLUES, VALUES, VISIBLE, ceilings, clue_agreement
-from pipelines.demo_scenes import FPS, SAMPLE_RATE, SIDE, _cover, make_scene
-from pipelines.demo_videos import DemoSettings, encode, make_demo_set
+from pipelines.data.demo_clues import CLUES, VALUES, VISIBLE, ceilings, clue_agreement
+from pipelines.data.demo_scenes import FPS, SAMPLE_RATE, SIDE, _cover, make_scene
+from pipelines.data.demo_videos import DemoSettings, encode, make_demo_set
 
 FEW = DemoSettings(train=1, val=1, test=1, broken=3, silent=1, soundless=1)
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +121,7 @@ def test_finished_set_is_kept_and_an_unfinished_or_other_one_made_anew(tmp_path)
 
 
 def test_command_line_runs_from_anywhere(tmp_path):
-    script = ROOT / "pipelines" / "demo_videos.py"
+    script = ROOT / "pipelines" / "data" / "demo_videos.py"
     assert os.access(script, os.X_OK)
     done = subprocess.run(
         [sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True
@@ -132,17 +132,17 @@ def test_command_line_runs_from_anywhere(tmp_path):
 
 
 def test_gray_frames_do_not_show_the_tints(few):
-    differences = {"gray": [], "colour": []}
+    differences = {"gray": [], "color": []}
     for row in whole(few):
         path = few.parent / row["path"]
         sign = 1 if CLUES[row["label"]]["order"] == "redfirst" else -1
-        colour = pictures(path).astype(float)
-        gray = colour @ (0.299, 0.587, 0.114)
-        reddish = colour[..., 0] - colour[..., 2]
-        for name, frames in (("gray", gray), ("colour", reddish)):
+        color = pictures(path).astype(float)
+        gray = color @ (0.299, 0.587, 0.114)
+        reddish = color[..., 0] - color[..., 2]
+        for name, frames in (("gray", gray), ("color", reddish)):
             differences[name].append(sign * (frames[:9].mean() - frames[-9:].mean()))
-    assert np.min(differences["colour"]) > 20
-    # A flicker of a grey level, whichever tint comes first.
+    assert np.min(differences["color"]) > 20
+    # A flicker of a gray level, whichever tint comes first.
     assert np.abs(differences["gray"]).max() < 1.5
     assert abs(np.mean(differences["gray"])) < 0.2
 

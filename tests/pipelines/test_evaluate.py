@@ -11,15 +11,15 @@ import torch
 
 from actors.storage import Storage
 from pipelines import evaluate as step
-from pipelines.console import Console
-from pipelines.datasets import Manifest, Video
+from pipelines.cli.settings import parse_settings
+from pipelines.data import Manifest, Video
+from pipelines.data.score_file import read_scores
 from pipelines.extract import ExtractedClip
-from pipelines.inputs import FusionInputs
 from pipelines.refine import RefineSettings, refine_scores
-from pipelines.reporting import _methods, chosen_row
-from pipelines.score_file import read_scores
-from pipelines.settings import parse_settings
-from pipelines.stages import run_stage
+from pipelines.report.gather import _methods, chosen_row
+from pipelines.steps.caching import run_stage
+from pipelines.steps.console import Console
+from pipelines.steps.inputs import FusionInputs
 from trainers.evaluation import SystemScores
 
 N, CLASSES = 360, ("ant", "bee", "cow", "dog")

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from actors.ledger import Ledger, Notes
+from actors.pool.ledger import Ledger, Notes
 from actors.storage import Storage
 from pipelines import extract as step
-from pipelines.console import Console
-from pipelines.datasets import Manifest, Video
-from pipelines.job import Job
-from pipelines.settings import parse_settings
-from pipelines.stages import fingerprint
+from pipelines.cli.settings import parse_settings
+from pipelines.data import Manifest, Video
+from pipelines.steps.caching import fingerprint
+from pipelines.steps.console import Console
+from pipelines.steps.job import Job
 
 SILENT = {"audio": "the file has no sound"}
 

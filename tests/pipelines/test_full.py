@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from pipelines.demo_clues import VALUES, VISIBLE, ceilings, clue_agreement
-from pipelines.launch import ROOT
+from pipelines.cli.launch import ROOT
+from pipelines.data.demo_clues import VALUES, VISIBLE, ceilings, clue_agreement
 
 METHODS = tuple(VISIBLE)
 STAGES = {"extract", "search", "fusion", "evaluate", "register"} | {

@@ -16,12 +16,12 @@ from small_hybrid import CLASSES, make_hybrid, write_clip
 
 from actors.errors import UserError
 from actors.storage import Storage
-from pipelines.arguments import parse_arguments
-from pipelines.console import Console
-from pipelines.model_settings import PredictSettings
+from pipelines.cli.arguments import parse_arguments
+from pipelines.cli.model_settings import PredictSettings
 from pipelines.predict import find_videos, predict, predict_paths
-from pipelines.predictions import check_output, in_words, predictions_table
-from trainers.fitted_refinement import contextual
+from pipelines.report.predictions import check_output, in_words, predictions_table
+from pipelines.steps.console import Console
+from trainers.refinement.fitted import contextual
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_a_line_after_the_table_tells_how_many(rows):
 def test_another_refinement_takes_the_place_of_the_models_own(folder, rows, tmp_path):
     hybrid = make_hybrid()
     identity = contextual(
-        np.eye(3), streams=hybrid.members, classes=CLASSES, multi_label=False, normalise=True
+        np.eye(3), streams=hybrid.members, classes=CLASSES, multi_label=False, normalize=True
     )
     (tmp_path / "mine.safetensors").write_bytes(identity.to_bytes())
     clip = str(folder / "clips" / "one.mp4")

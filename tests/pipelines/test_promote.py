@@ -10,14 +10,14 @@ from small_hybrid import CLASSES, make_hybrid, write_clip
 
 from actors.errors import UserError
 from actors.storage import Storage
-from pipelines.arguments import parse_arguments
-from pipelines.console import Console
-from pipelines.datasets import Video
-from pipelines.launch import main_guard
-from pipelines.model_settings import PromoteSettings, RegistrySettings, TrackingSettings
+from pipelines.cli.arguments import parse_arguments
+from pipelines.cli.launch import main_guard
+from pipelines.cli.model_settings import PromoteSettings, RegistrySettings, TrackingSettings
+from pipelines.data import Video
 from pipelines.promote import main, promote, promote_version, rows_accuracy, rows_map
-from pipelines.registry import Evaluation, find_version, register
-from pipelines.tracking import Tracker
+from pipelines.steps.console import Console
+from pipelines.tracking.registry import Evaluation, find_version, register
+from pipelines.tracking.runs import Tracker
 
 
 @pytest.fixture(autouse=True)

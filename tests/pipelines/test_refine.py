@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from actors.errors import UserError
-from pipelines.arguments import parse_arguments
-from pipelines.console import Console
-from pipelines.launch import ROOT
+from pipelines.cli.arguments import parse_arguments
+from pipelines.cli.launch import ROOT
+from pipelines.data.score_file import read_scores
 from pipelines.refine import RefineSettings, refine_scores
 from pipelines.report.refinement import strongest_pairs
-from pipelines.score_file import read_scores
-from trainers.fitted_refinement import FittedRefinement
-from trainers.score_streams import to_probabilities
+from pipelines.steps.console import Console
+from trainers.refinement.fitted import FittedRefinement
+from trainers.refinement.score_streams import to_probabilities
 
 
 def drawn(n: int = 240, c: int = 5, seed: int = 0) -> dict[str, np.ndarray]:
@@ -149,7 +149,7 @@ def test_files_that_are_none(tmp_path):
     ("arguments", "message"),
     [
         (["--folds", "1"], "--folds must be at least 2, not 1"),
-        (["--method", "learnt"], "not 'learnt'; did you mean 'learned'"),
+        (["--method", "learned"], "not 'learned'; did you mean 'learned'"),
         (["--given", "odds"], "--given takes one of auto, logits"),
         (["--output", "mine.pkl"], "must be .safetensors"),
     ],

@@ -19,9 +19,9 @@ from small_hybrid import CLASSES, make_hybrid, write_clip
 
 from actors.errors import UserError
 from actors.storage import Storage
-from pipelines.datasets import Video
-from pipelines.model_settings import RegistrySettings, TrackingSettings
-from pipelines.registry import (
+from pipelines.cli.model_settings import RegistrySettings, TrackingSettings
+from pipelines.data import Video
+from pipelines.tracking.registry import (
     REQUIREMENTS,
     Evaluation,
     download,
@@ -29,7 +29,7 @@ from pipelines.registry import (
     register,
     requirements,
 )
-from pipelines.tracking import Tracker
+from pipelines.tracking.runs import Tracker
 from trainers.hybrid import Hybrid
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,7 +219,7 @@ def test_the_requirements_are_what_the_code_imports():
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    files = [ROOT / "pipelines" / "model_code.py", *map(Path, done.stdout.split())]
+    files = [ROOT / "pipelines" / "tracking" / "model_code.py", *map(Path, done.stdout.split())]
     assert len(files) > 10
     imported = set()
     for file in files:

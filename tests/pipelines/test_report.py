@@ -18,7 +18,6 @@ from PIL import Image
 from report_examples import CLASSES, demo, example, many_classes, methods, minimal, multi_label
 from rich.console import Console
 
-from pipelines import reporting
 from pipelines.report import (
     DataSummary,
     MethodResult,
@@ -29,6 +28,7 @@ from pipelines.report import (
     render_html,
     report_json,
 )
+from pipelines.report import gather as reporting
 from pipelines.report.matrix import hardest_classes
 from trainers.evaluation import MethodFigures
 

@@ -16,8 +16,8 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from pipelines.demo_videos import DemoSettings, make_demo_set
-from pipelines.launch import ROOT
+from pipelines.cli.launch import ROOT
+from pipelines.data.demo_videos import DemoSettings, make_demo_set
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -26,9 +26,9 @@ SMALL = """
 preset: demo
 streams: spatial,audio
 embedding: {max_steps: 6, test_samples: 6}
-spatial: {optimiser: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
-audio: {optimiser: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
-spatial_lstm: {optimiser: {max_steps: 60, evaluate_every: 20, checkpoint_every: 2}}
+spatial: {optimizer: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
+audio: {optimizer: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
+spatial_lstm: {optimizer: {max_steps: 60, evaluate_every: 20, checkpoint_every: 2}}
 search: {trials: 6, folds: 2, concurrent: 1}
 max_rejected_share: 0.2
 """

@@ -9,7 +9,7 @@ from actors.flow import TVL1
 from actors.flow.choice import RAFT
 from actors.storage import Storage
 from pipelines.extract import extraction_key
-from pipelines.stages import fingerprint, run_stage
+from pipelines.steps.caching import fingerprint, run_stage
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from mlflow.artifacts import load_text
 
 from actors.errors import UserError
 from actors.storage import Storage
-from pipelines.model_settings import TrackingSettings
-from pipelines.provenance import flatten, git_commit
-from pipelines.tracking import Tracker, tracking_uri, using_uri
-from trainers.stream_settings import StreamSettings
+from pipelines.cli.model_settings import TrackingSettings
+from pipelines.tracking.provenance import flatten, git_commit
+from pipelines.tracking.runs import Tracker, tracking_uri, using_uri
+from trainers.streams.settings import StreamSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,7 +94,7 @@ def test_settings_become_flat_parameters_and_changed_ones_tags(tracker):
         run.log_params({"spatial": StreamSettings(), "long": "x" * 9000, "workers": 1})
         run.log_params({"spatial": StreamSettings(), "long": "x" * 9000, "workers": 2})
     data = state(tracker, run.id).data
-    assert data.params["spatial.optimiser.lr"] == "0.001"
+    assert data.params["spatial.optimizer.lr"] == "0.001"
     assert data.params["workers"] == "1"
     assert data.tags["resumed_with.workers"] == "2"
     assert [tag for tag in data.tags if tag.startswith("resumed_with")] == ["resumed_with.workers"]
@@ -243,7 +243,7 @@ def test_nested_settings_are_laid_flat():
 
 def test_nothing_is_printed(tmp_path):
     code = (
-        "import sys; from actors.storage import Storage; from pipelines.tracking import *;"
+        "import sys; from actors.storage import Storage; from pipelines.tracking.runs import *;"
         "t = Tracker(TrackingSettings(), Storage(sys.argv[1])); t.check();\n"
         "with t.parent('a', 'b') as run:\n"
         "    run.log_text('x.txt', 'y')\n"

@@ -19,13 +19,13 @@ from actors.errors import UserError
 from actors.storage import Storage
 from actors.streams import STREAMS
 from pipelines import extract as extract_step
-from pipelines.console import Console
-from pipelines.datasets import Manifest, Video
+from pipelines.cli.launch import ROOT, TooManyRejected, main_guard
+from pipelines.cli.settings import parse_settings
+from pipelines.data import Manifest, Video
 from pipelines.extract import ExtractedClip, Extraction
-from pipelines.job import groups_in_words, open_job, split_warnings
-from pipelines.launch import ROOT, TooManyRejected, main_guard
-from pipelines.settings import parse_settings
-from pipelines.stream_check import check_streams
+from pipelines.steps.console import Console
+from pipelines.steps.job import groups_in_words, open_job, split_warnings
+from pipelines.steps.stream_check import check_streams
 
 
 def refuse(*arguments: str) -> str:
@@ -77,11 +77,11 @@ def test_a_negative_lambda(place: list[str]) -> None:
 
 
 def test_a_setting_of_the_wrong_type(place: list[str]) -> None:
-    assert "spatial.optimiser.lr" in refuse(*place, "--spatial.optimiser.lr", "quick")
+    assert "spatial.optimizer.lr" in refuse(*place, "--spatial.optimizer.lr", "quick")
 
 
 def test_a_setting_that_does_not_exist(place: list[str]) -> None:
-    assert "--spatial.optimiser.rate" in refuse(*place, "--spatial.optimiser.rate", "1")
+    assert "--spatial.optimizer.rate" in refuse(*place, "--spatial.optimizer.rate", "1")
 
 
 def test_a_config_file_that_does_not_exist(place: list[str], tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_sounds_without_pictures_are_found_by_their_headers(tmp_path: Path) -> N
 
 def test_clips_with_neither_lack_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     videos = videos_of(tmp_path, sound=True)
-    monkeypatch.setattr("pipelines.stream_check._found", lambda path: set())
+    monkeypatch.setattr("pipelines.steps.stream_check._found", lambda path: set())
     with pytest.raises(UserError) as refused:
         check_streams(videos, STREAMS, Console())
     assert str(refused.value) == (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from trainers.examples import Example
+from trainers.fit.examples import Example
 
 
 class ArrayClip:

@@ -5,14 +5,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from trainers.bootstrap import (
+from trainers.metrics.bootstrap import (
     resample,
     resampled_accuracy,
     resampled_map,
     resampled_precision,
     units,
 )
-from trainers.metrics import accuracy, average_precision, mean_average_precision
+from trainers.metrics.measures import accuracy, average_precision, mean_average_precision
 
 
 @pytest.mark.parametrize("seed", range(5))

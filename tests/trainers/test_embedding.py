@@ -14,12 +14,12 @@ from trainers.embedding import (
     embedding_positions,
     read_embedding,
 )
-from trainers.networks.backbones import build_network
-from trainers.networks.recurrent import SequenceNetwork
-from trainers.networks.weights import save_network
-from trainers.samples import crop_samples, cut, normalise
+from trainers.encoders.backbones import build_network
+from trainers.network_files import save_network
+from trainers.sequence.recurrent import SequenceNetwork
 from trainers.settings import EmbeddingSettings, NetworkSettings
-from trainers.stream_settings import StreamSettings, input_channels
+from trainers.streams.samples import crop_samples, cut, normalize
+from trainers.streams.settings import StreamSettings, input_channels
 
 SETTINGS = StreamSettings(crop=16, window_seconds=2.0)
 
@@ -41,7 +41,7 @@ def test_features_and_scores_are_those_of_each_position(stream):
     with torch.no_grad():
         for positions, got in ((steps, found.features), (tests, None)):
             samples = crop_samples(cut(clip, stream, SETTINGS, positions), stream, SETTINGS)
-            inputs = normalise(samples, stream, SETTINGS)
+            inputs = normalize(samples, stream, SETTINGS)
             if got is not None:
                 torch.testing.assert_close(got, network.features(inputs))
         torch.testing.assert_close(found.scores, network(inputs).softmax(1).mean(0))

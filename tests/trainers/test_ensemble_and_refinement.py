@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from trainers.ensemble import mean_scores
-from trainers.metrics import accuracy, mean_average_precision
-from trainers.refinement import confusion_refinement, refine
+from trainers.metrics.measures import accuracy, mean_average_precision
+from trainers.refinement.confusion import confusion_refinement, refine
 
 
 def test_mean_over_the_systems_a_clip_has():
@@ -47,7 +47,7 @@ def test_rows_are_the_truth_and_an_empty_class_keeps_its_own():
     np.testing.assert_allclose(
         refine(clip, matrix), [[0.2 / 3 + 0.2 / 3, 0.1 + 0.15, 0.3, 0.4]], rtol=1e-12
     )
-    assert refine(clip, matrix, normalise=True).sum() == pytest.approx(1)
+    assert refine(clip, matrix, normalize=True).sum() == pytest.approx(1)
 
 
 def test_several_labels_count_once_each():
@@ -58,7 +58,7 @@ def test_several_labels_count_once_each():
 
 def test_a_clip_whose_refined_score_is_all_zero_keeps_its_own():
     matrix = np.array([[1.0, 0.0, 0], [1.0, 0.0, 0], [0, 0, 1]])
-    refined = refine([[0.0, 0.8, 0.0]], matrix, normalise=True)
+    refined = refine([[0.0, 0.8, 0.0]], matrix, normalize=True)
     np.testing.assert_allclose(refined, [[0, 1, 0]])
 
 
@@ -66,7 +66,7 @@ def test_refinement_refuses():
     with pytest.raises(ValueError, match="do not fit"):
         refine(np.ones((2, 3)), np.eye(2))
     with pytest.raises(ValueError, match="negative"):
-        refine([[-1.0, 1.0]], np.eye(2), normalise=True)
+        refine([[-1.0, 1.0]], np.eye(2), normalize=True)
     with pytest.raises(ValueError, match="finite"):
         confusion_refinement([[np.nan, 1.0]], [0])
 

@@ -8,8 +8,15 @@ import torch
 from safetensors.torch import save
 
 from actors.errors import UserError
-from trainers.fusion import FusionClips, FusionNetwork, FusionSettings, fit_folds, fit_fusion, rank
-from trainers.proximal import penalty, proximal_step
+from trainers.fusion.proximal import penalty, proximal_step
+from trainers.fusion.training import (
+    FusionClips,
+    FusionNetwork,
+    FusionSettings,
+    fit_folds,
+    fit_fusion,
+    rank,
+)
 
 WIDTHS = {"spatial": 24, "motion": 16, "audio": 12}
 SMALL = FusionSettings(hidden=20, batch_size=32, max_epochs=40)
@@ -30,8 +37,8 @@ def drawn(n=120, classes=5, seed=0, widths=WIDTHS, noise=0.5):
     labels = rng.integers(classes, size=n)
     features, present = {}, {}
     for name, width in widths.items():
-        centre = 3 * centres.normal(size=(classes, width)) + 10
-        values = centre[labels] + noise * rng.normal(size=(n, width)) * 4
+        center = 3 * centres.normal(size=(classes, width)) + 10
+        values = center[labels] + noise * rng.normal(size=(n, width)) * 4
         features[name] = torch.tensor(values, dtype=torch.float32)
         present[name] = torch.ones(n, dtype=torch.bool)
     if "audio" in present:
@@ -60,7 +67,7 @@ def test_forward_is_the_equations():
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    network.standardise_by(features, [{n: present[n].nonzero()[:, 0] for n in WIDTHS}])
+    network.standardize_by(features, [{n: present[n].nonzero()[:, 0] for n in WIDTHS}])
     hidden = []
     for name, width in WIDTHS.items():
         values, there = features[name].double().numpy(), present[name].numpy()
@@ -91,7 +98,7 @@ def test_one_step_is_algorithm_1():
         hidden=6, batch_size=30, max_epochs=1, lambda1=1e-2, lambda2=0.05, lambda3=0.05
     )
     start = FusionNetwork(WIDTHS, 5, settings, seed=4)
-    start.standardise_by(features, [{n: present[n].nonzero()[:, 0] for n in WIDTHS}])
+    start.standardize_by(features, [{n: present[n].nonzero()[:, 0] for n in WIDTHS}])
     output = start(
         {n: v[None] for n, v in features.items()}, {n: v[None] for n, v in present.items()}
     )
@@ -108,7 +115,7 @@ def test_one_step_is_algorithm_1():
     assert 0 < fitted.sparsity()["zero_entries"] < 1
 
 
-def test_regularisers_give_exact_zeros_and_lower_their_penalty():
+def test_regularizers_give_exact_zeros_and_lower_their_penalty():
     training = drawn()
     plain = fit_fusion(*training, SMALL, seed=0)
     assert plain.sparsity() == {"zero_rows": 0.0, "zero_entries": 0.0}
@@ -255,7 +262,7 @@ def test_input_noise_changes_training_and_repeats_by_seed_but_scores_are_free_of
 
 
 def test_input_noise_is_in_units_of_each_features_spread():
-    """Features of another scale are disturbed alike: standardised, the network is the same."""
+    """Features of another scale are disturbed alike: standardized, the network is the same."""
     features, present, targets = drawn()
     settings = dataclasses.replace(SMALL, max_epochs=3, input_noise=0.5)
     scaled = {name: values * 64 for name, values in features.items()}  # exact in floating point

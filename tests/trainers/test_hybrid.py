@@ -21,11 +21,11 @@ from actors.extraction import extract_clip
 from actors.flow import get_engine
 from actors.flow.choice import RAFT
 from trainers.evaluation import SystemScores, hybrid_scores, members
-from trainers.fitted_refinement import METHODS, FittedRefinement
 from trainers.hybrid import FACTS, Hybrid
 from trainers.records import from_record, to_record
-from trainers.refinement import refine
-from trainers.stream_settings import StreamSettings
+from trainers.refinement.confusion import refine
+from trainers.refinement.fitted import METHODS, FittedRefinement
+from trainers.streams.settings import StreamSettings
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_it_sums_what_the_evaluation_of_the_job_sums(hybrid, embeddings):
     np.testing.assert_allclose(decision.systems["hybrid"], joined.scores[0], rtol=1e-6)
     refined = hybrid.refinement.predict_scores(members(systems))
     np.testing.assert_allclose(decision.probabilities, refined[0], rtol=1e-6)
-    printed = refine(joined.scores, hybrid.refinement.method.matrix, normalise=True)
+    printed = refine(joined.scores, hybrid.refinement.method.matrix, normalize=True)
     np.testing.assert_allclose(decision.probabilities, printed[0], rtol=1e-5)
 
 
@@ -197,7 +197,7 @@ def test_a_model_carries_the_weights_of_its_flow(clip, tmp_path):
 def test_a_model_of_before_has_the_bare_matrix(hybrid, embeddings, tmp_path):
     hybrid.save(tmp_path)
     record = json.loads((tmp_path / FACTS).read_text())
-    record["refinement"] = {"method": "confusion", "normalise": True}
+    record["refinement"] = {"method": "confusion", "normalize": True}
     (tmp_path / FACTS).write_text(json.dumps(record))
     matrix = {"refinement": hybrid.refinement.method.matrix}
     (tmp_path / "refinement.safetensors").write_bytes(safetensors.numpy.save(matrix))

@@ -14,13 +14,15 @@ import pytest
 import safetensors.numpy
 
 from actors.errors import UserError
-from trainers import logit_map
-from trainers.calibration import reliability
-from trainers.choose_refinement import choose, cross_validate
-from trainers.dasd import SemanticDiffusion, class_graph, diffusion, energy
-from trainers.fitted_refinement import KEY, METHODS, FittedRefinement, contextual, make_method
-from trainers.folds import group_folds
-from trainers.late_fusion import (
+from trainers.fit.folds import group_folds
+from trainers.metrics.calibration import reliability
+from trainers.metrics.measures import accuracy, gap_at_k
+from trainers.refinement import logit_map
+from trainers.refinement.choose import choose, cross_validate
+from trainers.refinement.confusion import ContextualRefinement, confusion_refinement, refine
+from trainers.refinement.diffusion import SemanticDiffusion, class_graph, diffusion, energy
+from trainers.refinement.fitted import KEY, METHODS, FittedRefinement, contextual, make_method
+from trainers.refinement.late_fusion import (
     GapWeighted,
     MeanOfLogits,
     MeanOfProbabilities,
@@ -29,11 +31,9 @@ from trainers.late_fusion import (
     lattice,
     weighted_logits,
 )
-from trainers.learned_refinement import LearnedRefinement, of_each_class
-from trainers.logit_map import LogitMap, MapClips, objective
-from trainers.metrics import accuracy, gap_at_k
-from trainers.refinement import ContextualRefinement, confusion_refinement, refine
-from trainers.score_streams import (
+from trainers.refinement.learned import LearnedRefinement, of_each_class
+from trainers.refinement.logit_map import LogitMap, MapClips, objective
+from trainers.refinement.score_streams import (
     as_stack,
     find_temperature,
     log_loss,
@@ -193,7 +193,7 @@ def test_shrinkage_ends_at_the_printed_matrix_and_at_the_identity():
     f = base.predict_scores(streams)
     np.testing.assert_allclose(printed.matrix, confusion_refinement(f, labels))
     np.testing.assert_allclose(
-        printed.predict_scores(streams), refine(f, printed.matrix, normalise=True)
+        printed.predict_scores(streams), refine(f, printed.matrix, normalize=True)
     )
     # Labels at random: what the matrix says is noise, and the identity is best.
     noise = np.random.default_rng(0).integers(6, size=240)
@@ -242,7 +242,7 @@ def test_class_graphs():
     expected = np.corrcoef(targets.T.astype(float))[0, 1]
     np.testing.assert_allclose(graph, [[0, expected, 0], [expected, 0, 0], [0, 0, 0]], atol=1e-12)
     scores = np.random.default_rng(0).dirichlet(np.ones(30), size=99)
-    graph = class_graph(scores, np.zeros((99, 30), bool), multi_label=False, neighbours=3)
+    graph = class_graph(scores, np.zeros((99, 30), bool), multi_label=False, neighbors=3)
     assert (graph == graph.T).all() and (np.diag(graph) == 0).all() and (graph >= 0).all()
     assert (graph > 0).sum(1).min() >= 3
 
@@ -294,13 +294,13 @@ def test_batches_give_the_gradient_of_the_whole(multi_label, monkeypatch):
     np.testing.assert_allclose(other, gradient, atol=1e-6)
 
 
-def test_a_set_too_large_is_learnt_from_a_share_of_each_class():
+def test_a_set_too_large_is_learned_from_a_share_of_each_class():
     streams, labels = mixed_up()
     s, n, c = len(streams), len(labels), 4
     whole = LearnedRefinement(MeanOfLogits()).fit(streams, labels)
-    assert whole.learnt_from == ""
+    assert whole.learned_from == ""
     part = LearnedRefinement(MeanOfLogits(), most_products=n * s * c**2 / 6).fit(streams, labels)
-    assert part.learnt_from == f"{n // 2} of {n} clips" and part.fallback == ""
+    assert part.learned_from == f"{n // 2} of {n} clips" and part.fallback == ""
     others, answers = mixed_up(seed=1)
     plain = accuracy(MeanOfLogits().predict_scores(others), answers)
     assert accuracy(part.predict_scores(others), answers) > plain + 0.1
@@ -387,7 +387,7 @@ def test_a_scores_file_of_one_method_comes_back(tmp_path):
 
 def test_files_that_are_no_refinement_are_refused():
     fitted = contextual(
-        np.eye(2), streams=("a",), classes=("x", "y"), multi_label=False, normalise=True
+        np.eye(2), streams=("a",), classes=("x", "y"), multi_label=False, normalize=True
     )
     content = fitted.to_bytes()
     with pytest.raises(UserError, match="is damaged"):
@@ -408,7 +408,7 @@ def test_files_that_are_no_refinement_are_refused():
 
 def test_a_refinement_of_other_sizes_than_it_says_is_refused():
     fitted = contextual(
-        np.eye(3), streams=("a",), classes=("x", "y", "z"), multi_label=False, normalise=True
+        np.eye(3), streams=("a",), classes=("x", "y", "z"), multi_label=False, normalize=True
     )
     wrong = replace(fitted, classes=("x", "y"))
     with pytest.raises(UserError, match=r"matrix is \(3, 3\), it must be \(2, 2\)"):
@@ -517,7 +517,7 @@ def test_truth_that_is_refused():
 
 def test_neither_ray_nor_torch_nor_scikit_learn_is_needed():
     code = (
-        "import sys, trainers.fitted_refinement, trainers.choose_refinement;"
+        "import sys, trainers.refinement.fitted, trainers.refinement.choose;"
         "print([m for m in ('ray', 'mlflow', 'torch', 'sklearn') if m in sys.modules])"
     )
     root = Path(__file__).resolve().parents[2]

@@ -9,13 +9,13 @@ from clips import array_examples, open_array_clip
 from torch import nn
 
 from actors.errors import UserError
-from trainers.loop import fit
-from trainers.optimiser import build_optimiser
-from trainers.prefetch import prefetch
-from trainers.settings import NetworkSettings, OptimiserSettings
-from trainers.stream_task import StreamSettings, StreamTask
+from trainers.encoders.task import StreamSettings, StreamTask
+from trainers.fit.loop import fit
+from trainers.fit.optimizer import build_optimizer
+from trainers.fit.prefetch import prefetch
+from trainers.settings import NetworkSettings, OptimizerSettings
 
-OPTIMISER = OptimiserSettings(
+OPTIMIZER = OptimizerSettings(
     name="sgd",
     lr=0.05,
     batch_size=8,
@@ -28,9 +28,9 @@ OPTIMISER = OptimiserSettings(
 )
 
 
-def stream_task(optimiser=OPTIMISER, **options):
+def stream_task(optimizer=OPTIMIZER, **options):
     network = NetworkSettings("cnn_m_small", weights="none", dropout=0.5, feature_dim=16)
-    settings = StreamSettings(network=network, crop=16, optimiser=optimiser, **options)
+    settings = StreamSettings(network=network, crop=16, optimizer=optimizer, **options)
     return StreamTask("spatial", settings, array_examples(), 3, False, 5, opener=open_array_clip)
 
 
@@ -39,32 +39,32 @@ class Interrupted(Exception):
 
 
 @pytest.mark.parametrize(
-    "optimiser",
+    "optimizer",
     [
-        OPTIMISER,
-        replace(OPTIMISER, name="adam", lr=1e-3, accumulate=2, clip_norm=1.0),
-        replace(OPTIMISER, name="adamw", lr=1e-3),
+        OPTIMIZER,
+        replace(OPTIMIZER, name="adam", lr=1e-3, accumulate=2, clip_norm=1.0),
+        replace(OPTIMIZER, name="adamw", lr=1e-3),
     ],
     ids=lambda o: o.name,
 )
 @pytest.mark.parametrize("dies_after", [3, 7, 11])
-def test_a_resumed_fit_is_bit_for_bit_an_undisturbed_one(optimiser, dies_after):
-    whole = fit(stream_task(optimiser), optimiser, seed=1)
+def test_a_resumed_fit_is_bit_for_bit_an_undisturbed_one(optimizer, dies_after):
+    whole = fit(stream_task(optimizer), optimizer, seed=1)
     kept = []
 
     class Dying(StreamTask):
         def loss(self, model, batch):
             self.asked = getattr(self, "asked", 0) + 1
-            if self.asked > dies_after * optimiser.accumulate:
+            if self.asked > dies_after * optimizer.accumulate:
                 raise Interrupted
             return super().loss(model, batch)
 
-    first = stream_task(optimiser)
+    first = stream_task(optimizer)
     first.__class__ = Dying
     with pytest.raises(Interrupted):
-        fit(first, optimiser, seed=1, save=lambda data, _: kept.append(data))
+        fit(first, optimizer, seed=1, save=lambda data, _: kept.append(data))
     torch.manual_seed(99)  # what the process drew before must not matter
-    rest = fit(stream_task(optimiser), optimiser, seed=1, load=lambda: kept[-1])
+    rest = fit(stream_task(optimizer), optimizer, seed=1, load=lambda: kept[-1])
     assert whole.best_step == rest.best_step
     for name, value in whole.best_state.items():
         assert torch.equal(value, rest.best_state[name]), name
@@ -79,7 +79,7 @@ def test_fits_side_by_side_in_threads_end_as_fits_alone():
     seeds = range(1, 5)
 
     def weights(seed):
-        return fit(stream_task(), OPTIMISER, seed=seed).best_state
+        return fit(stream_task(), OPTIMIZER, seed=seed).best_state
 
     alone = [weights(seed) for seed in seeds]
     before = torch.random.get_rng_state()
@@ -93,29 +93,29 @@ def test_fits_side_by_side_in_threads_end_as_fits_alone():
 
 def test_checkpoints_hold_nothing_pickled_and_a_finished_fit_has_nothing_to_do():
     kept = []
-    done = fit(stream_task(), OPTIMISER, seed=1, save=lambda data, m: kept.append((data, m)))
+    done = fit(stream_task(), OPTIMIZER, seed=1, save=lambda data, m: kept.append((data, m)))
     assert [m.get("step") for _, m in kept] == [None, 4, 8, 12]
     assert torch.load(io.BytesIO(kept[-1][0]), weights_only=True)["finished"]
     task = stream_task()
     task.batch = task.loss = task.evaluate = None
-    again = fit(task, OPTIMISER, seed=1, load=lambda: kept[-1][0])
+    again = fit(task, OPTIMIZER, seed=1, load=lambda: kept[-1][0])
     assert again.history == done.history
     assert again.best_step == done.best_step
     assert again.step_s == 0
 
 
 def test_stopping_saves_and_goes_on_to_the_same_end():
-    whole = fit(stream_task(), OPTIMISER, seed=1)
+    whole = fit(stream_task(), OPTIMIZER, seed=1)
     kept, steps = [], []
     part = fit(
         stream_task(),
-        OPTIMISER,
+        OPTIMIZER,
         seed=1,
         save=lambda data, _: kept.append(data),
         should_stop=lambda: steps.append(1) or len(steps) == 5,
     )
     assert part.stopped
-    rest = fit(stream_task(), OPTIMISER, seed=1, load=lambda: kept[-1])
+    rest = fit(stream_task(), OPTIMIZER, seed=1, load=lambda: kept[-1])
     assert not rest.stopped
     for name, value in whole.best_state.items():
         assert torch.equal(value, rest.best_state[name]), name
@@ -141,7 +141,7 @@ class Scripted:
         return {"score": score, "loss": loss} if score is not None else {}
 
 
-PLAIN = OptimiserSettings(
+PLAIN = OptimizerSettings(
     lr=1.0,
     momentum=0.0,
     weight_decay=0.0,
@@ -225,7 +225,7 @@ def test_more_workers_than_samples_are_refused():
 def test_progress_and_waiting_are_told():
     told = []
     result = fit(
-        stream_task(), OPTIMISER, seed=1, progress=lambda step, total, m: told.append((step, total))
+        stream_task(), OPTIMIZER, seed=1, progress=lambda step, total, m: told.append((step, total))
     )
     assert told == [(4, 12), (8, 12), (10, 12), (12, 12)]
     assert 0 < result.waited_s < result.step_s
@@ -264,9 +264,9 @@ def test_prefetching_keeps_order_and_bound():
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_optimisers_take_the_settings(name):
-    chosen = OptimiserSettings(name=name, lr=0.3, momentum=0.8, weight_decay=0.01)
-    group = build_optimiser(nn.Linear(2, 2), chosen).param_groups[0]
+def test_optimizers_take_the_settings(name):
+    chosen = OptimizerSettings(name=name, lr=0.3, momentum=0.8, weight_decay=0.01)
+    group = build_optimizer(nn.Linear(2, 2), chosen).param_groups[0]
     assert group["lr"] == 0.3
     assert group["weight_decay"] == 0.01
     assert group.get("momentum", group.get("betas", (None,))[0] if name != "sgd" else None) == 0.8
@@ -287,7 +287,7 @@ def test_optimisers_take_the_settings(name):
 )
 def test_settings_out_of_range_are_refused_with_their_value(wrong):
     with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
-        OptimiserSettings(**wrong)
+        OptimizerSettings(**wrong)
 
 
 class Squares(Scripted):

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainers import metrics
-from trainers.metric_accumulators import AveragePrecisions, GapAtK, Summary
-from trainers.score_spill import RankedScores, Spill
+from trainers.metrics import measures as metrics
+from trainers.metrics.accumulators import AveragePrecisions, GapAtK, Summary
+from trainers.metrics.score_spill import RankedScores, Spill
 
 SMALL = 20_000
 """Bytes."""
@@ -202,7 +202,7 @@ def test_what_fits_needs_no_file_even_to_be_computed(make, expected, tmp_path):
 
 def test_the_example_of_the_documentation_gives_the_figures_of_all_clips():
     page = (Path(__file__).parents[2] / "docs" / "refinement.md").read_text()
-    start = page.index("    from trainers.metric_accumulators import")
+    start = page.index("    from trainers.metrics.accumulators import")
     example = page[start : page.index("\n**", start)]
     scores, targets = drawn(90, 200)
     names = {"batches": zip(np.split(scores, 3), np.split(targets, 3), strict=True)}

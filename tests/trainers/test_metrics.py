@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from trainers import metric_accumulators as streaming
-from trainers import metrics
-from trainers.score_spill import MEMORY
+from trainers.metrics import accumulators as streaming
+from trainers.metrics import measures as metrics
+from trainers.metrics.score_spill import MEMORY
 
 
 def drawn(seed, ties, n=60, c=7):

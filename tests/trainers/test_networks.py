@@ -6,9 +6,9 @@ import torchvision
 
 from actors.errors import UserError
 from actors.storage import Storage
-from trainers.networks.backbones import build_network
-from trainers.networks.pretrained import inflate_conv1
-from trainers.networks.weights import load_network, network_from_bytes, save_network
+from trainers.encoders.backbones import build_network
+from trainers.encoders.pretrained import inflate_conv1
+from trainers.network_files import load_network, network_from_bytes, save_network
 from trainers.settings import NetworkSettings
 
 
@@ -155,10 +155,10 @@ def test_conv1_is_inflated_as_temporal_segment_networks_do(real_data):
 
 def test_one_channel_sees_what_three_equal_ones_saw():
     weight = torch.randn(4, 3, 5, 5)
-    grey = torch.randn(2, 1, 9, 9)
+    gray = torch.randn(2, 1, 9, 9)
     torch.testing.assert_close(
-        torch.conv2d(grey, inflate_conv1(weight, 1)),
-        torch.conv2d(grey.expand(-1, 3, -1, -1), weight),
+        torch.conv2d(gray, inflate_conv1(weight, 1)),
+        torch.conv2d(gray.expand(-1, 3, -1, -1), weight),
     )
 
 

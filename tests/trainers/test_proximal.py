@@ -1,14 +1,14 @@
-"""The proximal operator against a numerical minimiser, and against the formula as printed."""
+"""The proximal operator against a numerical minimizer, and against the formula as printed."""
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
 
-from trainers.proximal import penalty, proximal_step, sparsity
+from trainers.fusion.proximal import penalty, proximal_step, sparsity
 
 
-def minimised(weight, step, lambda2, lambda3):
+def minimized(weight, step, lambda2, lambda3):
     """argmin_V of the operator's definition by L-BFGS-B, knowing no closed form.
 
     V = A - B with A, B >= 0 turns the absolute values into a sum; only a row's norm stays unsmooth,
@@ -53,11 +53,11 @@ def printed(weight, lambda2, lambda3):
     ("step", "lambda2", "lambda3"),
     [(0.7, 0.9, 0.3), (0.7, 0.0, 0.4), (1.0, 1.5, 0.0), (0.1, 0.5, 0.2), (0.5, 6.0, 0.1)],
 )
-def test_minimises_its_definition(step, lambda2, lambda3):
+def test_minimizes_its_definition(step, lambda2, lambda3):
     rng = np.random.default_rng(7)
     weight = rng.normal(size=(12, 6)) * rng.uniform(0.1, 1.5, size=(12, 1))
     ours = proximal_step(torch.tensor(weight), step=step, lambda2=lambda2, lambda3=lambda3).numpy()
-    assert np.abs(ours - minimised(weight, step, lambda2, lambda3)).max() < 1e-6
+    assert np.abs(ours - minimized(weight, step, lambda2, lambda3)).max() < 1e-6
 
 
 def test_no_nearby_matrix_is_better():
@@ -82,7 +82,7 @@ def test_differs_from_the_printed_formula():
     assert (np.sign(ours) * np.sign(weight) >= 0).all()
     # Neither the step nor the half is in it: the long row is shrunk too far.
     assert np.linalg.norm(theirs[1]) < np.linalg.norm(ours[1]) - 0.2
-    assert np.abs(ours - minimised(weight, 0.7, 0.5, 0.05)).max() < 1e-6
+    assert np.abs(ours - minimized(weight, 0.7, 0.5, 0.05)).max() < 1e-6
     # With both put in (step * lambda2 / 2, step * lambda3), a long row agrees.
     np.testing.assert_allclose(printed(weight, 0.5 * 0.7 / 2, 0.05 * 0.7)[1], ours[1], rtol=1e-12)
 

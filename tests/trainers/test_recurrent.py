@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from trainers.embedding import Embedding
-from trainers.examples import Example
-from trainers.loop import fit
-from trainers.networks.recurrent import PeepholeLSTM, SequenceNetwork, last_step
-from trainers.networks.weights import network_from_bytes, network_to_bytes
-from trainers.sequence_task import SequenceTask, feature_moments, score_sequence
-from trainers.settings import OptimiserSettings, SequenceSettings
+from trainers.fit.examples import Example
+from trainers.fit.loop import fit
+from trainers.network_files import network_from_bytes, network_to_bytes
+from trainers.sequence.recurrent import PeepholeLSTM, SequenceNetwork, last_step
+from trainers.sequence.task import SequenceTask, feature_moments, score_sequence
+from trainers.settings import OptimizerSettings, SequenceSettings
 
 
 def reference_peephole(layer: PeepholeLSTM, x: np.ndarray) -> np.ndarray:
@@ -94,17 +94,17 @@ def write_sequences(folder, *, n=30, seed=0, width=6):
 
 
 def settings(**options):
-    optimiser = OptimiserSettings(
+    optimizer = OptimizerSettings(
         name="adam", lr=1e-2, batch_size=10, weight_decay=0.0, clip_norm=5.0, loader_threads=1
     )
-    return SequenceSettings(hidden=(24, 16), optimiser=replace(optimiser, **options))
+    return SequenceSettings(hidden=(24, 16), optimizer=replace(optimizer, **options))
 
 
 def test_an_lstm_learns_the_order_of_events(tmp_path):
     chosen = settings(max_steps=150, evaluate_every=50)
     examples = write_sequences(tmp_path, n=150)
     task = SequenceTask("spatial", chosen, examples, 2, False, seed=0)
-    result = fit(task, chosen.optimiser, seed=0)
+    result = fit(task, chosen.optimizer, seed=0)
     assert result.history[-1]["score"] >= 0.9
     features = Embedding.from_bytes((tmp_path / "3.safetensors").read_bytes()).features
     scores = score_sequence(task.model.eval(), features)
@@ -125,7 +125,7 @@ def test_the_loss_is_the_mean_over_valid_steps(tmp_path):
     torch.testing.assert_close(task.loss(task.model, batch), torch.stack(expected).mean())
 
 
-def test_features_are_standardised_by_the_training_clips(tmp_path):
+def test_features_are_standardized_by_the_training_clips(tmp_path):
     examples = write_sequences(tmp_path)
     task = SequenceTask("motion", settings(max_steps=1), examples, 2, False, seed=0)
     train = torch.cat([task._features[e.artifact] for e in examples if e.split == "train"])
@@ -177,7 +177,7 @@ def test_a_fit_with_disturbed_inputs_repeats_by_seed(tmp_path, option):
 
     def weights(seed):
         task = SequenceTask("spatial", chosen, examples, 2, False, seed=0)
-        return fit(task, chosen.optimiser, seed=seed).best_state["classifier.weight"]
+        return fit(task, chosen.optimizer, seed=seed).best_state["classifier.weight"]
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))

@@ -6,16 +6,16 @@ import pytest
 import torch
 from clips import ArrayClip
 
-from trainers.samples import (
+from trainers.streams.samples import (
     Clips,
     count_positions,
     crop_samples,
     cut,
-    normalise,
+    normalize,
     sample_shape,
     uniform_samples,
 )
-from trainers.stream_settings import StreamSettings
+from trainers.streams.settings import StreamSettings
 
 SETTINGS = StreamSettings(crop=16, stack=10, window_seconds=2.0)
 
@@ -67,7 +67,7 @@ def test_all_channels_of_a_sample_are_cut_at_the_same_place(stream):
 def test_a_mirrored_stack_moves_the_other_way():
     clip = ArrayClip(0)
     stack = cut(clip, "motion", SETTINGS, [0, 0])
-    out = normalise(
+    out = normalize(
         crop_samples(stack, "motion", SETTINGS, flips=[False, True]), "motion", SETTINGS
     )
     assert torch.equal(out[1, 0::2], -out[0, 0::2].flip(-1))
@@ -77,19 +77,19 @@ def test_a_mirrored_stack_moves_the_other_way():
     assert torch.equal(out[1], out[0].flip(-1))
 
 
-def test_frames_are_normalised_as_torchvision_does():
+def test_frames_are_normalized_as_torchvision_does():
     frames = cut(ArrayClip(1), "spatial", SETTINGS, [0])
     crop = crop_samples(frames, "spatial", SETTINGS)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = (crop / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-    torch.testing.assert_close(normalise(crop, "spatial", SETTINGS), expected)
+    torch.testing.assert_close(normalize(crop, "spatial", SETTINGS), expected)
 
 
 def test_mean_displacements_are_subtracted_where_asked():
     moving = replace(SETTINGS, subtract_mean_flow=True)
     stack = crop_samples(cut(ArrayClip(0), "motion", moving, [0]), "motion", moving)
-    assert normalise(stack, "motion", moving).mean((2, 3)).abs().max() < 1e-5
-    assert normalise(stack, "motion", SETTINGS).mean((2, 3)).abs().max() > 0.1
+    assert normalize(stack, "motion", moving).mean((2, 3)).abs().max() < 1e-5
+    assert normalize(stack, "motion", SETTINGS).mean((2, 3)).abs().max() > 0.1
 
 
 def test_small_pictures_are_scaled_up_to_the_crop():

@@ -5,23 +5,23 @@ import torch
 from clips import array_examples, open_array_clip
 
 from actors.errors import UserError
-from trainers.examples import Example
-from trainers.loop import fit
-from trainers.settings import NetworkSettings, OptimiserSettings
-from trainers.stream_task import (
+from trainers.encoders.task import (
     StreamSettings,
     StreamTask,
     Targets,
     default_stream_settings,
     draw_examples,
 )
+from trainers.fit.examples import Example
+from trainers.fit.loop import fit
+from trainers.settings import NetworkSettings, OptimizerSettings
 
 SETTINGS = StreamSettings(
     network=NetworkSettings("cnn_m_small", weights="none", feature_dim=32, dropout=0.2),
     crop=16,
     flip=False,
     window_seconds=2.0,
-    optimiser=OptimiserSettings(
+    optimizer=OptimizerSettings(
         name="adam", lr=3e-3, batch_size=12, max_steps=40, evaluate_every=20, loader_threads=1
     ),
 )
@@ -38,7 +38,7 @@ def make(stream="spatial", settings=SETTINGS, examples=None, **options):
 def test_the_small_networks_learn_each_streams_clue(stream, backbone):
     chosen = replace(SETTINGS, network=replace(SETTINGS.network, backbone=backbone))
     task = make(stream, chosen)
-    result = fit(task, chosen.optimiser, seed=0)
+    result = fit(task, chosen.optimizer, seed=0)
     assert result.history[-1]["score"] == 1.0
     assert result.history[-1]["loss"] < 0.3
 
@@ -66,8 +66,8 @@ def test_workers_share_a_batch():
         assert torch.equal(share, whole[rank::4])
 
 
-def test_colours_are_jittered_within_bounds_and_only_in_training():
-    jittered = make(settings=replace(SETTINGS, colour_jitter=0.3))
+def test_colors_are_jittered_within_bounds_and_only_in_training():
+    jittered = make(settings=replace(SETTINGS, color_jitter=0.3))
     plain, batch = make().batch(2), jittered.batch(2)
     assert torch.equal(batch["inputs"], plain["inputs"])
     gains = batch["gains"].flatten()
@@ -82,7 +82,7 @@ def test_colours_are_jittered_within_bounds_and_only_in_training():
     halved.pop("gains")
     jittered.loss(jittered.model, halved)
     torch.testing.assert_close(seen[0], seen[1])
-    assert "gains" not in make("motion", replace(SETTINGS, colour_jitter=0.3)).batch(0)
+    assert "gains" not in make("motion", replace(SETTINGS, color_jitter=0.3)).batch(0)
 
 
 def test_every_clip_comes_once_an_epoch():
@@ -113,7 +113,7 @@ def test_several_labels_make_independent_scores():
     ]
     task = make("spatial", examples=examples, n_classes=2, multi_label=True)
     assert task.batch(0)["targets"].shape == (12, 2)
-    result = fit(task, task.settings.optimiser, seed=0)
+    result = fit(task, task.settings.optimizer, seed=0)
     assert result.history[-1]["score"] == result.history[-1]["map"] == pytest.approx(1.0)
 
 
@@ -133,12 +133,12 @@ def test_the_defaults_are_the_published_ones():
     spatial, motion, audio = (default_stream_settings(s) for s in ("spatial", "motion", "audio"))
     assert (spatial.network.backbone, spatial.network.weights) == ("vgg19", "imagenet")
     for chosen in (spatial, audio):
-        assert (chosen.optimiser.lr, chosen.optimiser.lr_drop_every) == (1e-3, 14_000)
+        assert (chosen.optimizer.lr, chosen.optimizer.lr_drop_every) == (1e-3, 14_000)
     assert (motion.network.backbone, motion.network.weights, motion.stack) == ("cnn_m", "none", 10)
-    assert (motion.optimiser.lr, motion.optimiser.lr_drop_every) == (1e-2, 100_000)
+    assert (motion.optimizer.lr, motion.optimizer.lr_drop_every) == (1e-2, 100_000)
     for chosen in (spatial, motion, audio):
-        assert (chosen.optimiser.batch_size, chosen.optimiser.momentum) == (256, 0.9)
-        assert chosen.optimiser.lr_drop_factor == 0.1
+        assert (chosen.optimizer.batch_size, chosen.optimizer.momentum) == (256, 0.9)
+        assert chosen.optimizer.lr_drop_factor == 0.1
     with pytest.raises(UserError, match="did you mean 'motion'"):
         default_stream_settings("motoin")
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from actors.errors import UserError
-from trainers.folds import group_folds
-from trainers.fusion import FusionClips, FusionSettings
+from trainers.fit.folds import group_folds
+from trainers.fusion.training import FusionClips, FusionSettings
 from tuning.fusion_search import SearchSettings, cross_validate, search_plan
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.comparison.boltzmann import DBMSettings
-from trainers.comparison.dbm import MultimodalDBM
-from trainers.comparison.method import LateFusion, Method
-from trainers.comparison.nn import EarlyFusionNetwork, FusionMethod
-from trainers.comparison.rdnn import GRID, RDNN
-from trainers.comparison.svm import COSTS, KernelSVM
 from trainers.evaluation import SystemScores, hybrid_scores
-from trainers.fusion_network import FusionSettings
-from trainers.refinement import confusion_refinement, refine
+from trainers.fusion.boltzmann import DBMSettings
+from trainers.fusion.dbm import MultimodalDBM
+from trainers.fusion.method import LateFusion, Method
+from trainers.fusion.network import FusionSettings
+from trainers.fusion.nn import EarlyFusionNetwork, FusionMethod
+from trainers.fusion.rdnn import GRID, RDNN
+from trainers.fusion.svm import COSTS, KernelSVM
+from trainers.refinement.confusion import confusion_refinement, refine
 
 DECAYS = (0.1, 1.0, 10.0)
 """Grid of the networks' lambda1, in parts of the fusion network's own."""
@@ -123,7 +123,7 @@ def by_confusions(material: Material) -> Outcome:
     matrix = np.eye(scores.shape[1])
     if held.any():
         matrix = confusion_refinement(scores[held], material.targets[held].astype(int))
-    return Outcome(refine(scores[test], matrix, normalise=not material.multi_label), {})
+    return Outcome(refine(scores[test], matrix, normalize=not material.multi_label), {})
 
 
 def refined(method: str) -> Callable[[Material], Outcome]:
@@ -153,7 +153,7 @@ def _options(material: Material) -> dict[str, Any]:
 
 
 def _networks(material: Material) -> list[FusionSettings]:
-    """Settings of networks without the fusion layer's regularisers, over the grid of lambda1."""
+    """Settings of networks without the fusion layer's regularizers, over the grid of lambda1."""
     own = replace(material.fusion, lambda2=0.0, lambda3=0.0)
     return [replace(own, lambda1=own.lambda1 * share) for share in DECAYS]
 
@@ -236,8 +236,8 @@ def _table_2(streams: Sequence[str]) -> Iterator[Row]:
     yield Row("rdnn", "RDNN", 2, RDNN.absence, rdnn, GRID)
     absence = FusionMethod.absence
     plain = fitted(without_norms)
-    yield Row("fusion_plain", "Non-regularised fusion network", 2, absence, plain, DECAYS)
-    yield Row("fusion", "Regularised fusion network", 2, absence, mean_of("fusion"))
+    yield Row("fusion_plain", "Non-regularized fusion network", 2, absence, plain, DECAYS)
+    yield Row("fusion", "Regularized fusion network", 2, absence, mean_of("fusion"))
 
 
 def _rdnn_grid(material: Material) -> list[Any]:

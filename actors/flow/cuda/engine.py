@@ -111,7 +111,7 @@ def _try_kernel(device: torch.device, *errors: type[Exception]) -> None:
 
 
 def _room(batch: int, most: int) -> int:
-    """Pairs that a solver is made for, so that neighbouring sizes of a batch share one."""
+    """Pairs that a solver is made for, so that neighboring sizes of a batch share one."""
     return batch if batch > LARGEST_KEPT else min(1 << (batch - 1).bit_length(), most)
 
 
@@ -121,8 +121,8 @@ def _gray(frames: torch.Tensor) -> torch.Tensor:
     return (9798 * red + 19235 * green + 3735 * blue + (1 << 14)) >> 15
 
 
-def _quantised(flow: torch.Tensor, bound: float) -> torch.Tensor:
-    """`actors.flow.fields.quantise` on the device, in double precision as there."""
+def _quantized(flow: torch.Tensor, bound: float) -> torch.Tensor:
+    """`actors.flow.fields.quantize` on the device, in double precision as there."""
     level = (flow.clamp(-bound, bound).to(torch.float64) + bound) * 255 / (2 * bound)
     return level.round().to(torch.uint8)
 
@@ -176,8 +176,8 @@ class CUDAEngine:
         """
         return self._run(frames, None)
 
-    def quantised(self, frames: NDArray[np.uint8], bound: float = 20.0) -> NDArray[np.uint8]:
-        """The flow in bytes, made so on the device: `actors.flow.fields.quantise` of the flow.
+    def quantized(self, frames: NDArray[np.uint8], bound: float = 20.0) -> NDArray[np.uint8]:
+        """The flow in bytes, made so on the device: `actors.flow.fields.quantize` of the flow.
 
         Args:
             frames: as for a call.
@@ -222,7 +222,7 @@ class CUDAEngine:
 
         def solve(raw: torch.Tensor) -> torch.Tensor:
             flow = solver.solve(_gray(raw) if raw.ndim == 4 else raw)
-            return flow if bound is None else _quantised(flow, bound)
+            return flow if bound is None else _quantized(flow, bound)
 
         shape = frames.shape[2:] if step == 2 else frames.shape[1:]
         slots = [
@@ -253,7 +253,7 @@ class CUDAEngine:
         return solver
 
     def _bytes_per_pair(self, height: int, width: int, frame_step: int) -> int:
-        """About what a pair takes on the device, colour frames supposed."""
+        """About what a pair takes on the device, color frames supposed."""
         waiting = IN_FLIGHT * (3 * frame_step + 2 * 4) * height * width
         solving = self._solver_class.bytes_per_pair(height, width, self.settings, frame_step)
         return waiting + solving
@@ -281,5 +281,5 @@ def _chunks(
         if frames.shape[1:-2] == (2,):
             yield frames[start:stop].reshape(-1, *frames.shape[-2:]), result[start:stop]
         else:
-            # Neighbouring batches share a frame.
+            # Neighboring batches share a frame.
             yield frames[start : stop + 1], result[start:stop]

@@ -7,8 +7,8 @@ then the dual variables of u and of v, packed (`actors.flow.cuda.storage`). `dat
 
 Iterations. A warp of 32 lanes owns a strip of columns and walks down its rows. Once row y is
 loaded, iteration 1 can be done on row y, iteration 2 on row y - 1 and so on: the rows between live
-in registers, neighbours in a row are reached by shuffles, and no barrier is needed. Each iteration
-spoils one more column at either side of the strip, so a strip overlaps its neighbours by HALO
+in registers, neighbors in a row are reached by shuffles, and no barrier is needed. Each iteration
+spoils one more column at either side of the strip, so a strip overlaps its neighbors by HALO
 columns and keeps the 32 - 2 HALO in the middle.
 
 Convergence. A program leaves the summed squared change of its piece in each iteration of a launch
@@ -32,7 +32,7 @@ from actors.flow.cuda.storage import pack_dual, unpack_dual
 
 LANES = tl.constexpr(32)
 HALO = tl.constexpr(4)
-"""Iterations per launch at most, and columns and rows by which neighbouring pieces overlap."""
+"""Iterations per launch at most, and columns and rows by which neighboring pieces overlap."""
 UNROLL = tl.constexpr(2)
 """Rows per turn of the innermost loop; several spare moving registers from row to row."""
 FLAT = tl.constexpr(1.1920929e-07)
@@ -92,8 +92,8 @@ def _iteration(row, above, left, right, within_y, limit, tau, rate):
     Args:
         row: u, v, the four old duals and the four data terms of row r.
         above: the new u and v and the four old duals of row r - 1.
-        left: lane of the left neighbour.
-        right: lane of the right neighbour, a lane's own where there is none in the image.
+        left: lane of the left neighbor.
+        right: lane of the right neighbor, a lane's own where there is none in the image.
         within_y: 1 if r - 1 and r are both in the image, else 0.
 
     Returns:

@@ -9,8 +9,8 @@ from actors.flow.compiling import compiled
 
 
 @compiled(exact=True)  # ties must round as the rule says
-def quantise_into(levels: NDArray[np.uint8], flow: NDArray[np.floating], bound: float) -> None:
-    """Writes `fields.quantise` of the flow in one pass; both arrays one-dimensional."""
+def quantize_into(levels: NDArray[np.uint8], flow: NDArray[np.floating], bound: float) -> None:
+    """Writes `fields.quantize` of the flow in one pass; both arrays one-dimensional."""
     width = 2 * bound
     for i in range(flow.size):
         # In double precision: 255 * (v + b) / (2 b) is to hit its halves exactly.

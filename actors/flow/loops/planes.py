@@ -7,7 +7,7 @@ before row 0 and after each row stand for what lies outside the frame, so that n
 it is; and rows start at the same place in a cache line, which alone is a fifth of the speed.
 
 Indices are unsigned: for signed ones Numba looks after negative values, which LLVM then can't
-vectorise.
+vectorize.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def _blend_rows(
 
 
 @compiled()
-def _neighbours(left: NDArray[np.uint32], share: Plane, columns: int, step: float) -> None:
+def _neighbors(left: NDArray[np.uint32], share: Plane, columns: int, step: float) -> None:
     """For each pixel of a row the source pixel to its left, and the share of the one after it."""
     for x in range(left.size):
         at = min(max((x + 0.5) * step - 0.5, 0.0), columns - 1.0)
@@ -84,7 +84,7 @@ def resize(
     row = np.empty(columns + 1, np.float32)
     left = np.empty(width, np.uint32)
     share = np.empty(width, np.float32)
-    _neighbours(left, share, columns, step_x)
+    _neighbors(left, share, columns, step_x)
     for y in range(height):
         at_y = min(max((y + 0.5) * step_y - 0.5, 0.0), rows - 1.0)
         top = int(at_y)
@@ -115,7 +115,7 @@ def _blend_duals(
 def _spread_duals(
     row: Plane, left: NDArray[np.uint32], share: Plane, width: Index, spread: Plane
 ) -> None:
-    """Interpolates all four together: one vector per neighbour, where alone each needs gathers."""
+    """Interpolates all four together: one vector per neighbor, where alone each needs gathers."""
     end = np.uintp(row.size)
     for x in range(width):
         i: Index = I4 * np.uintp(left[x])
@@ -160,7 +160,7 @@ def enlarge_duals(
     row = np.empty(4 * (columns + 1), np.float32)
     spread = np.empty(4 * width, np.float32)
     left, share = np.empty(width, np.uint32), np.empty(width, np.float32)
-    _neighbours(left, share, columns, step_x)
+    _neighbors(left, share, columns, step_x)
     target[:, :target_start] = 0
     for y in range(height):
         at_y = min(max((y + 0.5) * step_y - 0.5, 0.0), rows - 1.0)
@@ -316,7 +316,7 @@ def _sample_row(
     end = np.uintp(packed.size)
     for x in range(width):
         tap: Index = I4 * np.uintp(taps[x])
-        # Never taken. A loop with two ends isn't vectorised over pixels, which would need gathers.
+        # Never taken. A loop with two ends isn't vectorized over pixels, which would need gathers.
         if tap >= end:
             break
         value = gx = gy = nothing = ZERO

@@ -45,8 +45,8 @@ def make(
     bits = random.integers(0, 2, (n, 2))
     streams = {}
     for index, (name, width) in enumerate((("a", 12), ("b", 9))):
-        centre = np.random.default_rng(index).random((2, width)) * 2
-        values = centre[bits[:, index]] + noise * random.standard_normal((n, width))
+        center = np.random.default_rng(index).random((2, width)) * 2
+        values = center[bits[:, index]] + noise * random.standard_normal((n, width))
         streams[name] = np.maximum(values, 0)
     targets = bits.astype(float) if multi_label else np.eye(4)[bits @ [2, 1]]
     present = {name: random.random(n) >= absent for name in streams}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from made_clips import accuracy, make, split
 
-from trainers.comparison.boltzmann import DBMSettings, Machine, Tower, fit_rbm
-from trainers.comparison.dbm import LinearLayer, MultimodalDBM
-from trainers.comparison.method import Clips
+from trainers.fusion.boltzmann import DBMSettings, Machine, Tower, fit_rbm
+from trainers.fusion.dbm import LinearLayer, MultimodalDBM
+from trainers.fusion.method import Clips
 
 SMALL = DBMSettings(first=24, second=24, joint=24, pretraining_steps=800, steps=200)
 

@@ -5,8 +5,8 @@ import pytest
 from made_clips import make, split
 from sklearn.metrics.pairwise import additive_chi2_kernel, chi2_kernel
 
-from trainers.comparison.kernels import Chi2Kernel, ClipKernels, chi2_distances
-from trainers.comparison.method import Clips
+from trainers.fusion.kernels import Chi2Kernel, ClipKernels, chi2_distances
+from trainers.fusion.method import Clips
 
 
 def test_distances_are_scikit_learns() -> None:

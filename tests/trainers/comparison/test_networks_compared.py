@@ -7,12 +7,12 @@ import pytest
 import torch
 from made_clips import accuracy, make, split
 
-from trainers.comparison import rdnn
-from trainers.comparison.method import LateFusion
-from trainers.comparison.nn import EarlyFusionNetwork, FusionMethod
-from trainers.comparison.rdnn import EPSILON, RDNN, RDNNSettings, relation
-from trainers.fusion import fit_fusion
-from trainers.fusion_network import FusionSettings
+from trainers.fusion import rdnn
+from trainers.fusion.method import LateFusion
+from trainers.fusion.network import FusionSettings
+from trainers.fusion.nn import EarlyFusionNetwork, FusionMethod
+from trainers.fusion.rdnn import EPSILON, RDNN, RDNNSettings, relation
+from trainers.fusion.training import fit_fusion
 
 SMALL = FusionSettings(hidden=16, max_epochs=60, patience=20, lambda1=1e-3)
 RELATED = RDNNSettings(hidden=12, lambda1=1e-3, lambda2=1e-2, lambda3=1e-2, rounds=4)

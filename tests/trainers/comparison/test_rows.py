@@ -14,8 +14,8 @@ from trainers.comparison.rows import (
 )
 from trainers.ensemble import mean_scores
 from trainers.evaluation import SystemScores, hybrid_scores
-from trainers.fusion_network import FusionSettings
-from trainers.refinement import confusion_refinement, refine
+from trainers.fusion.network import FusionSettings
+from trainers.refinement.confusion import confusion_refinement, refine
 
 STREAMS, LSTMS = ("spatial", "motion", "audio"), ("spatial", "motion")
 
@@ -74,7 +74,7 @@ def test_each_row_scores_every_test_clip(row, multi_label: bool) -> None:
     assert row.absence
 
 
-def test_networks_without_regularisers_choose_their_own_decay() -> None:
+def test_networks_without_regularizers_choose_their_own_decay() -> None:
     known = {row.name: row for row in rows(STREAMS, LSTMS)}
     made = material()
     grid = {made.fusion.lambda1 * share for share in DECAYS}
@@ -124,6 +124,6 @@ def test_the_refined_row_is_the_refined_hybrid() -> None:
     known = {row.name: row for row in rows(STREAMS, LSTMS)}
     np.testing.assert_allclose(
         known["hybrid_confusion"].compute(made).scores,
-        refine(hybrid[test], matrix, normalise=True),
+        refine(hybrid[test], matrix, normalize=True),
     )
     np.testing.assert_allclose(known["hybrid"].compute(made).scores, hybrid[test])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from trainers.comparison.significance import Paired, bootstrap_map, mcnemar
-from trainers.metrics import mean_average_precision
+from trainers.metrics.measures import mean_average_precision
+from trainers.metrics.significance import Paired, bootstrap_map, mcnemar
 
 
 def test_mcnemar_is_the_exact_binomial_test_of_the_discordant_clips() -> None:

@@ -10,10 +10,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
 
 from actors.errors import UserError
-from trainers.comparison.kernels import Chi2Kernel
-from trainers.comparison.method import Clips, LateFusion
-from trainers.comparison.mkl import best_weights, fit_mkl
-from trainers.comparison.svm import Calibration, KernelSVM, balanced, fit_one_against_rest
+from trainers.fusion.kernels import Chi2Kernel
+from trainers.fusion.method import Clips, LateFusion
+from trainers.fusion.mkl import best_weights, fit_mkl
+from trainers.fusion.svm import Calibration, KernelSVM, balanced, fit_one_against_rest
 
 
 def small_problem(n: int = 40, count: int = 3) -> tuple[np.ndarray, np.ndarray]:

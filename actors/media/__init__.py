@@ -1,0 +1,1 @@
+"""Media files: decoding, sound, sampling and codecs."""

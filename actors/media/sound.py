@@ -1,0 +1,215 @@
+"""The soundtrack: any sample format to one channel at one rate, and its STFT spectrogram.
+
+The spectrogram is worked out while the file is read, so that only its columns are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import av
+import numpy as np
+import torch
+import torchaudio.functional as audio
+
+from actors.errors import MediaError
+from actors.extract_settings import SoundSettings
+
+FLOOR_DB = -100.0
+"""Relative to a full-scale sine; what is quieter (about 16-bit rounding noise) counts as this."""
+
+MEAN_DB = -70.0
+SPREAD_DB = 20.0
+"""Fixed for all clips, so that loud stays louder than quiet; about the mean and deviation of
+everyday recordings (esc10, fight_surv)."""
+
+_SECONDS_AT_ONCE = 1.0
+_MAX_PLANES = 8
+"""Channels, each in a plane of its own, from which on PyAV 18.1 reads past the last one (7.1!)."""
+_PACKED_FLOAT = "flt"
+_FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
+
+
+class Spectrogram:
+    """A log-magnitude STFT that grows as samples come; the same however they are cut.
+
+    Column k is centered on sample k * hop; outside the sound there is silence. Values are
+    (dB - MEAN_DB) / SPREAD_DB, where 0 dB is a sine of full scale.
+    """
+
+    def __init__(self, settings: SoundSettings) -> None:
+        self.settings = settings
+        self._window = torch.hann_window(settings.n_fft)
+        self._rest = np.zeros(settings.n_fft // 2, np.float32)
+        self._columns: list[np.ndarray] = []
+
+    def add(self, samples: np.ndarray) -> None:
+        """Takes float32 samples (n,) in -1..1."""
+        s = self.settings
+        waiting = np.concatenate([self._rest, samples])
+        count = (len(waiting) - s.n_fft) // s.hop + 1
+        if count < 1:
+            self._rest = waiting
+            return
+        block = torch.from_numpy(waiting[: (count - 1) * s.hop + s.n_fft])
+        self._rest = waiting[count * s.hop :]
+        self._columns.append(self._bands(block))
+
+    def finish(self) -> np.ndarray:
+        """The whole spectrogram: float16 (bands, T), T = 1 + samples // hop."""
+        self.add(np.zeros(self.settings.n_fft - self.settings.n_fft // 2, np.float32))
+        if not self._columns:
+            return np.zeros((self.settings.bands, 0), np.float16)
+        return np.concatenate(self._columns, axis=1)
+
+    def _bands(self, block: torch.Tensor) -> np.ndarray:
+        s = self.settings
+        power = audio.spectrogram(
+            block,
+            pad=0,
+            window=self._window,
+            n_fft=s.n_fft,
+            hop_length=s.hop,
+            win_length=s.n_fft,
+            power=2.0,
+            normalized=False,
+            center=False,
+        )
+        # A sine of amplitude 1 has a peak of half the window's sum.
+        power = power[1:] / (self._window.sum() / 2) ** 2
+        rows = torch.nn.functional.adaptive_avg_pool2d(power[None], (s.bands, power.shape[1]))[0]
+        decibels = 10 * torch.log10(rows.clamp_min(10 ** (FLOOR_DB / 10)))
+        return ((decibels - MEAN_DB) / SPREAD_DB).half().numpy()
+
+
+def spectrogram(samples: np.ndarray, settings: SoundSettings) -> np.ndarray:
+    """The spectrogram of a whole soundtrack: float32 (n,) to float16 (bands, T)."""
+    builder = Spectrogram(settings)
+    builder.add(np.asarray(samples, np.float32))
+    return builder.finish()
+
+
+def to_mono(frame: av.AudioFrame) -> np.ndarray:
+    """One decoded frame in any sample format as float32 (n,), 1 = full: its channels' mean."""
+    if frame.format.is_planar and len(frame.layout.channels) >= _MAX_PLANES:
+        packed = av.AudioResampler(_PACKED_FLOAT, frame.layout, frame.sample_rate)
+        return np.concatenate([to_mono(f) for f in packed.resample(frame) + packed.resample(None)])
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    name = frame.format.packed.name
+    wide = np.float64 if name in ("s32", "s64", "dbl") else np.float32
+    mean = samples.mean(axis=0, dtype=wide) if len(samples) > 1 else samples[0].astype(wide)
+    if name == "u8":
+        mean -= _FULL_SCALE[name]
+    return (mean / _FULL_SCALE.get(name, 1.0)).astype(np.float32)
+
+
+class SoundDecoder:
+    """Turns the packets of one audio stream into a spectrogram.
+
+    Args:
+        stream: of a container opened by `decode.open_media`.
+        settings: of the spectrogram.
+        max_seconds: nothing later is decoded.
+
+    Attributes:
+        done: nothing more is wanted. cut: the sound went on after `max_seconds`.
+        errors: packets that could not be decoded. samples: at the settings' rate, so far.
+        peak: the largest absolute sample.
+
+    Raises:
+        MediaError: the stream can't be decoded.
+    """
+
+    def __init__(self, stream: Any, *, settings: SoundSettings, max_seconds: float) -> None:
+        if stream.codec_context is None:
+            raise MediaError("no_decoder", "the sound is in a format FFmpeg can't decode")
+        stream.codec_context.thread_count = 1
+        self.stream, self.settings = stream, settings
+        self._spectrogram = Spectrogram(settings)
+        self._limit = int(max_seconds * settings.sample_rate)
+        self._rate = 0
+        self._resampler: av.AudioResampler | None = None
+        self._waiting: list[np.ndarray] = []
+        self._waiting_samples = 0
+        self.errors = self.samples = 0
+        self.peak = 0.0
+        self.done = self.cut = False
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.settings.sample_rate
+
+    def decode(self, packet: av.Packet | None) -> None:
+        """Decodes a packet (None: what the decoder still holds); damage is counted in errors."""
+        if self.done:
+            return
+        try:
+            for frame in self.stream.codec_context.decode(packet):
+                if frame.samples and not self.done:
+                    self._take(frame)
+        except av.error.EOFError:  # already told that there is no more
+            return
+        except (av.FFmpegError, ValueError):
+            self.errors += 1
+
+    def finish(self) -> tuple[np.ndarray, None] | tuple[None, MediaError]:
+        """The spectrogram, float16 (bands, T), or the reason why there is no sound to look at."""
+        self.decode(None)
+        try:
+            self._change_rate(0)
+        except (av.FFmpegError, ValueError):
+            self.errors += 1
+        self.done = True
+        if self.samples == 0:
+            what = f"nothing in its {self.errors} packets decodes" if self.errors else "is empty"
+            return None, MediaError("empty", f"the sound stream {what}")
+        level = 20 * math.log10(self.peak) if self.peak > 0 else -math.inf
+        if level < self.settings.silence_dbfs:
+            return None, MediaError(
+                "silent",
+                f"the sound is silent: its peak of {level:.0f} dB is below silence_dbfs="
+                f"{self.settings.silence_dbfs:g}",
+            )
+        return self._spectrogram.finish(), None
+
+    def _take(self, frame: av.AudioFrame) -> None:
+        if frame.sample_rate != self._rate:
+            self._change_rate(frame.sample_rate)
+        self._waiting.append(to_mono(frame))
+        self._waiting_samples += frame.samples
+        if self._waiting_samples >= _SECONDS_AT_ONCE * self._rate:
+            self._resample_waiting()
+
+    def _change_rate(self, rate: int) -> None:
+        """Finishes what came at the old rate and makes ready for the new one (0: the end)."""
+        self._resample_waiting()
+        if self._resampler is not None:
+            self._add(self._resampler.resample(None))
+        self._rate, wanted = rate, self.settings.sample_rate
+        self._resampler = (
+            av.AudioResampler("fltp", "mono", wanted) if rate not in (0, wanted) else None
+        )
+
+    def _resample_waiting(self) -> None:
+        if not self._waiting:
+            return
+        # Float formats may hold anything: no number is silence, what is too loud is clipped.
+        samples = np.clip(np.nan_to_num(np.concatenate(self._waiting)), -1, 1)
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = self._rate
+        self._waiting, self._waiting_samples = [], 0
+        self._add([frame] if self._resampler is None else self._resampler.resample(frame))
+
+    def _add(self, frames: list[av.AudioFrame]) -> None:
+        for frame in frames:
+            samples = np.clip(frame.to_ndarray()[0], -1, 1)
+            room = self._limit - self.samples
+            if len(samples) > room:
+                samples, self.cut, self.done = samples[:room], True, True
+            if len(samples):
+                self.peak = max(self.peak, float(np.abs(samples).max()))
+                self.samples += len(samples)
+                self._spectrogram.add(samples)

@@ -1,0 +1,1 @@
+"""A pool of Ray actors that works through rows, its ledger and its progress."""

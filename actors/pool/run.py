@@ -1,0 +1,175 @@
+"""Runs one callable over many videos on a pool of Ray Data actors, resumably. Moves, not computes.
+
+Every video ends as exactly one row of the stage's ledger: done (with what is known of it) or
+rejected (with the reason). A row is the only thing that travels; the artifact is written by the
+actor that made it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from actors.errors import MediaError
+from actors.pool.ledger import CRASH, Ledger, Notes
+from actors.storage import Storage
+
+logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+CRASHES_ALLOWED = 2
+"""A video that took its process down this often in one run is rejected, not tried for ever."""
+
+ROWS_PER_BLOCK = 8
+MIN_BLOCKS = 64
+
+Row = dict[str, Any]
+
+
+class ClipWorker(Protocol):
+    """What a pool runs: writes the row's artifact and returns what is worth knowing of it."""
+
+    def __call__(self, row: Row) -> Row:
+        """Works on one video.
+
+        Raises:
+            MediaError: this video can't be used; it becomes a rejected row.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PoolResources:
+    """What one actor of a pool asks Ray for."""
+
+    actors: int
+    cpus: float
+    gpus: float = 0.0
+
+    @staticmethod
+    def for_cluster(
+        *, max_actors: int | None = None, gpus_per_actor: float = 0.0, side_by_side: int = 1
+    ) -> PoolResources:
+        """One actor per CPU (or per share of a GPU), together leaving one CPU to Ray Data.
+
+        Actors that hold every CPU would leave none for Ray Data's own tasks, and the job would
+        wait for ever (ray#44687); so each of n actors asks for (n − 1)/n of a CPU.
+
+        Args:
+            max_actors: at most so many, whatever the cluster has.
+            gpus_per_actor: share of a GPU; ignored where the cluster has none.
+            side_by_side: pools that run at the same time and divide the CPUs between them.
+        """
+        have = ray.cluster_resources()
+        cpus = max(int(have.get("CPU", 1)), 1)
+        actors = max(cpus // side_by_side, 1)
+        if gpus_per_actor and have.get("GPU"):
+            actors = min(actors, max(int(have["GPU"] / gpus_per_actor), 1))
+        else:
+            gpus_per_actor = 0.0
+        actors = min(actors, max_actors or actors)
+        share = math.floor(100 * (cpus - 1) / cpus) / 100 if cpus > 1 else 0.5
+        return PoolResources(actors=actors, cpus=share, gpus=gpus_per_actor)
+
+
+class _Guarded:
+    """One actor: runs the worker on a batch of rows, turning what goes wrong into rows."""
+
+    def __init__(self, make_worker: Callable[[], ClipWorker], notes: Notes) -> None:
+        self._worker, self._notes = make_worker(), notes
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
+        for text in batch["row"]:
+            yield {"row": [json.dumps(self._one(json.loads(text)))]}
+
+    def _one(self, row: Row) -> Row:
+        begun = time.perf_counter()
+        out: Row = {"id": row["id"], "artifact": row["name"], "ok": True, "kind": "", "message": ""}
+        facts: Row = {}
+        try:
+            self._count_attempt(row["name"])
+            facts = self._worker(row)
+        except MediaError as error:
+            out |= {"ok": False, "kind": error.kind, "message": error.message}
+        out["seconds"] = time.perf_counter() - begun
+        out["facts"] = json.dumps(facts)
+        self._notes.finish(row["name"], out)
+        return out
+
+    def _count_attempt(self, name: str) -> None:
+        past = self._notes.begin(name)
+        if past >= CRASHES_ALLOWED:
+            raise MediaError(CRASH, f"the process died {past} times while working on this file")
+
+
+def run_pool(
+    rows: Sequence[Row],
+    make_worker: Callable[[], ClipWorker],
+    *,
+    storage: Storage,
+    resources: PoolResources,
+    on_row: Callable[[int, int, Row], None],
+    artifacts: bool = True,
+) -> list[Row]:
+    """Works through the rows that the ledger has not settled yet; see `Ledger.settled`.
+
+    Args:
+        rows: each with ``id``, ``name`` (the artifact's file name) and what the worker needs.
+        make_worker: called once in each actor.
+        storage: where the artifacts and the ledger are.
+        on_row: called with (done, total, ledger row) as each video ends.
+        artifacts: whether the worker writes a file ``name`` into `storage` for each row; a row
+            whose file has gone is then done again.
+
+    Returns:
+        One ledger row per input row, in the order of `rows`.
+    """
+    ledger, notes = Ledger(storage), Notes(storage, uuid.uuid4().hex)
+    ledger.adopt(notes)
+    known = ledger.settled(set(storage.names()) if artifacts else None)
+    todo = [row for row in rows if row["name"] not in known]
+    done = len(rows) - len(todo)
+    try:
+        for out in _stream(todo, make_worker, notes, resources):
+            ledger.add(out, notes)
+            done += 1
+            on_row(done, len(rows), out | {"facts": json.loads(out["facts"])})
+    finally:
+        ledger.save(notes)
+    ledger.compact()
+    known = ledger.rows()
+    return [known[row["name"]] | {"id": row["id"]} for row in rows]
+
+
+def _stream(
+    todo: Sequence[Row],
+    make_worker: Callable[[], ClipWorker],
+    notes: Notes,
+    resources: PoolResources,
+) -> Iterator[Row]:
+    if not todo:
+        return
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = False
+    blocks = min(len(todo), max(MIN_BLOCKS, len(todo) // ROWS_PER_BLOCK))
+    items = [{"row": json.dumps(row)} for row in todo]
+    dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+        _Guarded,
+        fn_constructor_args=(make_worker, notes),
+        batch_size=None,
+        compute=ActorPoolStrategy(size=min(resources.actors, len(todo))),
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+    )
+    for item in dataset.iter_rows():
+        yield json.loads(item["row"])

@@ -1,0 +1,1 @@
+"""The command line: options, settings, presets, and how a job starts."""

@@ -1,0 +1,48 @@
+"""What a job was asked to do: its settings and the list of its videos, checked.
+
+Light: a mistake in either is told before anything that takes seconds to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.cli.settings import Settings, parse_settings
+from pipelines.data import FORMATS, Manifest, read_dataset, refuse_number
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A command line that can be done.
+
+    Args:
+        manifest: the user's videos; None: the demo set, which is yet to be made.
+    """
+
+    settings: Settings
+    manifest: Manifest | None
+
+
+def read_job(description: str, arguments: Sequence[str] | None = None) -> Asked:
+    """Reads the command line and the list of videos that it names.
+
+    Raises:
+        UserError: settings or data that can't be used.
+    """
+    settings = parse_settings(description, arguments)
+    return Asked(settings, read_data(settings))
+
+
+def read_data(settings: Settings) -> Manifest | None:
+    """The manifest of the user's data; None where none is named.
+
+    Raises:
+        UserError: a format that does not exist, or data that can't be used.
+    """
+    if settings.data is None and settings.format in FORMATS:
+        refuse_number(settings.splits, "the demo set")
+        return None
+    return read_dataset(
+        settings.data or ".", settings.format, splits=settings.splits, seed=settings.seed
+    )

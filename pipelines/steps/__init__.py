@@ -1,0 +1,1 @@
+"""Steps: what a job runs, caches and shows."""

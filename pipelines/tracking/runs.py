@@ -1,0 +1,363 @@
+"""MLflow, seen from the driver: where runs are kept, the parent run and its children.
+
+Only the driver writes. It makes (and migrates) the database before any worker exists, because
+several processes that first touch a fresh SQLite file kill each other's migration.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actors.errors import UserError
+from actors.storage import Storage
+from pipelines.cli.model_settings import TrackingSettings
+from pipelines.tracking.provenance import flatten, source_tags
+
+# Read by MLflow: no phoning home, nothing of its own printed between a job's lines.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+import sqlalchemy.exc
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking import MlflowClient
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FINGERPRINT_TAG = "multiclue.fingerprint"
+PARENT_TAG = "mlflow.parentRunId"
+CHILD_TAG = "multiclue.child"
+TABLES_TAG = "mlflow.loggedArtifacts"
+
+# The server's own limits (mlflow.utils.validation).
+PARAM_LENGTH, TAG_LENGTH, KEY_LENGTH, DIGEST_LENGTH = 6000, 8000, 250, 36
+PARAMS_PER_CALL, METRICS_PER_CALL = 100, 1000
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+_uri_lock = threading.RLock()
+
+
+class Run:
+    """An open MLflow run. Every method may be called again after a restart: nothing is doubled."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.client, self.id = client, run_id
+
+    def log_params(self, settings: Any) -> None:
+        """Logs settings (a dataclass or nested mapping) as ``a.b.c`` -> text.
+
+        MLflow's parameters can't change. One that differs from an earlier attempt of the same
+        run (such as the number of workers) is kept as the tag ``resumed_with.NAME``.
+        """
+        known = self.client.get_run(self.id).data.params
+        params = {_key(key): str(value)[:PARAM_LENGTH] for key, value in flatten(settings).items()}
+        fresh = [Param(key, value) for key, value in params.items() if key not in known]
+        for batch in _batches(fresh, PARAMS_PER_CALL):
+            self.client.log_batch(self.id, params=batch)
+        self.set_tags(
+            {
+                f"resumed_with.{key}": value
+                for key, value in params.items()
+                if key in known and known[key] != value
+            }
+        )
+
+    def log_metrics(self, metrics: Mapping[str, float | int | None], step: int = 0) -> None:
+        """Logs numbers of one step; None values are left out, NaN is kept."""
+        self.log_curve([{"step": step, **metrics}])
+
+    def log_curve(self, history: Iterable[Mapping[str, Any]], prefix: str = "") -> None:
+        """Logs records with ``step`` and numbers, skipping the steps that the run already has."""
+        wanted: dict[str, list[tuple[int, float]]] = {}
+        for record in history:
+            for key, value in record.items():
+                if key != "step" and isinstance(value, int | float):
+                    wanted.setdefault(_key(prefix + key), []).append((record["step"], float(value)))
+        now, fresh = int(time.time() * 1000), []
+        known = self.client.get_run(self.id).data.metrics
+        for key, points in wanted.items():
+            done = self._steps(key) if key in known else set()
+            fresh += [Metric(key, value, now, step) for step, value in points if step not in done]
+        for batch in _batches(fresh, METRICS_PER_CALL):
+            self.client.log_batch(self.id, metrics=batch)
+
+    def _steps(self, key: str) -> set[int]:
+        return {metric.step for metric in self.client.get_metric_history(self.id, key)}
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        entries = [RunTag(_key(key), str(value)[:TAG_LENGTH]) for key, value in tags.items()]
+        for batch in _batches(entries, PARAMS_PER_CALL):
+            self.client.log_batch(self.id, tags=batch)
+
+    def log_table(self, name: str, table: pa.Table) -> None:
+        """Logs a table as ``tables/NAME.json``, which MLflow's interface shows as a table."""
+        path = f"tables/{name}.json"
+        columns = table.column_names
+        rows = [[row[column] for column in columns] for row in table.to_pylist()]
+        text = json.dumps({"columns": columns, "data": rows}, default=str)
+        self.client.log_text(self.id, text, path)
+        known = json.loads(self.client.get_run(self.id).data.tags.get(TABLES_TAG, "[]"))
+        entry = {"path": path, "type": "table"}
+        if entry not in known:
+            self.set_tags({TABLES_TAG: json.dumps([*known, entry])})
+
+    def log_text(self, path: str, text: str) -> None:
+        """Logs text as the artifact ``path``, for instance ``settings.yaml``."""
+        self.client.log_text(self.id, text, path)
+
+    def log_dataset(
+        self,
+        *,
+        name: str,
+        fingerprint: str,
+        source: str,
+        profile: Mapping[str, Any],
+        context: str = "training",
+    ) -> None:
+        """Records which data went in.
+
+        Args:
+            name: what the data set is called.
+            fingerprint: of its files, labels and splits; also kept whole in the profile.
+            source: path or URI that it was read from.
+            profile: whatever is worth knowing: classes, number of clips per split.
+        """
+        dataset = Dataset(
+            name=name,
+            digest=fingerprint[:DIGEST_LENGTH],
+            source_type="local",
+            source=json.dumps({"uri": source}),
+            profile=json.dumps({"fingerprint": fingerprint, **profile}),
+        )
+        tags = [InputTag("mlflow.data.context", context)]
+        self.client.log_inputs(self.id, [DatasetInput(dataset=dataset, tags=tags)])
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier attempt brought this run to its end."""
+        return "multiclue.finished" in self.client.get_run(self.id).data.tags
+
+
+class Tracker:
+    """Runs of one experiment, on a server or in an SQLite file of the storage.
+
+    Raises:
+        UserError: the storage is remote and no server is named.
+    """
+
+    def __init__(self, settings: TrackingSettings, storage: Storage) -> None:
+        self.settings = settings
+        self.uri = tracking_uri(settings, storage)
+        self._local = self.uri.startswith("sqlite:")
+        artifacts = storage.local("mlflow/artifacts") if self._local else None
+        self._artifacts = artifacts.as_uri() if artifacts else None
+        self._experiment: str | None = None
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's client; the first use makes the database."""
+        with self._refusals():
+            if self._local:
+                Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            return MlflowClient(tracking_uri=self.uri)
+
+    def check(self) -> None:
+        """Makes the database and the experiment, or finds out at once that it can't.
+
+        Raises:
+            UserError: the server does not answer within `timeout_s`, or refuses; the database
+                can't be opened; the experiment was deleted or belongs to another place.
+        """
+        with self._refusals(), _impatient(self.settings.timeout_s):
+            self._experiment = self._make_experiment()
+
+    def reach(self) -> None:
+        """Finds out at once whether there is something to read; makes nothing.
+
+        Raises:
+            UserError: no database yet, or a server that does not answer.
+        """
+        if self._local and not Path(self.uri.removeprefix("sqlite:///")).exists():
+            raise UserError(
+                f"there is no MLflow database at {self.uri}: nothing was trained there yet; "
+                "give the --storage of the training job, or set MLFLOW_TRACKING_URI"
+            )
+        with self._refusals(), _impatient(self.settings.timeout_s):
+            self.client.search_experiments(max_results=1)
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except (MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError) as error:
+            reason = str(error).splitlines()[0][:300]
+            if "Max retries exceeded" in reason or "timed out" in reason:
+                reason = f"the server does not answer within {self.settings.timeout_s:g} s"
+            text = f"MLflow at {self.uri} can't be used: {reason}; {self._advice()}"
+            raise UserError(text) from error
+
+    def _advice(self) -> str:
+        if self._local:
+            return "check that the storage can be written, or name a server by MLFLOW_TRACKING_URI"
+        return (
+            "start that server, correct MLFLOW_TRACKING_URI, or unset it "
+            "to record runs in an SQLite file under the storage"
+        )
+
+    def _make_experiment(self) -> str:
+        name = self.settings.experiment
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            return self.client.create_experiment(name, artifact_location=self._artifacts)
+        if found.lifecycle_stage != "active":
+            raise UserError(
+                f"the MLflow experiment {name!r} was deleted; "
+                f"`mlflow experiments restore -x {found.experiment_id}` brings it back, "
+                "or give another name with --tracking.experiment"
+            )
+        ours = self._local and not (self.settings.uri or os.environ.get("MLFLOW_TRACKING_URI"))
+        if ours and found.artifact_location.rstrip("/") != self._artifacts:
+            raise UserError(
+                f"the MLflow experiment {name!r} keeps its files in {found.artifact_location}: "
+                "the storage was moved or copied; move it back, "
+                "or give another name with --tracking.experiment"
+            )
+        return found.experiment_id
+
+    @property
+    def experiment(self) -> str:
+        """The experiment's id; made at the first use."""
+        if self._experiment is None:
+            self.check()
+        assert self._experiment is not None
+        return self._experiment
+
+    @contextmanager
+    def parent(self, name: str, fingerprint: str) -> Iterator[Run]:
+        """The run of a whole job; the same fingerprint always goes on in the same run.
+
+        The run ends FINISHED, FAILED (an exception) or KILLED (interrupted or stopped).
+        """
+        tags = {FINGERPRINT_TAG: fingerprint, **source_tags()}
+        query = f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'"
+        with self._open(name, tags, query) as run, self._monitored(run):
+            yield run
+
+    @contextmanager
+    def child(self, parent: Run, name: str) -> Iterator[Run]:
+        """A run below ``parent``, found again by its name; ends like a parent run."""
+        tags = {PARENT_TAG: parent.id, CHILD_TAG: _key(name)}
+        query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
+        with self._open(name, tags, query) as run:
+            yield run
+
+    @contextmanager
+    def _open(self, name: str, tags: Mapping[str, str], query: str) -> Iterator[Run]:
+        run = Run(self.client, self._find_or_create(name, tags, query).info.run_id)
+        self.client.update_run(run.id, status="RUNNING")
+        status = "KILLED"
+        try:
+            yield run
+            run.set_tags({"multiclue.finished": "true"})
+            status = "FINISHED"
+        except Exception:
+            status = "FAILED"
+            raise
+        finally:
+            self.client.set_terminated(run.id, status)
+
+    def _find_or_create(self, name: str, tags: Mapping[str, str], query: str) -> MlflowRun:
+        found = self.client.search_runs([self.experiment], query, max_results=1)
+        if found:
+            return found[0]
+        return self.client.create_run(self.experiment, tags=dict(tags), run_name=name)
+
+    @contextmanager
+    def _monitored(self, run: Run) -> Iterator[None]:
+        if not self.settings.system_metrics:
+            yield
+            return
+        monitor = SystemMetricsMonitor(run.id, resume_logging=True, tracking_uri=self.uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+    def using(self) -> Any:
+        """A context in which MLflow's own functions talk to this tracker's place."""
+        return using_uri(self.uri)
+
+
+def tracking_uri(settings: TrackingSettings, storage: Storage) -> str:
+    """The setting, else MLFLOW_TRACKING_URI, else an absolute SQLite URI under the storage."""
+    named = settings.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named
+    database = storage.local("mlflow/mlflow.db")
+    if database is None:
+        raise UserError(
+            f"runs can't be recorded in the remote storage {storage.uri}: "
+            "name an MLflow server by MLFLOW_TRACKING_URI"
+        )
+    return f"sqlite:///{database}"
+
+
+@contextmanager
+def using_uri(uri: str) -> Iterator[None]:
+    """Sets MLflow's process-wide tracking URI for a while, and puts the environment back."""
+    with _uri_lock:
+        before = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+            if before is not None:
+                os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+@contextmanager
+def _impatient(seconds: float) -> Iterator[None]:
+    """Lets MLflow's requests fail after one try; by default it retries for minutes."""
+    changes = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(seconds))),
+    }
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _key(name: str) -> str:
+    """A name that MLflow accepts: letters, digits and ``_-. :/``."""
+    return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:KEY_LENGTH]
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])

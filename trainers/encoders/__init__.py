@@ -1,0 +1,1 @@
+"""Encoders: networks from one sample to a feature vector."""

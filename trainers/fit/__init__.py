@@ -1,0 +1,1 @@
+"""Fitting: the loop, Ray Train, optimizers and folds."""

@@ -1,0 +1,1 @@
+"""Fusion: what joins the streams' clip embeddings."""

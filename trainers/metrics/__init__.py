@@ -1,0 +1,1 @@
+"""Measures, accumulators, calibration and significance."""

@@ -1,1 +1,0 @@
-"""Networks: convolutional ones for single streams, recurrent ones for sequences of features."""

@@ -1,0 +1,1 @@
+"""Refinement: what joins and corrects class scores."""

@@ -1,0 +1,324 @@
+"""A fitted refinement as one object and one file, which the ensemble and `predict` apply.
+
+The file is safetensors: the arrays, and in its metadata what they belong to (method, systems,
+classes) as JSON. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import ArrayLike, NDArray
+
+from actors.errors import UserError
+from trainers.refinement.confusion import ContextualRefinement
+from trainers.refinement.diffusion import SemanticDiffusion
+from trainers.refinement.late_fusion import MeanOfLogits, MeanOfProbabilities
+from trainers.refinement.learned import LearnedRefinement
+from trainers.refinement.score_streams import Floats, ScoreMethod, Stack, as_stack, to_logits
+
+Given = Literal["logits", "probabilities"]
+Method = (
+    MeanOfLogits
+    | MeanOfProbabilities
+    | ContextualRefinement
+    | SemanticDiffusion
+    | LearnedRefinement
+)
+
+FORMAT = 1
+KEY = "refinement"
+METHODS = {
+    "none": "plain mean",
+    "confusion": "contextual refinement",
+    "shrunk": "contextual refinement, shrunk",
+    "dasd": "DASD",
+    "learned": "learned refinement",
+}
+"""Name -> what a person reads."""
+
+
+def make_method(name: str, *, given: Given, multi_label: bool, normalize: bool = True) -> Method:
+    """An unfitted method.
+
+    Args:
+        given: what the systems give; of logits the plain mean is taken as they are, of
+            probabilities likewise.
+        normalize: see `refinement.refine`.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    base: MeanOfLogits | MeanOfProbabilities = MeanOfProbabilities(multi_label)
+    if given == "logits":
+        # What follows works on probabilities: a mean of raw logits is far too sure of itself.
+        base = MeanOfLogits(multi_label, calibrate=name != "none")
+    if name == "none":
+        return base
+    if name in ("confusion", "shrunk"):
+        return ContextualRefinement(base, multi_label, normalize=normalize, shrink=name == "shrunk")
+    if name == "dasd":
+        return SemanticDiffusion(base, multi_label)
+    if name == "learned":
+        return LearnedRefinement(base, multi_label)
+    raise ValueError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
+
+
+def stack_of(scores: Mapping[str, ArrayLike], *, given: Given, multi_label: bool) -> Stack:
+    """Scores as the systems give them, as a stack of logits; see `score_streams.as_stack`.
+
+    Raises:
+        ValueError: see `as_stack`; probabilities outside of 0..1.
+    """
+    if given == "logits":
+        return as_stack(scores)
+    for name, values in scores.items():
+        array = np.asarray(values, np.float64)
+        if (array < 0).any() or (array > 1 + 1e-6).any():
+            raise ValueError(f"scores of {name!r} are not probabilities: some lie outside of 0..1")
+    return as_stack(
+        {name: to_logits(values, multi_label=multi_label) for name, values in scores.items()}
+    )
+
+
+@dataclass(eq=False)
+class FittedRefinement:
+    """A fitted method and what it belongs to.
+
+    Args:
+        name: of the method, see `METHODS`.
+        given: whether the systems give logits or probabilities.
+        streams: the systems, in order.
+        classes: names, in the order of the scores.
+        multi_label: whether classes are judged one by one.
+        method: fitted.
+        facts: whatever else is worth keeping, as JSON knows it.
+    """
+
+    name: str
+    given: Given
+    streams: tuple[str, ...]
+    classes: tuple[str, ...]
+    multi_label: bool
+    method: Method
+    facts: Mapping[str, Any]
+
+    @classmethod
+    def fit(
+        cls,
+        name: str,
+        scores: Mapping[str, ArrayLike],
+        truth: ArrayLike,
+        *,
+        given: Given,
+        classes: tuple[str, ...],
+        multi_label: bool,
+        groups: ArrayLike | None = None,
+        normalize: bool = True,
+        facts: Mapping[str, Any] | None = None,
+    ) -> FittedRefinement:
+        """Fits a method on scores as the systems give them: a clip that a system can't judge has a
+        row of NaN.
+        """
+        stack = stack_of(scores, given=given, multi_label=multi_label)
+        method = make_method(name, given=given, multi_label=multi_label, normalize=normalize)
+        cast(ScoreMethod, method).fit(stack, truth, groups=groups)
+        return cls(name, given, stack.names, classes, multi_label, method, dict(facts or {}))
+
+    @property
+    def note(self) -> str:
+        """What is to be said of the fit: why nothing was learned, or the constants chosen."""
+        method = self.method
+        if isinstance(method, LearnedRefinement):
+            of = f", learned from {method.learned_from}" if method.learned_from else ""
+            return (
+                f"plain mean: {method.fallback}"
+                if method.fallback
+                else f"strength {method.strength:g}{of}"
+            )
+        if isinstance(method, SemanticDiffusion):
+            return f"{method.steps} steps"
+        if isinstance(method, ContextualRefinement) and method.shrink:
+            return f"{method.shrinkage:g} of the identity"
+        return ""
+
+    def predict_scores(self, scores: Mapping[str, ArrayLike]) -> Floats:
+        """(N, C) refined probabilities.
+
+        Args:
+            scores: system -> (N, C) of the kind that it was fitted on; a row of NaN, or a system
+                left out altogether, where a clip has none.
+
+        Raises:
+            ValueError: a system that it was not fitted on, another number of classes, or see
+                `score_streams.as_stack`.
+        """
+        unknown = set(scores) - set(self.streams)
+        if unknown or not scores:
+            raise ValueError(f"fitted on {list(self.streams)}, got scores of {list(scores)}")
+        shape = np.asarray(next(iter(scores.values()))).shape
+        if len(shape) != 2 or shape[1] != len(self.classes):
+            raise ValueError(f"scores must be (N, {len(self.classes)}), got {shape}")
+        nothing = np.full(shape, np.nan)
+        whole = {name: scores.get(name, nothing) for name in self.streams}
+        stack = stack_of(whole, given=self.given, multi_label=self.multi_label)
+        return self.method.predict_scores(stack)
+
+    def to_bytes(self) -> bytes:
+        """The file's content; `from_bytes` takes it back."""
+        record = {
+            "format": FORMAT,
+            "method": self.name,
+            "given": self.given,
+            "streams": list(self.streams),
+            "classes": list(self.classes),
+            "multi_label": self.multi_label,
+            "facts": dict(self.facts),
+            "constants": _constants(self.method),
+        }
+        tensors = {key: np.ascontiguousarray(value) for key, value in _tensors(self.method).items()}
+        return safetensors.numpy.save(tensors, metadata={KEY: json.dumps(record)})
+
+    @classmethod
+    def from_bytes(cls, content: bytes, *, where: str = "the refinement") -> FittedRefinement:
+        """The refinement that `to_bytes` wrote.
+
+        Raises:
+            UserError: it is damaged, holds something else, or comes from another version.
+        """
+        try:
+            record = read_record(content)
+            if record is None:
+                raise UserError(f"{where} holds no refinement; pipelines/refine.py writes one")
+            if record["format"] != FORMAT:
+                raise UserError(
+                    f"{where} has format {record['format']}, this version reads {FORMAT}; fit it "
+                    "again, or use the version that made it"
+                )
+            tensors = safetensors.numpy.load(content)
+            constants = record["constants"]
+            method = make_method(
+                record["method"],
+                given=record["given"],
+                multi_label=record["multi_label"],
+                normalize=constants.get("normalize", True),
+            )
+            _restore(method, tensors, constants)
+            _check_shapes(tensors, len(record["streams"]), len(record["classes"]))
+        except KeyError as error:
+            raise UserError(f"{where} is incomplete: no {error.args[0]!r}") from error
+        except (ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+            raise UserError(f"{where} is damaged: {error}") from error
+        return cls(
+            record["method"],
+            record["given"],
+            tuple(record["streams"]),
+            tuple(record["classes"]),
+            record["multi_label"],
+            method,
+            record["facts"],
+        )
+
+
+def _check_shapes(tensors: Mapping[str, NDArray], streams: int, classes: int) -> None:
+    """Raises ValueError where a tensor is not of this many streams and classes."""
+    square = (classes, classes)
+    expected = {
+        "matrix": square,
+        "operator": square,
+        "temperatures": (streams,),
+        "weights": (streams,),
+        "borrowing": (streams, *square),
+        "bias": (classes,),
+    }
+    for name, value in tensors.items():
+        if value.shape != expected.get(name, value.shape):
+            raise ValueError(f"{name} is {value.shape}, it must be {expected[name]}")
+
+
+def contextual(
+    matrix: NDArray[np.float64],
+    *,
+    streams: tuple[str, ...],
+    classes: tuple[str, ...],
+    multi_label: bool,
+    normalize: bool,
+) -> FittedRefinement:
+    """The contextual refinement by a matrix that is known already, on probabilities.
+
+    Raises:
+        ValueError: the matrix is not (C, C).
+    """
+    if matrix.shape != (len(classes), len(classes)):
+        raise ValueError(f"a refinement of {matrix.shape} for {len(classes)} classes")
+    method = ContextualRefinement(
+        MeanOfProbabilities(multi_label), multi_label, normalize=normalize
+    )
+    method.matrix = np.asarray(matrix, np.float64)
+    return FittedRefinement("confusion", "probabilities", streams, classes, multi_label, method, {})
+
+
+def read_record(content: bytes) -> dict[str, Any] | None:
+    """What a file says of itself; None for safetensors that are no refinement's.
+
+    Raises:
+        ValueError: the bytes are no safetensors file.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    text = header.get("__metadata__", {}).get(KEY)
+    return None if text is None else json.loads(text)
+
+
+def _base(method: Method) -> MeanOfLogits | MeanOfProbabilities:
+    return method if isinstance(method, MeanOfLogits | MeanOfProbabilities) else method.base
+
+
+def _tensors(method: Method) -> dict[str, NDArray]:
+    if isinstance(method, ContextualRefinement):
+        return {"matrix": method.matrix}
+    if isinstance(method, SemanticDiffusion):
+        return {"operator": method.operator}
+    if isinstance(method, LearnedRefinement) and method.strength is not None:
+        return {name: getattr(method, name) for name in LEARNED}
+    return {}
+
+
+LEARNED = ("temperatures", "weights", "borrowing", "bias")
+
+
+def _constants(method: Method) -> dict[str, Any]:
+    base = _base(method)
+    found: dict[str, Any] = {}
+    if isinstance(base, MeanOfLogits):
+        found["temperature"] = base.temperature
+    if isinstance(method, ContextualRefinement):
+        found |= {"normalize": method.normalize, "shrinkage": method.shrinkage}
+    if isinstance(method, SemanticDiffusion):
+        found["steps"] = method.steps
+    if isinstance(method, LearnedRefinement):
+        found |= {name: getattr(method, name) for name in ("strength", "fallback", "learned_from")}
+    return found
+
+
+def _restore(method: Method, tensors: Mapping[str, NDArray], constants: Mapping[str, Any]) -> None:
+    base = _base(method)
+    if isinstance(base, MeanOfLogits):
+        base.temperature = constants["temperature"]
+    if isinstance(method, ContextualRefinement):
+        method.matrix, method.shrinkage = tensors["matrix"], constants["shrinkage"]
+    if isinstance(method, SemanticDiffusion):
+        method.operator, method.steps = tensors["operator"], constants["steps"]
+    if isinstance(method, LearnedRefinement):
+        method.strength, method.fallback = constants["strength"], constants["fallback"]
+        # Files of before say nothing of it.
+        method.learned_from = constants.get("learned_from", "")
+        if method.strength is not None:
+            for name in LEARNED:
+                setattr(method, name, tensors[name])

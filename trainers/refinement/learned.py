@@ -1,0 +1,232 @@
+"""The learned refinement: a linear map of several systems' logits, shrunk to their weighted mean.
+
+The contextual refinement's counterpart on logits:
+
+    z(x) = sum_s (a_s I + A_s) z_s(x) + c,
+
+fitted by cross-entropy on clips that trained none of the systems, with
+1/2 strength (sum_s |A_s|^2 + |c|^2) added. Row i of A_s says which classes' evidence class i
+borrows; a_s, the stream's weight, is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trainers.fit.folds import Fold, Rows, group_folds
+from trainers.refinement.late_fusion import MeanOfLogits, MeanOfProbabilities
+from trainers.refinement.logit_map import MapClips, Singles, fit_maps, map_inputs, mapped
+from trainers.refinement.score_streams import (
+    Floats,
+    Stack,
+    Streams,
+    as_stack,
+    check_groups,
+    check_truth,
+    find_temperature,
+    log_loss,
+    to_probabilities,
+)
+
+STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+"""Tried in this order, each fit starting from the one before; left when it gets worse."""
+MOST_PRODUCTS = 5e9
+"""Clips x streams x classes², to which the time of a fit is proportional. With more it is kept by
+two inner folds, and by learning from a share of each class's clips."""
+FEWEST_PER_CLASS = 10
+"""Where that share would leave fewer clips for each class, nothing is learned."""
+
+
+@dataclass
+class LearnedRefinement:
+    """Fits a_s, A_s and c; the strength by inner cross-validation by group, for the log loss.
+
+    Each stream's logits are centered by clip (single-label; the softmax does not see the mean) and
+    divided by the stream's own temperature, so that one strength fits all. A stream that a clip
+    lacks adds nothing, and the sum over the others is multiplied by the number of streams over
+    that of those present.
+
+    Where the clips are too few to learn from, the scores are the plain mean and ``fallback`` says
+    why: fewer than two groups; most classes' clips all in one group, so that nothing learned of a
+    class can be checked on it; more classes than `most_products` leaves `FEWEST_PER_CLASS` clips
+    of; or a held-out log loss above that of the plain mean (with its temperature).
+
+    Args:
+        base: the plain mean.
+        strengths: of the shrinking, tried from the first to the last.
+        inner_folds: of the cross-validation.
+        most_products: see `MOST_PRODUCTS`.
+    """
+
+    base: MeanOfLogits | MeanOfProbabilities
+    multi_label: bool = False
+    strengths: Sequence[float] = STRENGTHS
+    inner_folds: int = 6
+    most_products: float = MOST_PRODUCTS
+    strength: float | None = field(default=None, init=False)
+    """The chosen one; None: the plain mean is used."""
+    fallback: str = field(default="", init=False)
+    """Why nothing was learned; empty where it was."""
+    learned_from: str = field(default="", init=False)
+    """Of how many clips the map is; empty if of all."""
+    temperatures: Floats = field(default_factory=lambda: np.ones(1), init=False)
+    """(S,) what the streams' logits are divided by."""
+    weights: Floats = field(default_factory=lambda: np.ones(1), init=False)
+    """(S,) a."""
+    borrowing: Floats = field(default_factory=lambda: np.zeros((1, 1, 1)), init=False)
+    """(S, C, C) A: row i takes from column j."""
+    bias: Floats = field(default_factory=lambda: np.zeros(1), init=False)
+    """(C,) c."""
+
+    def fit(self, streams: Streams, truth: ArrayLike, *, groups: ArrayLike | None = None) -> Self:
+        stack = as_stack(streams)
+        targets = check_truth(stack, truth, multi_label=self.multi_label)
+        names = check_groups(groups, len(stack))
+        self.base.fit(stack, truth)
+        self.strength, self.learned_from = None, ""
+        rows, folds, self.fallback = self._affordable(stack, targets)
+        self.fallback = self.fallback or too_few(targets[rows], names[rows])
+        if self.fallback:
+            return self
+        if len(rows) < len(stack):
+            self.learned_from = f"{len(rows):,} of {len(stack):,} clips"
+            stack, targets, names = stack.rows(rows), targets[rows], names[rows]
+        inputs = map_inputs(stack, multi_label=self.multi_label)
+        strength, loss = self._choose(stack, inputs, targets, group_folds(names, folds))
+        plain = to_beat(self.base, stack, targets, multi_label=self.multi_label)
+        if loss >= plain:
+            self.fallback = (
+                f"held-out log loss {loss:.3f}, that of the plain mean is {plain:.3f}: "
+                "nothing was learned that carries over"
+            )
+            return self
+        self.strength = strength
+        self.temperatures = self._temperatures(stack, targets)
+        clips = MapClips(inputs, np.arange(len(stack)), self.temperatures, targets)
+        strengths = self.strengths[: list(self.strengths).index(strength) + 1]
+        *_, last = fit_maps(clips, strengths, multi_label=self.multi_label)
+        self.weights, self.borrowing, self.bias = last.parts()
+        return self
+
+    def predict_scores(self, streams: Streams) -> Floats:
+        stack = as_stack(streams)
+        if self.strength is None:
+            return self.base.predict_scores(stack)
+        return to_probabilities(self.logits(stack), multi_label=self.multi_label)
+
+    def logits(self, streams: Streams) -> Floats:
+        """(N, C) z; only of what has been learned."""
+        inputs = map_inputs(as_stack(streams), multi_label=self.multi_label)
+        blocks = self.borrowing + self.weights[:, None, None] * np.eye(len(self.bias))
+        blocks = blocks / self.temperatures[:, None, None]
+        return mapped(inputs, np.concatenate([block.T for block in blocks]), self.bias)
+
+    def _affordable(self, stack: Stack, targets: NDArray[np.bool_]) -> tuple[Rows, int, str]:
+        """Rows to learn from, inner folds, and why not at all (or nothing)."""
+        s, n, c = stack.logits.shape
+        if n * s * c**2 <= self.most_products:
+            return np.arange(n), self.inner_folds, ""
+        # Two folds of n / 2 clips and the fit of all cost 2 n, six folds and that 6 n.
+        most = int(3 * self.most_products / (s * c**2))
+        if most < min(n, FEWEST_PER_CLASS * c):
+            reason = (
+                f"{c:,} classes x {s} systems leave time to learn from {most:,} of {n:,} clips, "
+                f"fewer than {FEWEST_PER_CLASS} for each class"
+            )
+            return np.arange(0), 2, reason
+        return of_each_class(targets, most), 2, ""
+
+    def _temperatures(
+        self, stack: Stack, targets: NDArray[np.bool_], rows: Rows | None = None
+    ) -> Floats:
+        """(S,) by some of the clips; by all without ``rows``."""
+        found = np.ones(len(stack.names))
+        for s, there in enumerate(stack.present):
+            known = np.flatnonzero(there) if rows is None else rows[there[rows]]
+            if known.size:
+                found[s] = find_temperature(
+                    stack.logits[s, known], targets[known], multi_label=self.multi_label
+                )
+        return found
+
+    def _choose(
+        self, stack: Stack, inputs: Singles, targets: NDArray[np.bool_], pairs: Sequence[Fold]
+    ) -> tuple[float, float]:
+        """The strength with the least held-out log loss, and that loss.
+
+        All folds go down the strengths side by side, and stop when the loss rises: it falls and
+        rises once over the strengths.
+        """
+        folds = [self._fold(stack, inputs, targets, *pair) for pair in pairs]
+        losses: list[float] = []
+        for results in zip(*folds, strict=True):
+            losses.append(float(sum(results)) / len(stack))
+            if losses[-1] > min(losses):
+                break
+        best = int(np.argmin(losses))
+        return self.strengths[best], losses[best]
+
+    def _fold(
+        self,
+        stack: Stack,
+        inputs: Singles,
+        targets: NDArray[np.bool_],
+        rows: Rows,
+        held: Rows,
+    ) -> Iterator[float]:
+        """Summed log loss of a fold's held-out clips, strength after strength."""
+        temperatures = self._temperatures(stack, targets, rows)
+        known = MapClips(inputs, rows, temperatures, targets[rows])
+        outside = MapClips(inputs, held, temperatures, targets[held])
+        for fitted in fit_maps(known, self.strengths, multi_label=self.multi_label):
+            yield fitted.loss(outside, multi_label=self.multi_label)
+
+
+def of_each_class(targets: NDArray[np.bool_], most: int) -> Rows:
+    """Rows, in order, of at most so many clips, as many of each class as there can be.
+
+    A clip with several labels counts under its rarest. Which clips of a class is left to a
+    generator with a fixed seed.
+    """
+    order = np.random.default_rng(0).permutation(len(targets))
+    rarity = np.where(targets, targets.sum(0), targets.size + 1)
+    kinds = rarity.argmin(1)[order]
+    sorted_by_kind = np.argsort(kinds, kind="stable")
+    starts = np.searchsorted(kinds[sorted_by_kind], kinds[sorted_by_kind])
+    rank = np.empty(len(order), int)
+    rank[sorted_by_kind] = np.arange(len(order)) - starts
+    return np.sort(order[np.argsort(rank, kind="stable")[:most]])
+
+
+def too_few(targets: NDArray[np.bool_], groups: NDArray) -> str:
+    """Why these clips can't teach anything; empty if they may."""
+    if len(np.unique(groups)) < 2:
+        return "fewer than two groups of clips: nothing learned could be checked"
+    seen = targets.any(0)
+    spread = [len(np.unique(groups[column])) for column in targets[:, seen].T]
+    if np.mean(np.array(spread) < 2) >= 0.5:
+        alone = sum(count < 2 for count in spread)
+        return (
+            f"{alone} of {len(spread)} classes have clips in one group only: too few to learn from"
+        )
+    return ""
+
+
+def to_beat(
+    base: MeanOfLogits | MeanOfProbabilities,
+    stack: Stack,
+    targets: NDArray[np.bool_],
+    *,
+    multi_label: bool,
+) -> float:
+    """Log loss of the plain mean with the temperature that suits these very clips best."""
+    logits = np.log(np.maximum(base.predict_scores(stack), 1e-12))
+    if multi_label:
+        logits = logits - np.log(np.maximum(1 - base.predict_scores(stack), 1e-12))
+    temperature = find_temperature(logits, targets, multi_label=multi_label)
+    return log_loss(logits / temperature, targets, multi_label=multi_label)

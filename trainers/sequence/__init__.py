@@ -1,0 +1,1 @@
+"""Sequence models: networks from a feature sequence to class scores and an embedding."""

@@ -1,0 +1,1 @@
+"""Streams: how samples are cut from a clip's track."""
