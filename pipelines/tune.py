@@ -1,183 +1,38 @@
 #!/usr/bin/env python3
-"""Job: searches lambda2 and lambda3 of the fusion network, then fits it on all training clips.
+"""Job: searches the fusion's regularizers, then fits it on all training clips.
 
     pipelines/tune.py --data PATH --format FORMAT [any setting]
 
-Does what is missing before it (extraction, CNNs, LSTMs) and nothing after it.
+Does what is missing before it (extraction, encoders, sequence models) and nothing after it.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from pipelines.cli.launch import start  # goes on in the environment that has Ray
-    from pipelines.cli.command_line import read_job  # isort: skip
+    from pipelines.cli.launch import start_job
 
-    start("pipelines.tune", lambda: read_job(__doc__ or ""))
+    start_job("pipelines.tune", __doc__ or "")
 
-import torch
-from torch import Tensor
-
-from actors.storage import Storage
 from pipelines.cli.command_line import Asked
-from pipelines.extract import Extraction, extract
-from pipelines.steps.caching import Facts, StageResult
-from pipelines.steps.inputs import FusionInputs, read_inputs
-from pipelines.steps.job import Job, open_job
-from pipelines.train import TrainedStream, train
-from trainers.fusion.network import FusionNetwork
-from trainers.fusion.training import fit_fusion
-from trainers.settings import FusionSettings
-
-FUSION = "fusion.safetensors"
-SEARCH_FOLDER = "tune"
-SMALL = 10_000_000
-"""Numbers in all features together; beyond, several threads pay."""
+from pipelines.extract import extract
+from pipelines.steps.job import Job
+from pipelines.steps.opening import open_job
+from pipelines.steps.step import StepResult
+from pipelines.steps.system import build_system
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """The fitted fusion network and how its regularizers were found."""
-
-    inputs: FusionInputs
-    search: StageResult
-    fusion: StageResult
-
-    def network(self) -> FusionNetwork:
-        return FusionNetwork.from_bytes(self.fusion.storage.read_bytes(FUSION))
-
-
-def tune(job: Job, extraction: Extraction, trained: Mapping[str, TrainedStream]) -> Tuned:
-    """Cross-validates by group on the training clips, refits the best point on all of them."""
-    inputs = read_inputs(job.manifest, extraction.clips, trained)
-    embedded = {stream: fitted.embed.fingerprint for stream, fitted in trained.items()}
-    search = _search(job, inputs, embedded) if job.settings.search.trials else _no_search(job)
-    best = {name: search.facts[name] for name in ("lambda2", "lambda3")}
-    fusion = _refit(job, inputs, embedded, replace(job.settings.fusion, **best))
-    return Tuned(inputs, search, fusion)
-
-
-def _no_search(job: Job) -> StageResult:
-    """Takes the settings' own lambdas, as a search without trials."""
-    chosen = job.settings.fusion
-    facts: Facts = {
-        "lambda2": chosen.lambda2,
-        "lambda3": chosen.lambda3,
-        "score": None,
-        "trials": [],
-    }
-    return StageResult("search", "none", job.storage, facts, 0.0, cached=True)
-
-
-def _search(job: Job, inputs: FusionInputs, embedded: dict[str, str]) -> StageResult:
-    settings, rows = job.settings.search, inputs.rows("train")
-
-    def work(storage: Storage) -> Facts:
-        from tuning.ray_search import search
-
-        job.board()
-        features, present, targets = inputs.part(rows)
-        with job.console.stage("search", total=settings.trials, unit="trials") as progress:
-            result = search(
-                features,
-                present,
-                targets,
-                inputs.groups[rows],
-                settings,
-                fusion=job.settings.fusion,
-                storage=storage,
-                name=SEARCH_FOLDER,
-                seed=job.settings.seed,
-                multi_label=job.manifest.multi_label,
-                progress=lambda done, total, trial: progress.update(done, total),
-            )
-        _record_trials(job, result.trials, result.curves)
-        return asdict(result)
-
-    def describe(facts: Facts) -> str:
-        return (
-            f"best of {len(facts['trials'])}: lambda2 {facts['lambda2']:.2g}, "
-            f"lambda3 {facts['lambda3']:.2g}, cross-validated score {facts['score']:.3f}"
-        )
-
-    key = [settings, job.settings.fusion, embedded, _rows_key(job, inputs), job.settings.seed]
-    return job.stage("search", key, work, items=settings.trials, unit="trials", describe=describe)
-
-
-def few_threads(features: Mapping[str, Tensor]) -> None:
-    """Small products are slower on many threads, above all beside Ray's own processes."""
-    numbers = sum(value.numel() for value in features.values())
-    torch.set_num_threads(1 if numbers < SMALL else min(os.cpu_count() or 1, 8))
-
-
-def _rows_key(job: Job, inputs: FusionInputs) -> list[Any]:
-    return [
-        job.manifest.classes,
-        [(c.artifact, c.video.labels, c.video.split, c.video.group) for c in inputs.clips],
-    ]
-
-
-def _record_trials(
-    job: Job, trials: list[dict[str, Any]], curves: Mapping[str, list[dict[str, float]]]
-) -> None:
-    """One child run per trial, tagged, with its curve; from the driver, which alone writes."""
-    for trial in trials:
-        with job.tracker.child(job.run, f"search trial {trial['trial']}") as run:
-            run.set_tags({"multiclue.kind": "trial", "multiclue.state": trial["state"]})
-            run.log_params({k: trial[k] for k in ("lambda2", "lambda3")})
-            curve = curves.get(trial["trial"], [])
-            run.log_curve([{"step": int(r.get("epochs", i)), **r} for i, r in enumerate(curve)])
-
-
-def _refit(
-    job: Job, inputs: FusionInputs, embedded: dict[str, str], settings: FusionSettings
-) -> StageResult:
-    def work(storage: Storage) -> Facts:
-        history: list[dict[str, float]] = []
-        with (
-            job.tracker.child(job.run, "fusion") as run,
-            job.console.stage("fusion", total=settings.max_epochs, unit="epochs") as progress,
-        ):
-
-            def listen(epoch: int, measures: Mapping[str, float]) -> None:
-                history.append({"step": epoch, **measures})
-                progress.update(epoch)
-
-            validation = inputs.rows("val")
-            few_threads(inputs.features)
-            network = fit_fusion(
-                *inputs.part(inputs.rows("train")),
-                settings,
-                seed=job.settings.seed,
-                validation=inputs.part(validation) if len(validation) else None,
-                multi_label=job.manifest.multi_label,
-                on_epoch=listen,
-            )
-            storage.write_bytes(FUSION, network.to_bytes())
-            run.log_params(settings)
-            run.log_curve(history)
-            run.log_metrics(network.sparsity())
-        return {"history": history, **network.sparsity()}
-
-    def describe(facts: Facts) -> str:
-        return (
-            f"{facts['zero_rows']:.0%} of the fused neurons' rows and "
-            f"{facts['zero_entries']:.0%} of the weights are zero"
-        )
-
-    key = [settings, embedded, _rows_key(job, inputs), job.settings.seed]
-    return job.stage("fusion", key, work, describe=describe)
+def tune(job: Job) -> Mapping[str, StepResult]:
+    """Runs the system's steps up to its fusion; the search starts beside the sequence models."""
+    system = build_system(job, extract(job))
+    return job.do(system.until("tune"))
 
 
 def main(asked: Asked) -> None:
-    """Runs this step alone, after what it needs."""
+    """Runs this job, after what it needs."""
     with open_job(asked.settings, asked.manifest) as job:
-        extraction = extract(job)
-        tune(job, extraction, train(job, extraction))
+        tune(job)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
+
+from actors.tracks import FLOW, FRAMES, SOUND
 
 VALUES: dict[str, tuple[str, str]] = {
     "appearance": ("disc", "cross"),
@@ -18,28 +20,29 @@ CLUES: dict[str, dict[str, str]] = {
 }
 """Class label, such as "disc-up-hum-redfirst" -> clue -> value."""
 
-VISIBLE: dict[str, tuple[str, ...]] = {
-    "spatial_cnn": ("appearance",),
-    "motion_cnn": ("motion",),
-    "audio_cnn": ("sound",),
-    "spatial_lstm": ("appearance", "order"),
-    "motion_lstm": ("motion",),
-    "fusion": ("appearance", "motion", "sound"),
-    "hybrid": ("appearance", "motion", "sound", "order"),
-    "refined_confusion": ("appearance", "motion", "sound", "order"),
-    "refined_dasd": ("appearance", "motion", "sound", "order"),
-    "refined_learned": ("appearance", "motion", "sound", "order"),
-    "refined": ("appearance", "motion", "sound", "order"),
-}
-"""Method -> the clues that reach it; it can only guess the others."""
+BY_TRACK = {FRAMES: "appearance", FLOW: "motion", SOUND: "sound"}
+"""Track -> the clue that its single samples show."""
 
 
-def ceilings() -> dict[str, float]:
-    """Method -> the accuracy it reaches when it reads its clues without error and guesses the rest.
+def visible_clues(tracks: Iterable[str], ordered: Iterable[str] = ()) -> tuple[str, ...]:
+    """The clues that a method can see; it can only guess the others.
+
+    Args:
+        tracks: that the method's streams see.
+        ordered: those of them that it sees as sequences, in the order of time.
+    """
+    seen = {BY_TRACK[track] for track in tracks if track in BY_TRACK}
+    if FRAMES in ordered:
+        seen.add("order")
+    return tuple(clue for clue in VALUES if clue in seen)
+
+
+def ceiling(visible: Sequence[str]) -> float:
+    """Accuracy of a method that reads these clues without error and guesses the others.
 
     Each clue that it can't see halves the accuracy, since all classes are equally frequent.
     """
-    return {method: 0.5 ** (len(VALUES) - len(visible)) for method, visible in VISIBLE.items()}
+    return 0.5 ** (len(VALUES) - len(visible))
 
 
 def clue_agreement(predicted: Sequence[str], true: Sequence[str], clues: Sequence[str]) -> float:
@@ -51,7 +54,7 @@ def clue_agreement(predicted: Sequence[str], true: Sequence[str], clues: Sequenc
     Args:
         predicted: class labels.
         true: class labels, as many.
-        clues: which clues are to agree, such as ``VISIBLE["fusion"]``.
+        clues: which clues are to agree, such as those of `visible_clues`.
 
     Raises:
         ValueError: no clips, unequally many, or a label or clue that is not the demo's.

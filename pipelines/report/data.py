@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,29 @@ class StageTiming:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Preview:
+    """What some streams see of a clip.
+
+    Raises:
+        ValueError: a picture whose shape does not fit its kind.
+    """
+
+    kind: Literal["frames", "flow", "spectrogram"]
+    """How it is drawn."""
+    streams: Sequence[str]
+    """The streams that see it."""
+    picture: NDArray[Any] | None
+    """frames: (n, H, W, 3) uint8 RGB; flow: (2, H, W) in pixels, x first; spectrogram: (F, T),
+    lowest frequency first, any unit. None where the clip has no such track."""
+
+    def __post_init__(self) -> None:
+        shapes = {"frames": ("n", "H", "W", 3), "flow": (2, "H", "W"), "spectrogram": ("F", "T")}
+        _expect(self.picture, shapes[self.kind], self.kind)
+        if self.kind == "frames" and self.picture is not None and self.picture.dtype != np.uint8:
+            raise ValueError(f"frames are {self.picture.dtype}; give uint8 RGB, 0 to 255")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ExampleClip:
     """A clip to look at: what was seen, what was heard and what every system made of it."""
 
@@ -106,12 +129,8 @@ class ExampleClip:
     """The last system's first guess."""
     probability: float
     """The probability of that guess, 0..1."""
-    frames: NDArray[np.uint8] | None = None
-    """A few frames, (n, H, W, 3) uint8 RGB."""
-    flow: NDArray[np.floating] | None = None
-    """A flow field, (2, H, W) in pixels, x first; None where the clip has no motion stream."""
-    spectrogram: NDArray[np.floating] | None = None
-    """(F, T), lowest frequency first, any unit; None where the clip has no sound."""
+    previews: Sequence[Preview] = ()
+    """What the streams see of it, a picture per kind."""
     opinions: Mapping[str, Sequence[Opinion]] = field(default_factory=dict)
     """System (a method's name) -> its classes and probabilities; the best three are shown."""
     shares: Mapping[str, float] = field(default_factory=dict)
@@ -120,13 +139,6 @@ class ExampleClip:
     def __post_init__(self) -> None:
         if isinstance(self.truth, str):
             object.__setattr__(self, "truth", (self.truth,))
-        _expect(self.frames, ("n", "H", "W", 3), f"frames of {self.id!r}")
-        _expect(self.flow, (2, "H", "W"), f"flow of {self.id!r}")
-        _expect(self.spectrogram, ("F", "T"), f"spectrogram of {self.id!r}")
-        if self.frames is not None and self.frames.dtype != np.uint8:
-            raise ValueError(
-                f"frames of {self.id!r} are {self.frames.dtype}; give uint8 RGB, 0 to 255"
-            )
 
     @property
     def right(self) -> bool:
@@ -152,6 +164,10 @@ class ReportData:
     """What went in."""
     methods: Sequence[MethodResult]
     """Rows of the results table, in the order in which they are to be shown."""
+    streams: Sequence[str] = ()
+    """The system's streams, in the order of their colors."""
+    joint: str | None = None
+    """Row of the ensemble of all streams; None: the best row."""
     seconds: float | None = None
     """How long the whole run took; None: the sum of the stages."""
     machine: str = ""

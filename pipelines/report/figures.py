@@ -13,16 +13,29 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
-from actors.streams import STREAMS
 from pipelines.report.data import finite
 from pipelines.report.scales import Axis, linear, log_with_zero, thin
 
 Points = list[tuple[float, float]]
 
 
-def stream_of(name: str) -> str:
-    """Returns which color a method, fit or stage has: a stream's name, or ``joint``."""
-    return next((stream for stream in STREAMS if stream in name.split("_")), "joint")
+JOINT = "joint"
+"""Color of what joins several streams."""
+COLORS = 8
+"""Streams with a color of their own, ``stream0`` to ``stream7`` in figures.css; then they repeat."""
+
+
+def color_of(name: str, streams: Sequence[str]) -> str:
+    """Returns the color class of a method, fit or step: its stream's, or ``joint``.
+
+    Args:
+        name: belongs to a stream if it is the stream's name, alone or before ``.`` or ``_``.
+        streams: all streams, in order.
+    """
+    owners = [s for s in streams if name == s or name.startswith((f"{s}.", f"{s}_"))]
+    if not owners:
+        return JOINT
+    return f"stream{list(streams).index(max(owners, key=len)) % COLORS}"
 
 
 def series(records: Sequence[Mapping[str, float]], key: str) -> Points:
@@ -31,7 +44,9 @@ def series(records: Sequence[Mapping[str, float]], key: str) -> Points:
     return [(step, value) for step, value in pairs if step is not None and value is not None]
 
 
-def curve_svg(name: str, records: Sequence[Mapping[str, float]]) -> Markup | None:
+def curve_svg(
+    name: str, records: Sequence[Mapping[str, float]], color: str = JOINT
+) -> Markup | None:
     """Draws one fit: above, the validation score (higher is better); below, the training loss.
 
     The step that was kept is marked: the one whose record says ``kept``, else the last. Scores
@@ -55,8 +70,8 @@ def curve_svg(name: str, records: Sequence[Mapping[str, float]]) -> Markup | Non
         values = [value for _, value in score]
         low, high = (0, 1) if min(values) >= 0 and max(values) <= 1 else (min(values), max(values))
         y = linear(low, high, bottom, top)
-        parts += [_panel(y, left, right), _path(score, x, y, f"var(--{stream_of(name)})")]
-        parts.append(_kept_point(_kept(records, score), x, y, stream_of(name), right))
+        parts += [_panel(y, left, right), _path(score, x, y, f"var(--{color})")]
+        parts.append(_kept_point(_kept(records, score), x, y, color, right))
         parts.append(_caption("score", left + 5, bottom - 14, ""))
         top = bottom + 22
     if loss:

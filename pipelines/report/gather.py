@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-from numpy.typing import NDArray
+from trainers.table import Table
 
-from actors.artifact import ArtifactReader
-from actors.flow import dequantize
-from actors.media.sampling import uniform_positions
 from actors.storage import Storage
-from actors.streams import AUDIO, MOTION, SPATIAL
-from pipelines.data.demo_clues import CLUES, VISIBLE, ceilings, clue_agreement
-from pipelines.evaluate import VALIDATION_SCORES, Evaluated
-from pipelines.extract import ExtractedClip, Extraction
+from pipelines.data.demo_clues import CLUES, ceiling, clue_agreement, visible_clues
 from pipelines.report import (
     DataSummary,
-    ExampleClip,
     MethodResult,
     ReportData,
     figure_files,
@@ -32,43 +24,27 @@ from pipelines.report import (
     render_html,
     report_json,
 )
-from pipelines.steps.caching import plain
-from pipelines.steps.job import Job, groups_in_words
+from pipelines.report.examples import example_clips
+from pipelines.steps.evaluate import REFINED, VALIDATION_SCORES, Evaluated
+from pipelines.steps.extract import Extraction
+from pipelines.steps.fingerprint import plain
+from pipelines.steps.fuse import SEARCH_FOLDER
+from pipelines.steps.job import Job
+from pipelines.steps.opening import groups_in_words
+from pipelines.steps.step import Row, System
 from pipelines.tracking.provenance import versions
-from pipelines.train import TrainedStream
-from pipelines.tune import SEARCH_FOLDER, Tuned
 from trainers.evaluation import MethodFigures, SystemScores, confusions, per_class_ap
 from trainers.refinement.fitted import METHODS
 
 FIGURES = ("accuracy", "mean_class_accuracy", "map", "hit5", "n")
 """What MLflow keeps of a method."""
-EXAMPLES = 6
-EXAMPLE_FRAMES = 4
-
-LABELS = {
-    "spatial_cnn": "Spatial CNN",
-    "motion_cnn": "Motion CNN",
-    "audio_cnn": "Audio CNN",
-    "spatial_lstm": "Spatial LSTM",
-    "motion_lstm": "Motion LSTM",
-    "fusion": "Regularized fusion",
-    "hybrid": "Hybrid (mean of LSTMs and fusion)",
-    "refined_confusion": "Hybrid + contextual refinement",
-    "refined_dasd": "Hybrid + DASD",
-    "refined_learned": "Hybrid + learned refinement",
-}
 
 
 def report(
-    job: Job,
-    extraction: Extraction,
-    trained: Mapping[str, TrainedStream],
-    tuned: Tuned,
-    evaluated: Evaluated,
-    promotion: Mapping[str, Any] | None = None,
+    job: Job, evaluated: Evaluated, promotion: Mapping[str, Any] | None = None
 ) -> ReportData:
     """Writes the report beside the run's tables, logs it, and prints the summary."""
-    data = _gather(job, extraction, trained, tuned, evaluated, promotion or {})
+    data = _gather(job, evaluated, promotion or {})
     page, figures = render_html(data), report_json(data)
     job.files.write_bytes("report.html", page.encode())
     job.files.write_json("report.json", figures)
@@ -111,49 +87,43 @@ def _print_summary(job: Job, data: ReportData) -> None:
         job.console.say(f"TensorBoard {data.mlflow['tensorboard_command']}")
 
 
-def _gather(
-    job: Job,
-    extraction: Extraction,
-    trained: Mapping[str, TrainedStream],
-    tuned: Tuned,
-    evaluated: Evaluated,
-    promotion: Mapping[str, Any],
-) -> ReportData:
-    test = tuned.inputs.rows("test")
-    targets = tuned.inputs.targets.numpy()[test]
-    on_test = {name: system.part(test) for name, system in evaluated.scores.items()}
+def _gather(job: Job, evaluated: Evaluated, promotion: Mapping[str, Any]) -> ReportData:
+    system, extraction = job.system, job.extraction
+    assert system is not None and extraction is not None
+    table = evaluated.table
+    rows = table.rows("test")
+    test = table.part(rows)
+    on_test = {name: one.part(rows) for name, one in evaluated.scores.items()}
     classes, multi_label = job.manifest.classes, job.manifest.multi_label
-    before = on_test["hybrid"]
-    after = on_test["refined"] if chosen_row(evaluated) != "hybrid" else None
-    search = tuned.search.facts
+    before = on_test[evaluated.ensemble]
+    after = on_test[REFINED] if evaluated.chosen != evaluated.ensemble else None
     return ReportData(
-        title=f"{job.manifest.name}: hybrid video classifier",
+        title=f"{job.manifest.name}: {system.title} video classifier",
         command=job.command,
         started=job.started.strftime("%Y-%m-%d %H:%M UTC"),
-        data=_summary(job, extraction),
-        methods=_methods(job, tuned, evaluated, on_test, targets),
+        data=_summary(job, system, extraction),
+        methods=_methods(job, system, evaluated, on_test, test),
+        streams=tuple(system.streams),
+        joint=evaluated.ensemble,
         seconds=(datetime.now(UTC) - job.started).total_seconds(),
         machine=machine(),
         versions=versions(),
         settings=plain(job.settings),
-        confusion=None if multi_label else confusions(before, targets),
-        confusion_refined=None if multi_label or after is None else confusions(after, targets),
-        ap_before=per_class_ap(before, targets, classes),
-        ap_after=None if after is None else per_class_ap(after, targets, classes),
+        confusion=None if multi_label else confusions(before, test.targets),
+        confusion_refined=None if multi_label or after is None else confusions(after, test.targets),
+        ap_before=per_class_ap(before, test.targets, classes),
+        ap_after=None if after is None else per_class_ap(after, test.targets, classes),
         refinement=_refinement_words(evaluated),
-        curves=_curves(trained, tuned),
-        trials=search["trials"],
-        best={"lambda2": search["lambda2"], "lambda3": search["lambda3"]}
-        | {"score": search["score"]}
-        | {k: tuned.fusion.facts[k] for k in ("zero_rows", "zero_entries")},
+        curves=_curves(job, system),
+        **_search(job),
         stages=job.timings,
         rejected=extraction.rejected,
-        examples=_examples(job, extraction, tuned, evaluated),
-        mlflow=_mlflow(job, tuned, evaluated, promotion),
+        examples=example_clips(job, system, extraction, evaluated),
+        mlflow=_mlflow(job, evaluated, promotion),
     )
 
 
-def _summary(job: Job, extraction: Extraction) -> DataSummary:
+def _summary(job: Job, system: System, extraction: Extraction) -> DataSummary:
     return DataSummary(
         name=job.manifest.name,
         fingerprint=job.manifest.fingerprint[:16],
@@ -164,19 +134,13 @@ def _summary(job: Job, extraction: Extraction) -> DataSummary:
         classes=job.manifest.classes,
         multi_label=job.manifest.multi_label,
         absent={
-            stream: sum(stream not in clip.streams for clip in extraction.clips)
-            for stream in job.settings.chosen_streams
+            stream: sum(track not in clip.tracks for clip in extraction.clips)
+            for stream, track in system.streams.items()
         },
         groups=groups_in_words(job.manifest),
         warnings=job.warnings,
         notes=job.notes,
     )
-
-
-def chosen_row(evaluated: Evaluated) -> str:
-    """The row of the table that is registered: ``hybrid`` or a ``refined_METHOD``."""
-    name = f"refined_{evaluated.choice['method']}"
-    return name if name in evaluated.figures else "hybrid"
 
 
 def _refinement_words(evaluated: Evaluated) -> str:
@@ -188,35 +152,29 @@ def _refinement_words(evaluated: Evaluated) -> str:
 
 def _methods(
     job: Job,
-    tuned: Tuned,
+    system: System,
     evaluated: Evaluated,
     on_test: Mapping[str, SystemScores],
-    targets: NDArray[np.floating],
+    test: Table,
 ) -> list[MethodResult]:
     """One row per method; two for a stream that some test clips lack."""
-    known = _ceilings(job, on_test, targets)
+    known = _ceilings(job, system, on_test, test)
     rows = []
-    for name, label in LABELS.items():
+    for name, row in system.rows.items():
         if name not in evaluated.figures:
             continue
-        figures, (ceiling, share) = evaluated.figures[name], known.get(name, (None, None))
+        figures, (best, share) = evaluated.figures[name], known.get(name, (None, None))
         note = "" if figures.n == figures.n_all else "clips that have the stream"
-        chosen = name == chosen_row(evaluated)
-        row = _row(
-            name,
-            label,
-            figures,
-            ceiling=ceiling,
-            share=share,
-            note=note,
-            classes=len(job.manifest.classes),
+        result = _method(name, row.label, figures, best, share, classes=len(job.manifest.classes))
+        chosen = name == evaluated.chosen
+        rows.append(
+            replace(result, chosen=True, note="chosen") if chosen else replace(result, note=note)
         )
-        rows.append(replace(row, chosen=True, note="chosen") if chosen else row)
         if note and figures.accuracy_all is not None:
             rows.append(
                 MethodResult(
                     name=f"{name}_all",
-                    label=label,
+                    label=row.label,
                     n=figures.n_all,
                     accuracy=figures.accuracy_all,
                     note="all clips; one without the stream counts as wrong",
@@ -225,14 +183,13 @@ def _methods(
     return rows
 
 
-def _row(
+def _method(
     name: str,
     label: str,
     figures: MethodFigures,
-    *,
-    ceiling: float | None,
+    best: float | None,
     share: float | None,
-    note: str,
+    *,
     classes: int,
 ) -> MethodResult:
     measures = figures.measures
@@ -245,47 +202,64 @@ def _row(
         map=measures.get("map"),
         # With five classes or fewer it is 100 % whatever is guessed.
         hit5=measures.get("hit_at_5") if classes > 5 else None,
-        ceiling=ceiling,
+        ceiling=best,
         share_of_ceiling=share,
-        note=note,
     )
 
 
 def _ceilings(
-    job: Job, on_test: Mapping[str, SystemScores], targets: NDArray[np.floating]
+    job: Job, system: System, on_test: Mapping[str, SystemScores], test: Table
 ) -> dict[str, tuple[float, float]]:
-    """Method -> (ceiling, share of it reached); only the demo's ceilings are known."""
+    """Row -> (ceiling, share of it reached); only the demo's ceilings are known."""
     classes = job.manifest.classes
     if job.settings.data is not None or not set(classes) <= set(CLUES):
         return {}
-    true = [classes[i] for i in targets.argmax(1)]
+    true = [classes[i] for i in test.targets.classes()]
     found = {}
-    for name, ceiling in ceilings().items():
+    for name, row in system.rows.items():
         if name in on_test:
+            clues = _visible(system, row)
             predicted = [classes[i] for i in on_test[name].scores.argmax(1)]
-            found[name] = (ceiling, clue_agreement(predicted, true, VISIBLE[name]))
+            found[name] = (ceiling(clues), clue_agreement(predicted, true, clues))
     return found
 
 
-def _curves(
-    trained: Mapping[str, TrainedStream], tuned: Tuned
-) -> dict[str, list[Mapping[str, float]]]:
-    fits = {f"{stream}_cnn": fitted.cnn for stream, fitted in trained.items()}
-    fits |= {f"{s}_lstm": fitted.lstm for s, fitted in trained.items() if fitted.lstm}
-    curves = {
-        name: [
-            {**entry, "kept": 1.0} if entry["step"] == stage.facts["best_step"] else entry
-            for entry in stage.facts["history"]
-        ]
-        for name, stage in fits.items()
-    }
-    return {**curves, "fusion": tuned.fusion.facts["history"]}
+def _visible(system: System, row: Row) -> tuple[str, ...]:
+    """The demo's clues that reach a row."""
+    tracks = [system.streams[stream] for stream in row.streams]
+    ordered = [system.streams[stream] for stream in row.ordered]
+    return visible_clues(tracks, ordered)
 
 
-def _mlflow(
-    job: Job, tuned: Tuned, evaluated: Evaluated, promotion: Mapping[str, Any]
-) -> dict[str, Any]:
-    curves = tuned.search.storage.join(SEARCH_FOLDER) if job.settings.search.trials else None
+def _curves(job: Job, system: System) -> dict[str, list[Mapping[str, float]]]:
+    """Step -> its history, for the steps that have one."""
+    curves: dict[str, list[Mapping[str, float]]] = {}
+    for step in system.steps:
+        facts = job.results[step.name].facts
+        best = facts.get("best_step")
+        if facts.get("history"):
+            curves[step.name] = [
+                {**entry, "kept": 1.0} if entry["step"] == best else entry
+                for entry in facts["history"]
+            ]
+    return curves
+
+
+def _search(job: Job) -> dict[str, Any]:
+    """The search's trials and the point that was refitted, where the system has a fusion."""
+    if "fusion" not in job.results:
+        return {}
+    fused = job.results["fusion"].facts
+    sparsity = {name: fused[name] for name in ("zero_rows", "zero_entries") if name in fused}
+    if "search" not in job.results:
+        return {"best": sparsity}
+    found = job.results["search"].facts
+    best = {name: found[name] for name in ("lambda2", "lambda3", "score")}
+    return {"trials": found["trials"], "best": {**best, **sparsity}}
+
+
+def _mlflow(job: Job, evaluated: Evaluated, promotion: Mapping[str, Any]) -> dict[str, Any]:
+    search = job.results.get("search")
     return {
         "run_id": job.run.id,
         "model_version": evaluated.version,
@@ -294,69 +268,10 @@ def _mlflow(
         "ui_command": f"mlflow ui --backend-store-uri {job.tracker.uri}"
         if job.tracker.uri.startswith("sqlite")
         else job.tracker.uri,
-        "tensorboard_command": f"tensorboard --logdir {curves.path()}" if curves else "",
+        "tensorboard_command": f"tensorboard --logdir {search.storage.path(SEARCH_FOLDER)}"
+        if search
+        else "",
     }
-
-
-def _examples(
-    job: Job, extraction: Extraction, tuned: Tuned, evaluated: Evaluated
-) -> list[ExampleClip]:
-    """Test clips spread evenly over the test split, wrong ones among them if there are any."""
-    inputs, test = tuned.inputs, tuned.inputs.rows("test")
-    if not len(test):
-        return []
-    refined = evaluated.scores["refined"].scores[test]
-    wrong = test[inputs.targets.numpy()[test, refined.argmax(1)] == 0]
-    chosen = [int(row) for row in _spread(wrong, EXAMPLES // 3)]
-    rest = [row for row in test if row not in chosen]
-    chosen += [int(row) for row in _spread(rest, EXAMPLES - len(chosen))]
-    return [_example(job, extraction, inputs.clips[row], row, evaluated) for row in sorted(chosen)]
-
-
-def _spread(rows: Sequence[int] | NDArray[np.intp], count: int) -> list[int]:
-    positions = uniform_positions(n=len(rows), count=min(count, len(rows))) if len(rows) else []
-    return [rows[i] for i in positions]
-
-
-def _example(
-    job: Job, extraction: Extraction, clip: ExtractedClip, row: int, evaluated: Evaluated
-) -> ExampleClip:
-    reader = ArtifactReader.open(extraction.storage.path(clip.artifact))
-    classes = job.manifest.classes
-    opinions = {}
-    last = chosen_row(evaluated)
-    for name in LABELS:
-        system = evaluated.scores.get(name)
-        if system is None or not system.present[row]:
-            continue
-        if name.startswith("refined_") and name != last:
-            continue
-        best = np.argsort(-system.scores[row], kind="stable")[:3]
-        opinions[name] = [(classes[i], float(system.scores[row, i])) for i in best]
-    top, probability = opinions[last][0]
-    sound = reader.spectrogram() if AUDIO in clip.streams else None
-    return ExampleClip(
-        id=clip.video.id,
-        truth=clip.video.labels,
-        predicted=top,
-        probability=probability,
-        frames=_frames(reader) if SPATIAL in clip.streams else None,
-        flow=_flow(reader) if MOTION in clip.streams else None,
-        spectrogram=None if sound is None else sound.numpy(),
-        opinions=opinions,
-    )
-
-
-def _frames(reader: ArtifactReader) -> NDArray[np.uint8]:
-    n = reader.n_frames
-    positions = uniform_positions(n=n, count=min(EXAMPLE_FRAMES, n))
-    return reader.frames(positions).permute(0, 2, 3, 1).numpy()
-
-
-def _flow(reader: ArtifactReader) -> NDArray[np.float32]:
-    """The field in the middle of the clip, in pixels."""
-    bound = reader.metadata["flow_bound"]
-    return np.asarray(dequantize(reader.flow([reader.n_flow // 2])[0].numpy(), bound))
 
 
 def machine() -> str:

@@ -13,10 +13,16 @@ import numpy as np
 from jinja2 import Environment
 from markupsafe import Markup
 
-from actors.streams import STREAMS
 from pipelines.report import images
-from pipelines.report.data import ExampleClip, MethodResult, ReportData, StageTiming, finite
-from pipelines.report.figures import curve_svg, search_svg, stream_of
+from pipelines.report.data import (
+    ExampleClip,
+    MethodResult,
+    Preview,
+    ReportData,
+    StageTiming,
+    finite,
+)
+from pipelines.report.figures import JOINT, color_of, curve_svg, search_svg
 from pipelines.report.matrix import MOST_CLASSES, commonest_mistakes, confusion_svg
 from pipelines.report.templates import template_environment
 from pipelines.report.terminal import best_method, measure, percent, shown_columns
@@ -36,7 +42,8 @@ def render_html(data: ReportData) -> str:
     the reader's light or dark setting, and prints. Whatever a user can name (classes, files,
     messages) is escaped.
     """
-    page = _environment().get_template("report.html")
+    kinds = _kinds(data.examples)
+    page = _environment(data.streams).get_template("report.html")
     return page.render(
         data=data,
         style=page_style(),
@@ -50,15 +57,14 @@ def render_html(data: ReportData) -> str:
         curves=[
             (name, svg)
             for name, records in data.curves.items()
-            if (svg := curve_svg(name, records)) is not None
+            if (svg := curve_svg(name, records, color_of(name, data.streams))) is not None
         ],
         searches=_searches(data),
         trials=sorted(data.trials, key=_rank)[:MOST_TRIALS],
         longest=max((stage.seconds for stage in data.stages), default=0) or 1,
         rejected=_by_kind(data.rejected),
-        examples=[_Card.of(clip) for clip in data.examples],
-        seen=_seen(data.examples),
-        wheel=images.wheel_uri() if any(c.flow is not None for c in data.examples) else None,
+        examples=[_Card(clip, _pictures(clip, kinds)) for clip in data.examples],
+        wheel=images.wheel_uri() if "flow" in kinds else None,
         settings=list(_setting_groups(data.settings)),
         streams=_colors(data),
         most_classes=MOST_CLASSES,
@@ -70,7 +76,7 @@ def figure_files(data: ReportData) -> dict[str, str]:
     """Returns the drawings as SVG files of their own, file name -> text, to log beside the page."""
     files = {f"confusion_{key}.svg": svg for key, _, svg in _matrices(data)}
     for name, records in data.curves.items():
-        if (svg := curve_svg(name, records)) is not None:
+        if (svg := curve_svg(name, records, color_of(name, data.streams))) is not None:
             files[f"curve_{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.svg"] = svg
     files |= {f"search_{key}.svg": svg for key, svg in _searches(data)}
     # Other pages are mostly white whatever the reader prefers, so a lone figure is always light.
@@ -82,13 +88,13 @@ def figure_files(data: ReportData) -> dict[str, str]:
     }
 
 
-def _environment() -> Environment:
+def _environment(streams: Sequence[str]) -> Environment:
     environment = template_environment()
     environment.filters |= {
         "percent": percent,
         "duration": duration,
         "rate": rate,
-        "stream": stream_of,
+        "color": lambda name: color_of(name, streams),
         "known": lambda value: finite(value) is not None,
         "penalty": penalty,
         "score": score,
@@ -166,11 +172,11 @@ class _Headline:
 
 def _headline(data: ReportData) -> _Headline:
     named = {method.name: method for method in data.methods}
-    joint = named.get("hybrid") or named.get("fusion") or best_method(data)
+    joint = named.get(data.joint or "") or best_method(data)
     single: MethodResult | None = None
     for method in data.methods:
         score = finite(getattr(method, measure(data)))
-        if stream_of(method.name) == "joint" or score is None or joint is None:
+        if color_of(method.name, data.streams) == JOINT or score is None or joint is None:
             continue
         if method.n == joint.n and (single is None or score > getattr(single, measure(data))):
             single = method
@@ -185,18 +191,13 @@ def _headline(data: ReportData) -> _Headline:
 
 def _colors(data: ReportData) -> list[str]:
     """Returns the streams whose colors the results use, in their order."""
-    used = {stream_of(method.name) for method in data.methods}
-    return [stream for stream in STREAMS if stream in used]
+    used = {color_of(method.name, data.streams) for method in data.methods}
+    return [stream for stream in data.streams if color_of(stream, data.streams) in used]
 
 
-def _seen(examples: Sequence[ExampleClip]) -> set[str]:
-    """Returns the streams that some example shows; a run without sound has no empty box for it."""
-    return {
-        stream
-        for clip in examples
-        for stream, shown in zip(STREAMS, (clip.frames, clip.flow, clip.spectrogram), strict=True)
-        if shown is not None
-    }
+def _kinds(examples: Sequence[ExampleClip]) -> set[str]:
+    """Returns the kinds of pictures that some example has; others get no empty box."""
+    return {one.kind for clip in examples for one in clip.previews if one.picture is not None}
 
 
 def _matrices(data: ReportData) -> list[tuple[str, str, Markup]]:
@@ -318,23 +319,36 @@ def _write(value: Any) -> str:
 
 
 @dataclass(frozen=True)
+class _Picture:
+    """A preview ready to show."""
+
+    kind: str
+    streams: Sequence[str]
+    uris: list[str]
+    longest_px: float = 0.0
+    """Longest displacement of a flow field."""
+
+
+@dataclass(frozen=True)
 class _Card:
     """An example clip with its pictures ready to show."""
 
     clip: ExampleClip
-    frames: list[str]
-    flow: str | None
-    longest_px: float
-    spectrogram: str | None
+    pictures: list[_Picture]
 
-    @classmethod
-    def of(cls, clip: ExampleClip) -> _Card:
-        frames = () if clip.frames is None else images.pick_evenly(clip.frames, MOST_FRAMES)
-        flow = clip.flow
-        return cls(
-            clip,
-            [images.frame_uri(frame) for frame in frames],
-            None if flow is None else images.flow_uri(flow),
-            0.0 if flow is None else float(np.hypot(flow[0], flow[1]).max(initial=0)),
-            None if clip.spectrogram is None else images.spectrogram_uri(clip.spectrogram),
-        )
+
+def _pictures(clip: ExampleClip, kinds: set[str]) -> list[_Picture]:
+    return [_picture(preview) for preview in clip.previews if preview.kind in kinds]
+
+
+def _picture(preview: Preview) -> _Picture:
+    kind, streams, picture = preview.kind, preview.streams, preview.picture
+    if picture is None:
+        return _Picture(kind, streams, [])
+    if kind == "frames":
+        frames = images.pick_evenly(picture, MOST_FRAMES)
+        return _Picture(kind, streams, [images.frame_uri(frame) for frame in frames])
+    if kind == "flow":
+        longest = float(np.hypot(picture[0], picture[1]).max(initial=0))
+        return _Picture(kind, streams, [images.flow_uri(picture)], longest)
+    return _Picture(kind, streams, [images.spectrogram_uri(picture)])

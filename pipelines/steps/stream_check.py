@@ -1,15 +1,16 @@
-"""Whether a stream is to be had at all, by the files' headers: found before hours of extraction."""
+"""Checks by the files' headers, before extraction, that some clip has what each stream needs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from actors.errors import MediaError, UserError
 from actors.media.decode import best_pictures, open_media
 from actors.media.sampling import uniform_positions
-from actors.streams import AUDIO
+from actors.tracks import SOUND as SOUND_TRACK
 from pipelines.data import Video
 from pipelines.steps.console import Console
+from trainers.streams.settings import StreamSettings
 
 SOUND, PICTURES = "sound", "pictures"
 
@@ -18,7 +19,9 @@ FIRST = 16
 it."""
 
 
-def check_streams(videos: Sequence[Video], streams: Sequence[str], console: Console) -> None:
+def check_streams(
+    videos: Sequence[Video], streams: Mapping[str, StreamSettings], console: Console
+) -> None:
     """Looks into headers until some training clip has sound, and some has pictures.
 
     Where one does not, all training clips are looked at: a few milliseconds each, where extraction
@@ -27,7 +30,7 @@ def check_streams(videos: Sequence[Video], streams: Sequence[str], console: Cons
     Raises:
         UserError: no training clip that opens has what a chosen stream needs.
     """
-    wanted = {stream: _needs(stream) for stream in streams}
+    wanted = {name: _needs(one) for name, one in streams.items()}
     missing, opened = set(wanted.values()), 0
     clips = [video for video in videos if video.split == "train"]
     first = uniform_positions(n=len(clips), count=min(FIRST, len(clips))) if clips else []
@@ -44,7 +47,7 @@ def check_streams(videos: Sequence[Video], streams: Sequence[str], console: Cons
             progress.update(done)
     gone = [stream for stream, what in wanted.items() if what in missing]
     if opened and gone:
-        raise UserError(_message(gone, streams, opened))
+        raise UserError(_message(gone, wanted, opened))
 
 
 def _found(path: str) -> set[str]:
@@ -53,19 +56,19 @@ def _found(path: str) -> set[str]:
         return found | ({PICTURES} if best_pictures(media) is not None else set())
 
 
-def _message(gone: Sequence[str], streams: Sequence[str], opened: int) -> str:
-    left = [stream for stream in streams if stream not in gone]
+def _message(gone: Sequence[str], wanted: Mapping[str, str], opened: int) -> str:
+    left = [stream for stream in wanted if stream not in gone]
     clips = f"none of the {opened} training clips has"
     if not left:
-        kinds = " or ".join(dict.fromkeys(_needs(stream) for stream in gone))
+        kinds = " or ".join(dict.fromkeys(wanted[stream] for stream in gone))
         return f"{clips} {kinds}, which {_listed(gone)}; give other videos"
     # Streams that are left have one of the two kinds, so all that are gone lack the other.
     remedy = f"leave {'them' if len(gone) > 1 else 'it'} out: --streams {','.join(left)}"
-    return f"{clips} {_needs(gone[0])}, which {_listed(gone)}; {remedy}"
+    return f"{clips} {wanted[gone[0]]}, which {_listed(gone)}; {remedy}"
 
 
-def _needs(stream: str) -> str:
-    return SOUND if stream == AUDIO else PICTURES
+def _needs(settings: StreamSettings) -> str:
+    return SOUND if settings.track == SOUND_TRACK else PICTURES
 
 
 def _listed(streams: Sequence[str]) -> str:

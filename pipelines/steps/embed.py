@@ -1,0 +1,117 @@
+"""The step that turns a stream's clips into feature sequences, shared out by Ray Data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from trainers.parts import EmbedPart, NamedPart, ScorePart
+from trainers.streams.stream import make_stream
+
+from pipelines.steps.extract import ExtractedClip
+from pipelines.steps.fingerprint import weights_stamp
+from pipelines.steps.fit import NETWORK
+from pipelines.steps.given import Given
+from pipelines.steps.step import Facts, Step, Work
+from trainers.embedding import ClipEmbedder, EncoderSource
+from trainers.settings import OptimizerSettings, SequenceSettings
+from trainers.streams.settings import StreamSettings
+
+
+def embed(stream: str, settings: StreamSettings, given: Given, *, row: str | None = None) -> Step:
+    """``STREAM.embed``: features along each clip, and the encoder's own scores.
+
+    Args:
+        row: the report's row, and the part, that the encoder's own scores belong to; None for a
+            frozen encoder, which has none.
+    """
+    clips = given.with_track(settings.track)
+    lasting = replace(settings, sequence=SequenceSettings())
+    if settings.frozen:
+        lasting = replace(lasting, fit=OptimizerSettings())
+    return Step(
+        name=f"{stream}.embed",
+        run=partial(_embed, stream, settings, given),
+        settings=lasting,
+        needs=() if settings.frozen else (f"{stream}.fit",),
+        data={
+            "extraction": given.extraction,
+            "clips": [clip.artifact for clip in clips],
+            "multi_label": given.multi_label,
+            "weights": weights_stamp(settings.weights),
+            "seed": given.seed,
+        },
+        load=partial(_load, stream, settings, given, row),
+        items=len(clips),
+    )
+
+
+def encoder_source(
+    stream: str, settings: StreamSettings, given: Given, work: Work
+) -> EncoderSource:
+    """Where the stream's encoder comes from: the fit's file, or for a frozen one its settings."""
+    if settings.frozen:
+        return EncoderSource(settings=settings.encoder_settings, seed=given.seed)
+    return EncoderSource(storage=work.results[f"{stream}.fit"].storage, name=NETWORK)
+
+
+def _embed(stream: str, settings: StreamSettings, given: Given, work: Work) -> Facts:
+    from actors.pool.run import PoolResources, run_pool
+
+    job, clips = work.job, given.with_track(settings.track)
+    job.board()
+    rows = _rows(clips, given)
+    embedder = partial(
+        ClipEmbedder,
+        encoder_source(stream, settings, given, work),
+        stream,
+        settings,
+        work.storage,
+        multi_label=given.multi_label,
+    )
+    resources = job.settings.resources
+    with job.console.stage(work.step.name, total=len(rows), unit="clips") as progress:
+        outcomes = run_pool(
+            rows,
+            embedder,
+            storage=work.storage,
+            resources=PoolResources.for_cluster(
+                max_actors=resources.embed_actors,
+                gpus_per_actor=resources.embed_gpus,
+                side_by_side=len(job.settings.streams),
+            ),
+            on_row=lambda done, total, outcome: progress.update(done, total),
+        )
+    bad = [outcome for outcome in outcomes if not outcome["ok"]]
+    if bad:
+        raise RuntimeError(
+            f"{len(bad)} artifacts can't be embedded, such as {bad[0]['id']}: "
+            f"{bad[0]['message']}; remove {given.artifacts.path()} to extract them again"
+        )
+    return {"clips": len(rows)}
+
+
+def _rows(clips: Sequence[ExtractedClip], given: Given) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": clip.video.id,
+            "name": clip.artifact,
+            "artifact": given.artifacts.path(clip.artifact),
+        }
+        for clip in clips
+    ]
+
+
+def _load(
+    stream: str, settings: StreamSettings, given: Given, row: str | None, work: Work
+) -> tuple[NamedPart, ...]:
+    made = make_stream(stream, settings)
+    encoder = encoder_source(stream, settings, given, work).load(in_channels=made.channels)
+    name = f"{stream}.embed"
+    embedding = EmbedPart(made, encoder, settings.embed, multi_label=given.multi_label)
+    parts = [NamedPart(name, (), embedding)]
+    if row is not None:
+        parts.append(NamedPart(row, (name,), ScorePart()))
+    return tuple(parts)

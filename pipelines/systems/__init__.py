@@ -1,0 +1,1 @@
+"""Systems: one file each; a function from settings to a tuple of steps."""
