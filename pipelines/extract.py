@@ -34,7 +34,7 @@ from actors.extract_settings import ExtractSettings
 from actors.extraction import ClipExtractor
 from actors.flow.choice import RAFT
 from actors.storage import Storage
-from actors.streams import MOTION, STREAMS
+from actors.streams import MOTION, STREAMS, TRACK_OF
 from pipelines.cli.command_line import Asked
 from pipelines.cli.launch import TooManyRejected
 from pipelines.data import Video
@@ -134,9 +134,9 @@ def _narrowed(outcome: dict[str, Any], streams: Sequence[str]) -> dict[str, Any]
     """An outcome of before, as it is for these streams: of none of them, it is a rejection."""
     cached = outcome | {"cached": True}
     absent = outcome["facts"].get("absent", {}) if outcome["ok"] else {}
-    if not outcome["ok"] or any(stream not in absent for stream in streams):
+    if not outcome["ok"] or any(TRACK_OF[stream] not in absent for stream in streams):
         return cached
-    reasons = "; ".join(dict.fromkeys(absent[stream] for stream in streams))
+    reasons = "; ".join(dict.fromkeys(absent[TRACK_OF[stream]] for stream in streams))
     return cached | {"ok": False, "kind": "no_stream", "message": reasons}
 
 
@@ -153,7 +153,7 @@ def _run(job: Job, rows: list[dict[str, str]], storage: Storage) -> list[dict[st
     make_worker = partial(
         ClipExtractor,
         job.settings.extract,
-        job.settings.chosen_streams,
+        tuple(TRACK_OF[stream] for stream in job.settings.chosen_streams),
         storage,
         "auto" if resources.gpus else "cpu",
         resources.gpus or 1.0,
@@ -209,7 +209,7 @@ def _collect(job: Job, outcomes: list[dict[str, Any]], storage: Storage, mark: s
     for video, outcome in zip(job.manifest.videos, outcomes, strict=True):
         if outcome["ok"]:
             absent = outcome["facts"]["absent"]
-            streams = tuple(s for s in job.settings.chosen_streams if s not in absent)
+            streams = tuple(s for s in job.settings.chosen_streams if TRACK_OF[s] not in absent)
             clips.append(ExtractedClip(video, outcome["artifact"], streams, outcome["facts"]))
         else:
             rejected.append(
@@ -267,7 +267,7 @@ def _check_enough(job: Job, extraction: Extraction) -> None:
     for stream in job.settings.chosen_streams:
         if not any(stream in c.streams for c in extraction.clips if c.video.split == "train"):
             others = [other for other in job.settings.chosen_streams if other != stream]
-            reasons = Counter(c.facts["absent"].get(stream, "") for c in extraction.clips)
+            reasons = Counter(c.facts["absent"].get(TRACK_OF[stream], "") for c in extraction.clips)
             raise UserError(
                 f"no training clip has the {stream} stream "
                 f"({reasons.most_common(1)[0][0] or 'none extracted'}); "
