@@ -31,9 +31,10 @@ from safetensors.torch import load
 
 from actors.errors import UserError
 from actors.media.codecs import decode, encode
-from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
+from actors.tracks import FLOW, FRAMES, SOUND, TRACKS
 
-VERSION = 1
+VERSION = 2
+"""Version of the format. Version 1 named streams (spatial, motion, audio) instead of tracks."""
 _KEY = "multiclue"
 _IN_MEMORY = 8 * 2**20
 _PIECE = 2**20
@@ -147,7 +148,7 @@ class ArtifactReader:
 
     Attributes:
         metadata: the facts recorded by `extraction.extract_clip`.
-        streams: those the clip has, in the order of STREAMS.
+        tracks: those the clip has, in the order of `actors.tracks.TRACKS`.
         n_frames, n_flow: RGB frames and flow fields kept.
         size: (H, W) of both, or None for sound alone.
         spectrogram_rate: its columns per second, or None.
@@ -162,8 +163,8 @@ class ArtifactReader:
         self.size: tuple[int, int] | None = tuple(metadata["size"]) if metadata["size"] else None
         sound = metadata["sound"]
         self.spectrogram_rate: float | None = sound["columns_per_second"] if sound else None
-        present = {SPATIAL: self.n_frames, MOTION: self.n_flow, AUDIO: "spectrogram" in tensors}
-        self.streams: tuple[str, ...] = tuple(s for s in STREAMS if present[s])
+        present = {FRAMES: self.n_frames, FLOW: self.n_flow, SOUND: "spectrogram" in tensors}
+        self.tracks: tuple[str, ...] = tuple(track for track in TRACKS if present[track])
 
     @classmethod
     def open(cls, source: str | os.PathLike[str] | bytes) -> ArtifactReader:
@@ -179,8 +180,8 @@ class ArtifactReader:
             metadata = json.loads(header[_KEY])
             if metadata["version"] != VERSION:
                 raise UserError(
-                    f"artifact {shown} has version {metadata['version']!r}, not {VERSION}; "
-                    "remove it and extract it again"
+                    f"artifact {shown} has format version {metadata['version']!r}, this release "
+                    f"reads version {VERSION}; remove it and extract the clip again"
                 )
             return cls({name: tensor.numpy() for name, tensor in tensors.items()}, metadata)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:

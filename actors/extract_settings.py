@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from actors.errors import UserError, nearest
 from actors.flow.choice import RAFT, FlowMethod, choose
 from actors.flow.settings import SMALLEST_SIDE, TVL1
+from actors.neutral import neutral
 
 Codec = Literal["raw", "zstd", "jpeg"]
 CODECS: tuple[str, ...] = get_args(Codec)
@@ -80,7 +81,7 @@ class ExtractSettings:
     """Longer videos are cut here (and the artifact says so)."""
     max_pixels: int = 40_000_000
     """Pictures with more pixels than this are refused; 8K has 33 million."""
-    window: int = 64
+    window: int = neutral(64)
     """Frames in memory at a time; the result does not depend on it."""
     codec: Codec = "jpeg"
     """How frames and flow are kept: jpeg (small), zstd (lossless) or raw (fastest to read)."""

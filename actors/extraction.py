@@ -17,41 +17,41 @@ from actors.flow.methods import find_quantized
 from actors.media.decode import PictureDecoder, best_pictures, open_media, packets
 from actors.media.sound import SoundDecoder
 from actors.storage import Storage
-from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
+from actors.tracks import FLOW, FRAMES, SOUND, TRACKS
 
 
 def extract_clip(
     path: str,
     *,
     settings: ExtractSettings,
-    streams: Sequence[str] = STREAMS,
+    tracks: Sequence[str] = TRACKS,
     flow: FlowEngine | None = None,
     overlap: bool = False,
 ) -> Clip:
     """Reads a video once and gives its artifact (`artifact.pack` makes the bytes of it).
 
-    A stream the file does not have is absent, with the reason, and the others are still used.
+    A track the file does not have is absent, with the reason, and the others are still used.
     Damage is passed over where something decodes, and counted.
 
     Args:
         path: a file of this machine.
         settings: what to take.
-        streams: which of STREAMS to look for.
+        tracks: which of `actors.tracks.TRACKS` to extract.
         flow: finds the flow; None: what the settings choose, on the CPU.
         overlap: find the flow of a window in a thread of its own while the next one is decoded:
             for an engine that leaves the CPU to others.
 
     Raises:
-        MediaError: none of the streams can be had from this file.
-        UserError: a stream that does not exist.
+        MediaError: the file has none of the tracks.
+        UserError: a track does not exist.
     """
-    for stream in streams:
-        if stream not in STREAMS:
-            known = ", ".join(STREAMS)
-            raise UserError(f"stream {stream!r} does not exist ({known}){nearest(stream, STREAMS)}")
-    if flow is None and MOTION in streams:
+    for track in tracks:
+        if track not in TRACKS:
+            known = ", ".join(TRACKS)
+            raise UserError(f"track {track!r} does not exist ({known}){nearest(track, TRACKS)}")
+    if flow is None and FLOW in tracks:
         flow = get_engine(settings.chosen_flow)
-    return _Extraction(path, settings, streams, flow, overlap).run()
+    return _Extraction(path, settings, tracks, flow, overlap).run()
 
 
 class _Extraction:
@@ -61,14 +61,14 @@ class _Extraction:
         self,
         path: str,
         settings: ExtractSettings,
-        streams: Sequence[str],
+        tracks: Sequence[str],
         engine: FlowEngine | None,
         overlap: bool,
     ) -> None:
         self.path, self.settings = path, settings
-        self.streams = [s for s in STREAMS if s in streams]
+        self.tracks = [track for track in TRACKS if track in tracks]
         self.absent: dict[str, MediaError] = {}
-        self.windows = _Windows(settings, engine, self.streams, overlap)
+        self.windows = _Windows(settings, engine, self.tracks, overlap)
         self.pictures: PictureDecoder | None = None
         self.sound: SoundDecoder | None = None
         self.spectrogram: np.ndarray | None = None
@@ -79,13 +79,13 @@ class _Extraction:
             self._choose(media)
             self._read(media)
         self._judge()
-        if len(self.absent) == len(self.streams):
+        if len(self.absent) == len(self.tracks):
             raise self._refusal()
         return Clip(metadata=self._facts(), tensors=self._tensors())
 
     def _choose(self, media: Any) -> None:
         """Opens the decoders that are wanted and can be had."""
-        visual = [s for s in self.streams if s != AUDIO]
+        visual = [track for track in self.tracks if track != SOUND]
         try:
             stream = best_pictures(media) if visual else None
             if visual and stream is None:
@@ -101,7 +101,7 @@ class _Extraction:
                 )
         except MediaError as error:
             self.absent |= dict.fromkeys(visual, error)
-        if AUDIO not in self.streams:
+        if SOUND not in self.tracks:
             return
         try:
             if not media.streams.audio:
@@ -112,7 +112,7 @@ class _Extraction:
                 max_seconds=self.settings.max_seconds,
             )
         except MediaError as error:
-            self.absent[AUDIO] = error
+            self.absent[SOUND] = error
 
     def _read(self, media: Any) -> None:
         decoders = [d for d in (self.pictures, self.sound) if d is not None]
@@ -134,26 +134,26 @@ class _Extraction:
         if self.sound is not None:
             self.spectrogram, reason = self.sound.finish()
             if reason is not None:
-                self.absent[AUDIO] = reason
+                self.absent[SOUND] = reason
 
     def _judge(self) -> None:
-        """Which streams are absent, now that everything has been read."""
+        """Which tracks are absent, now that everything has been read."""
         if self.pictures is None:
             return
         if self.pictures.taken == 0:
             damage = f" ({self.pictures.errors} damaged)" if self.pictures.errors else ""
             error = MediaError("no_frames", f"no picture of the file decodes{damage}")
-            self.absent |= {s: error for s in self.streams if s != AUDIO}
-        elif MOTION in self.streams and self.pictures.taken == 1:
-            self.absent[MOTION] = MediaError(
+            self.absent |= {track: error for track in self.tracks if track != SOUND}
+        elif FLOW in self.tracks and self.pictures.taken == 1:
+            self.absent[FLOW] = MediaError(
                 "one_frame", "the file has a single frame: nothing moves"
             )
 
     def _refusal(self) -> MediaError:
-        reasons = list(dict.fromkeys(self.absent[s].message for s in self.streams))
+        reasons = list(dict.fromkeys(self.absent[track].message for track in self.tracks))
         if self.unfinished:
             reasons.append(self.unfinished)
-        kinds = [self.absent[s].kind for s in self.streams]
+        kinds = [self.absent[track].kind for track in self.tracks]
         return MediaError(kinds[0], f"{self.path}: {'; '.join(reasons)}")
 
     def _tensors(self) -> dict[str, Spool]:
@@ -169,8 +169,8 @@ class _Extraction:
         decoders = [d for d in (pictures, sound) if d is not None]
         return {
             "version": VERSION,
-            "streams": self.streams,
-            "absent": {s: self.absent[s].message for s in self.streams if s in self.absent},
+            "tracks": self.tracks,
+            "absent": {t: self.absent[t].message for t in self.tracks if t in self.absent},
             "n_frames": self.windows.frames.count,
             "n_flow": self.windows.flow.count,
             "frame_every": settings.frame_every,
@@ -206,12 +206,12 @@ class _Windows:
         self,
         settings: ExtractSettings,
         engine: FlowEngine | None,
-        streams: Sequence[str],
+        tracks: Sequence[str],
         overlap: bool,
     ) -> None:
         self._settings = settings
-        self._engine = engine if MOTION in streams else None
-        self._keep_frames = SPATIAL in streams
+        self._engine = engine if FLOW in tracks else None
+        self._keep_frames = FRAMES in tracks
         self._color = bool(getattr(engine, "color", False))
         self._waiting: list[np.ndarray] = []
         self._last: np.ndarray | None = None
@@ -287,7 +287,7 @@ class ClipExtractor:
 
     Args:
         settings: what to take.
-        streams: which of STREAMS.
+        tracks: which of `actors.tracks.TRACKS`.
         storage: where artifacts go.
         device: what flow is found on, "cpu", "cuda" or "auto"; see `flow.get_engine`.
         share: of a GPU's memory, at most.
@@ -296,12 +296,12 @@ class ClipExtractor:
     def __init__(
         self,
         settings: ExtractSettings,
-        streams: Sequence[str],
+        tracks: Sequence[str],
         storage: Storage,
         device: str = "cpu",
         share: float = 1.0,
     ) -> None:
-        self.settings, self.streams, self.storage = settings, tuple(streams), storage
+        self.settings, self.tracks, self.storage = settings, tuple(tracks), storage
         self.device, self.share = device, share
         self._engine: FlowEngine | None = None
 
@@ -318,12 +318,12 @@ class ClipExtractor:
         Raises:
             MediaError: the video can't be used.
         """
-        if self._engine is None and MOTION in self.streams:
+        if self._engine is None and FLOW in self.tracks:
             self._engine = get_engine(self.settings.chosen_flow, self.device, share=self.share)
         clip = extract_clip(
             row["path"],
             settings=self.settings,
-            streams=self.streams,
+            tracks=self.tracks,
             flow=self._engine,
             overlap=is_on_gpu(self._engine),
         )

@@ -33,7 +33,7 @@ import torch  # noqa: E402
 from actors.artifact import artifact_name  # noqa: E402
 from actors.extraction import ClipExtractor  # noqa: E402
 from actors.storage import Storage  # noqa: E402
-from actors.streams import STREAMS  # noqa: E402
+from actors.tracks import TRACKS  # noqa: E402
 from pipelines.data.demo_videos import make_demo_set  # noqa: E402
 from pipelines.cli.settings import parse_settings  # noqa: E402
 
@@ -46,7 +46,7 @@ def rows_of(paths: list[str]) -> list[Row]:
 
 def extractor(output: str) -> ClipExtractor:
     settings = parse_settings("", ["--preset", "demo"]).extract
-    return ClipExtractor(settings, STREAMS, Storage(output))
+    return ClipExtractor(settings, TRACKS, Storage(output))
 
 
 _worker: ClipExtractor | None = None

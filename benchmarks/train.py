@@ -27,7 +27,7 @@ from actors.artifact import artifact_name  # noqa: E402
 from actors.errors import MediaError  # noqa: E402
 from actors.extraction import ClipExtractor  # noqa: E402
 from actors.storage import Storage  # noqa: E402
-from actors.streams import STREAMS  # noqa: E402
+from actors.streams import STREAMS, TRACK_OF  # noqa: E402
 from pipelines.data import Manifest, SplitSettings, read_dataset  # noqa: E402
 from pipelines.data.demo_videos import make_demo_set  # noqa: E402
 from pipelines.cli.settings import Settings, parse_settings  # noqa: E402
@@ -40,7 +40,7 @@ def extract_examples(
     manifest: Manifest, settings: Settings, output: Storage
 ) -> dict[str, list[Example]]:
     """Stream -> training clips that have it, extracted one after another."""
-    extractor = ClipExtractor(settings.extract, STREAMS, output)
+    extractor = ClipExtractor(settings.extract, tuple(TRACK_OF.values()), output)
     examples: dict[str, list[Example]] = {stream: [] for stream in STREAMS}
     for video in manifest.split("train"):
         name = artifact_name(video.id)
@@ -49,7 +49,7 @@ def extract_examples(
         except MediaError:
             continue  # broken on purpose
         for stream in STREAMS:
-            if stream not in facts["absent"]:
+            if TRACK_OF[stream] not in facts["absent"]:
                 targets = manifest.targets(video)
                 examples[stream].append(Example(video.id, output.path(name), targets, "train"))
     return examples

@@ -25,7 +25,7 @@ from actors.flow import FlowEngine, get_engine
 from actors.flow.choice import RAFT
 from actors.flow.raft import RAFTEngine, raft_bytes
 from actors.storage import Storage
-from actors.streams import MOTION, STREAMS
+from actors.streams import MOTION, STREAMS, TRACK_OF
 from trainers.embedding import Embedding, embed_clip
 from trainers.encoders.backbones import StreamNetwork
 from trainers.ensemble import mean_scores
@@ -176,14 +176,20 @@ class Hybrid:
         """
         try:
             clip = extract_clip(
-                path, settings=self.extract, streams=self.streams, flow=self._engine(device)
+                path,
+                settings=self.extract,
+                tracks=[TRACK_OF[stream] for stream in self.streams],
+                flow=self._engine(device),
             )
         except MediaError as error:
             return ClipPrediction(path=path, error=(error.kind, error.message))
         reader = ArtifactReader.open(pack(clip))
         embeddings = self.embed(reader, device=pick_device(device))
+        missing = reader.metadata["absent"]
         return ClipPrediction(
-            path=path, decision=self.decide(embeddings), absent=reader.metadata["absent"]
+            path=path,
+            decision=self.decide(embeddings),
+            absent={s: missing[TRACK_OF[s]] for s in self.streams if TRACK_OF[s] in missing},
         )
 
     def embed(self, reader: ArtifactReader, *, device: str = "cpu") -> dict[str, Embedding]:
@@ -199,7 +205,7 @@ class Hybrid:
                 multi_label=self.multi_label,
             )
             for stream in self.streams
-            if stream in reader.streams
+            if TRACK_OF[stream] in reader.tracks
         }
 
     def decide(self, embeddings: Mapping[str, Embedding]) -> Decision:

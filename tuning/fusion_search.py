@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from actors.neutral import is_neutral
 from trainers.fit.folds import group_folds
 from trainers.fusion.training import FusionClips, OnEpoch, fit_folds, rank
 from trainers.settings import FusionSettings
@@ -106,13 +107,16 @@ def search_plan(
         digest.update(there.cpu().numpy().tobytes())
         digest.update(values[there].cpu().contiguous().numpy().tobytes())
     digest.update(clips.targets.cpu().contiguous().numpy().tobytes())
-    search = asdict(settings)
-    for name in ("concurrent", "cpus_per_trial", "gpus_per_trial"):
-        del search[name]
     return {
-        **{f"search.{name}": value for name, value in search.items()},
-        **{f"fusion.{name}": value for name, value in asdict(fusion).items()},
+        **{f"search.{name}": value for name, value in _lasting(settings).items()},
+        **{f"fusion.{name}": value for name, value in _lasting(fusion).items()},
         "seed": seed,
         "multi_label": multi_label,
         "clips": digest.hexdigest(),
     }
+
+
+def _lasting(settings: SearchSettings | FusionSettings) -> dict[str, Any]:
+    """The settings that results depend on, by name; see `actors.neutral`."""
+    values = asdict(settings)
+    return {one.name: values[one.name] for one in fields(settings) if not is_neutral(one)}

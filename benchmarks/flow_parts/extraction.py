@@ -18,7 +18,7 @@ from actors.extraction import extract_clip
 from actors.flow import CPUEngine, FlowEngine
 from actors.flow.settings import SCHEDULES
 from actors.storage import Storage
-from actors.streams import STREAMS
+from actors.tracks import FLOW, FRAMES, TRACKS
 from benchmarks.flow_parts.contenders import opencv_tvl1, set_opencv_threads
 from benchmarks.flow_parts.timing import in_turn, ratio, say
 
@@ -73,7 +73,7 @@ def extract(
 
     pairs = 0
     for video in videos:
-        clip = extract_clip(str(video), settings=settings, streams=STREAMS, flow=engine)
+        clip = extract_clip(str(video), settings=settings, tracks=TRACKS, flow=engine)
         storage.write_pieces(artifact_name(video.name), pieces(clip))
         pairs += clip.metadata["n_flow"]
     return pairs
@@ -87,7 +87,7 @@ def usable(videos: Sequence[Path], count: int) -> list[Path]:
             clip = extract_clip(
                 str(video),
                 settings=ExtractSettings(max_seconds=0.3),
-                streams=("spatial", "motion"),
+                tracks=(FRAMES, FLOW),
                 flow=lambda gray: np.zeros((len(gray) - 1, 2, *gray.shape[1:]), np.float32),
             )
         except MediaError:

@@ -59,7 +59,7 @@ def opened(request, tmp_path):
 def test_round_trip(codec, opened):
     clip, rgb, flow, columns = make(codec)
     reader = opened(pack(clip))
-    assert reader.streams == ("spatial", "motion", "audio")
+    assert reader.tracks == ("frames", "flow", "sound")
     assert (reader.n_frames, reader.n_flow, reader.size) == (6, 5, SIZE)
     order = [5, 0, 0, 3]
     frames, fields = reader.frames(order), reader.flow(np.array([4, 1]))
@@ -93,12 +93,12 @@ def test_bytes_that_went_through_a_file_are_the_same(monkeypatch):
     assert pack(clip) == expected
 
 
-def test_missing_streams_are_absent():
+def test_missing_tracks_are_absent():
     clip, *_ = make("raw")
     clip.metadata |= {"n_flow": 0, "sound": None}
     del clip.tensors["flow"], clip.tensors["spectrogram"]
     reader = ArtifactReader.open(pack(clip))
-    assert reader.streams == ("spatial",)
+    assert reader.tracks == ("frames",)
     assert reader.spectrogram() is None
     assert reader.spectrogram_rate is None
     with pytest.raises(IndexError, match="the clip has 0 of them"):
@@ -122,9 +122,14 @@ def test_damaged_artifacts_are_refused_with_advice(tmp_path):
                 ArtifactReader.open(source)
     with pytest.raises(UserError, match="nowhere"):
         ArtifactReader.open(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("version", [1, 99])
+def test_artifacts_of_another_version_are_refused(version):
     clip, *_ = make("raw")
-    clip.metadata["version"] = 99
-    with pytest.raises(UserError, match="version 99"):
+    clip.metadata["version"] = version
+    words = f"format version {version}, this release reads version 2; .*extract the clip again"
+    with pytest.raises(UserError, match=words):
         ArtifactReader.open(pack(clip))
 
 

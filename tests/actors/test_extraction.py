@@ -20,8 +20,8 @@ RAW = ExtractSettings(codec="raw")
 TONE = sine(0.8)[None]
 
 
-def extract(path, settings=RAW, streams=("spatial", "motion", "audio")):
-    clip = extract_clip(str(path), settings=settings, streams=streams, flow=brightness_flow)
+def extract(path, settings=RAW, tracks=("frames", "flow", "sound")):
+    clip = extract_clip(str(path), settings=settings, tracks=tracks, flow=brightness_flow)
     return ArtifactReader.open(pack(clip))
 
 
@@ -33,7 +33,7 @@ def clip(tmp_path):
 def test_frames_flow_and_sound_in_one_artifact(clip):
     made = moving_square(20)
     reader = extract(clip)
-    assert reader.streams == ("spatial", "motion", "audio")
+    assert reader.tracks == ("frames", "flow", "sound")
     assert np.array_equal(reader.frames(range(20)), made.transpose(0, 3, 1, 2))
     flow = brightness_flow(to_gray(made.transpose(0, 3, 1, 2)))
     assert np.array_equal(reader.flow(range(19)), quantize(flow, 20.0))
@@ -63,11 +63,11 @@ def test_only_what_is_asked_for_is_taken(clip):
     def forbidden(gray):
         raise AssertionError("no flow was asked for")
 
-    taken = extract_clip(str(clip), settings=RAW, streams=("spatial", "audio"), flow=forbidden)
-    assert ArtifactReader.open(pack(taken)).streams == ("spatial", "audio")
+    taken = extract_clip(str(clip), settings=RAW, tracks=("frames", "sound"), flow=forbidden)
+    assert ArtifactReader.open(pack(taken)).tracks == ("frames", "sound")
     assert taken.metadata["absent"] == {}
-    assert extract(clip, streams=("motion",)).streams == ("motion",)
-    assert extract(clip, streams=("audio",)).streams == ("audio",)
+    assert extract(clip, tracks=("flow",)).tracks == ("flow",)
+    assert extract(clip, tracks=("sound",)).tracks == ("sound",)
 
 
 def test_another_rate(clip):
@@ -85,29 +85,29 @@ def test_another_rate(clip):
 )
 def test_pictures_without_sound(tmp_path, sound, reason):
     reader = extract(write_video(tmp_path / "a.mkv", moving_square(3), sound=sound))
-    assert reader.streams == ("spatial", "motion")
-    assert reason in reader.metadata["absent"]["audio"]
+    assert reader.tracks == ("frames", "flow")
+    assert reason in reader.metadata["absent"]["sound"]
 
 
 def test_sound_without_pictures(tmp_path):
     reader = extract(write_sound(tmp_path / "a.wav", TONE))
-    assert reader.streams == ("audio",)
+    assert reader.tracks == ("sound",)
     assert reader.size is None
-    assert reader.metadata["absent"]["motion"] == "the file has no pictures"
+    assert reader.metadata["absent"]["flow"] == "the file has no pictures"
 
 
 def test_a_single_picture_has_no_motion(tmp_path):
     reader = extract(
         write_video(tmp_path / "a.png", moving_square(1), codec="png", pixel_format="rgb24")
     )
-    assert reader.streams == ("spatial",)
-    assert "single frame" in reader.metadata["absent"]["motion"]
+    assert reader.tracks == ("frames",)
+    assert "single frame" in reader.metadata["absent"]["flow"]
 
 
 def test_nothing_usable_is_refused_with_every_reason(tmp_path):
     mute = write_video(tmp_path / "a.mkv", moving_square(2))
     with pytest.raises(MediaError, match="the file has no sound") as caught:
-        extract(mute, streams=("audio",))
+        extract(mute, tracks=("sound",))
     assert caught.value.kind == "no_sound"
     silent = write_sound(tmp_path / "s.wav", np.zeros((1, 9000), np.float32))
     with pytest.raises(MediaError, match="no pictures; the sound is silent"):
@@ -117,10 +117,10 @@ def test_nothing_usable_is_refused_with_every_reason(tmp_path):
 def test_too_large_pictures_do_not_lose_the_sound(clip):
     settings = ExtractSettings(codec="raw", max_pixels=1000)
     reader = extract(clip, settings)
-    assert reader.streams == ("audio",)
-    assert "64x48 have more than 1000 pixels" in reader.metadata["absent"]["spatial"]
+    assert reader.tracks == ("sound",)
+    assert "64x48 have more than 1000 pixels" in reader.metadata["absent"]["frames"]
     with pytest.raises(MediaError, match="more than 1000 pixels"):
-        extract(clip, settings, streams=("spatial",))
+        extract(clip, settings, tracks=("frames",))
 
 
 def test_damaged_sound_does_not_lose_the_pictures_nor_the_other_way_round(tmp_path, monkeypatch):
@@ -133,14 +133,14 @@ def test_damaged_sound_does_not_lose_the_pictures_nor_the_other_way_round(tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(extraction.SoundDecoder, "decode", broken)
         reader = extract(path)
-    assert reader.streams == ("spatial", "motion")
-    assert "packets decodes" in reader.metadata["absent"]["audio"]
+    assert reader.tracks == ("frames", "flow")
+    assert "packets decodes" in reader.metadata["absent"]["sound"]
     assert reader.metadata["decode_errors"] > 0
     with monkeypatch.context() as patch:
         patch.setattr(extraction.PictureDecoder, "decode", broken)
         reader = extract(path)
-    assert reader.streams == ("audio",)
-    assert "no picture of the file decodes" in reader.metadata["absent"]["spatial"]
+    assert reader.tracks == ("sound",)
+    assert "no picture of the file decodes" in reader.metadata["absent"]["frames"]
 
 
 def test_half_a_file_is_used_and_said_to_be_truncated(tmp_path):
@@ -213,7 +213,7 @@ def test_the_facts_hold_what_the_flow_engine_has_to_say(clip, tmp_path, monkeypa
             return brightness_flow(frames)
 
     monkeypatch.setattr("actors.extraction.get_engine", lambda *_, **__: OnTheCPU())
-    worker = ClipExtractor(ExtractSettings(), ("motion",), Storage(tmp_path / "out"), "auto")
+    worker = ClipExtractor(ExtractSettings(), ("flow",), Storage(tmp_path / "out"), "auto")
     assert worker({"id": "a", "path": str(clip)})["note"] == OnTheCPU.note
 
 
@@ -221,7 +221,7 @@ def test_an_actor_writes_the_artifact_and_returns_its_facts(clip, tmp_path):
     storage = Storage(tmp_path / "out")
     settings = ExtractSettings(flow=TVL1(scales=1, warps=1, outer_iterations=1))
     worker = pickle.loads(  # noqa: S301 - what Ray does with it
-        pickle.dumps(ClipExtractor(settings, ("spatial", "motion", "audio"), storage))
+        pickle.dumps(ClipExtractor(settings, ("frames", "flow", "sound"), storage))
     )
     for _ in range(2):
         facts = worker({"id": "a/b", "path": str(clip)})
@@ -319,6 +319,6 @@ def test_what_goes_wrong_in_an_overlapping_engine_is_raised(clip):
             extract_clip(str(clip), settings=settings, flow=broken, overlap=True)
 
 
-def test_an_unknown_stream_is_refused(clip):
-    with pytest.raises(UserError, match="stream 'sound' does not exist"):
-        extract(clip, streams=("sound",))
+def test_an_unknown_track_is_refused(clip):
+    with pytest.raises(UserError, match="track 'audio' does not exist"):
+        extract(clip, tracks=("audio",))

@@ -11,7 +11,7 @@ from actors.artifact import ArtifactReader, pack
 from actors.errors import MediaError
 from actors.extract_settings import ExtractSettings
 from actors.extraction import extract_clip
-from actors.streams import STREAMS
+from actors.tracks import TRACKS
 
 SETTINGS = ExtractSettings(codec="raw", short_side=64)
 
@@ -63,10 +63,10 @@ def _check(folder, name, row, reader):
     assert reader.n_frames == pictures, name
     assert reader.n_flow == max(pictures - 1, 0), name
     sound = bool(row["audio_s"] and float(row["audio_s"])) and name not in ABSENT_SOUND
-    present = {"spatial": pictures > 0, "motion": pictures > 1, "audio": sound}
-    assert reader.streams == tuple(s for s in STREAMS if present[s]), name
-    assert set(facts["absent"]) == set(STREAMS) - set(reader.streams), name
-    assert ABSENT_SOUND.get(name, "") in facts["absent"].get("audio", "")
+    present = {"frames": pictures > 0, "flow": pictures > 1, "sound": sound}
+    assert reader.tracks == tuple(s for s in TRACKS if present[s]), name
+    assert set(facts["absent"]) == set(TRACKS) - set(reader.tracks), name
+    assert ABSENT_SOUND.get(name, "") in facts["absent"].get("sound", "")
     assert facts["truncated"] == (name in TRUNCATED), name
     assert (facts["decode_errors"] > 0) == (name in DAMAGED), name
     if sound:

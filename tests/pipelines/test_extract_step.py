@@ -18,7 +18,7 @@ from pipelines.steps.caching import fingerprint
 from pipelines.steps.console import Console
 from pipelines.steps.job import Job
 
-SILENT = {"audio": "the file has no sound"}
+SILENT = {"sound": "the file has no sound"}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from small_hybrid import write_clip
 
 from actors.errors import UserError
 from actors.storage import Storage
-from actors.streams import STREAMS
+from actors.streams import STREAMS, TRACK_OF
 from pipelines import extract as extract_step
 from pipelines.cli.launch import ROOT, TooManyRejected, main_guard
 from pipelines.cli.settings import parse_settings
@@ -213,7 +213,7 @@ def extraction_of(
     job: Any, *, bad: int = 0, absent: dict[str, str] | None = None, tested: bool = True
 ) -> Extraction:
     missing = absent or {}
-    streams = tuple(s for s in ("spatial", "motion", "audio") if s not in missing)
+    streams = tuple(s for s in STREAMS if TRACK_OF[s] not in missing)
     clips = tuple(
         ExtractedClip(video, "name", streams, {"absent": missing})
         for video in job.manifest.videos[bad : None if tested else -1]
@@ -248,7 +248,7 @@ def test_a_class_with_nothing_left(job: Any) -> None:
 def test_a_stream_that_no_clip_has(job: Any) -> None:
     with pytest.raises(UserError) as refused:
         extract_step._check_enough(
-            job, extraction_of(job, absent={"audio": "the file has no sound"})
+            job, extraction_of(job, absent={"sound": "the file has no sound"})
         )
     message = str(refused.value)
     assert "no training clip has the audio stream (the file has no sound)" in message

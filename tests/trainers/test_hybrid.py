@@ -40,7 +40,7 @@ def clip(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def embeddings(hybrid, clip):
-    packed = pack(extract_clip(clip, settings=hybrid.extract, streams=hybrid.streams))
+    packed = pack(extract_clip(clip, settings=hybrid.extract))
     return hybrid.embed(ArtifactReader.open(packed))
 
 

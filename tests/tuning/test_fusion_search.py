@@ -153,7 +153,8 @@ def test_the_plan_sees_every_change_that_matters():
         return search_plan(clips, groups, search, fusion, seed=seed, multi_label=False)
 
     same = plan()
-    assert plan(search=SearchSettings(concurrent=3)) == same
+    resources = SearchSettings(concurrent=3, cpus_per_trial=2.0, gpus_per_trial=0.5)
+    assert plan(search=resources) == same
     hidden = {**clips.features, "audio": clips.features["audio"].clone()}
     hidden["audio"][~clips.present["audio"]] = 5.0
     assert plan(clips=FusionClips(hidden, clips.present, clips.targets)) == same
