@@ -21,10 +21,9 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from pipelines.cli.launch import start  # goes on in the environment that has Ray
-    from pipelines.cli.command_line import read_job  # isort: skip
+    from pipelines.cli.launch import start
 
-    start("pipelines.extract", lambda: read_job(__doc__ or ""))
+    start("pipelines.extract", "pipelines.cli.command_line:read_job", __doc__)
 
 import pyarrow as pa
 

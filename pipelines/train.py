@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from pipelines.cli.launch import start  # goes on in the environment that has Ray
-    from pipelines.cli.command_line import read_job  # isort: skip
+    from pipelines.cli.launch import start
 
-    start("pipelines.train", lambda: read_job(__doc__ or ""))
+    start("pipelines.train", "pipelines.cli.command_line:read_job", __doc__)
 
 from actors.storage import Storage
 from pipelines.cli.command_line import Asked

@@ -25,6 +25,7 @@ from actors.errors import UserError
 from actors.storage import Storage
 from actors.streams import MOTION
 from pipelines.cli.command_line import read_data
+from pipelines.cli.environment import use_ray_quietly
 from pipelines.cli.settings import Settings, to_json
 from pipelines.data import Manifest, read_dataset
 from pipelines.data.manifest import Split
@@ -288,6 +289,7 @@ def ray_session() -> Iterator[None]:
     Raises:
         UserError: the cluster does not answer.
     """
+    use_ray_quietly()
     import ray
 
     named = os.environ.get("RAY_ADDRESS")
