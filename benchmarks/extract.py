@@ -28,14 +28,18 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.cli.launch import ROOT  # noqa: E402, I001
+from pipelines.cli.launch import ROOT, prepare  # noqa: E402
+
+prepare()
+
 import torch  # noqa: E402
+
 from actors.artifact import artifact_name  # noqa: E402
 from actors.extraction import ClipExtractor  # noqa: E402
 from actors.storage import Storage  # noqa: E402
 from actors.tracks import TRACKS  # noqa: E402
-from pipelines.data.demo_videos import make_demo_set  # noqa: E402
 from pipelines.cli.settings import parse_settings  # noqa: E402
+from pipelines.data.demo_videos import make_demo_set  # noqa: E402
 
 Row = dict[str, str]
 

@@ -21,10 +21,9 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from pipelines.cli.launch import start  # goes on in the environment that has Ray
-    from pipelines.cli.compare_options import read_comparison  # isort: skip
+    from pipelines.cli.launch import start
 
-    start("pipelines.compare", lambda: read_comparison(__doc__ or "", sys.argv[1:]))
+    start("pipelines.compare", "pipelines.cli.compare_options:read_comparison", __doc__)
 
 import numpy as np
 import safetensors.numpy

@@ -15,9 +15,9 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from pipelines.cli.launch import start_job
+    from pipelines.cli.launch import start
 
-    start_job("pipelines.full", __doc__ or "")
+    start("pipelines.full", "pipelines.cli.command_line:read_job", __doc__)
 
 from pipelines.cli.command_line import Asked
 from pipelines.evaluate import evaluate

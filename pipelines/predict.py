@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import pipelines.cli.launch  # noqa: F401  goes on in the environment that has Ray
+    from pipelines.cli.launch import prepare
+
+    prepare()  # before the imports below, which need the packages of the right Python
 
 import pyarrow as pa
 import pyarrow.csv

@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from pipelines.cli.launch import start  # goes on in the environment that has Ray
-    from pipelines.cli.arguments import parse_arguments  # isort: skip
-    from pipelines.cli.model_settings import PromoteSettings  # isort: skip
+    from pipelines.cli.launch import start
 
-    start("pipelines.promote", lambda: parse_arguments(PromoteSettings, __doc__ or "")[0])
+    start("pipelines.promote", "pipelines.cli.command_line:read_promotion", __doc__)
 
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion

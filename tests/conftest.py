@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cli.environment import use_mlflow_quietly, use_ray_quietly
+
+use_ray_quietly()  # before any test imports Ray or MLflow
+use_mlflow_quietly()
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

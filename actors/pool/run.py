@@ -23,8 +23,6 @@ from actors.errors import MediaError
 from actors.pool.ledger import CRASH, Ledger, Notes
 from actors.storage import Storage
 
-logging.getLogger("ray.data").setLevel(logging.ERROR)
-
 CRASHES_ALLOWED = 2
 """A video that took its process down this often in one run is rejected, not tried for ever."""
 
@@ -157,6 +155,7 @@ def _stream(
 ) -> Iterator[Row]:
     if not todo:
         return
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.cli.arguments import parse_arguments
+from pipelines.cli.model_settings import PromoteSettings
 from pipelines.cli.settings import Settings, parse_settings
 from pipelines.data import FORMATS, Manifest, read_dataset, refuse_number
 
@@ -32,6 +34,15 @@ def read_job(description: str, arguments: Sequence[str] | None = None) -> Asked:
     """
     settings = parse_settings(description, arguments)
     return Asked(settings, read_data(settings))
+
+
+def read_promotion(description: str, arguments: Sequence[str] | None = None) -> PromoteSettings:
+    """Reads the command line of pipelines/promote.py.
+
+    Raises:
+        UserError: settings that can't be used.
+    """
+    return parse_arguments(PromoteSettings, description, arguments)[0]
 
 
 def read_data(settings: Settings) -> Manifest | None:

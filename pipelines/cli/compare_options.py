@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -52,14 +53,14 @@ class AskedComparison:
     plans: tuple[Plan, ...]
 
 
-def read_comparison(description: str, arguments: Sequence[str]) -> AskedComparison:
+def read_comparison(description: str, arguments: Sequence[str] | None = None) -> AskedComparison:
     """Reads the command line, and the list of videos that it names, split in every way asked for:
     a later split that can't be had is not to be found after an earlier one is trained.
 
     Raises:
         UserError: options, settings or data that can't be used.
     """
-    choice, rest = parse_choice(arguments)
+    choice, rest = parse_choice(sys.argv[1:] if arguments is None else arguments)
     settings = parse_settings(description, rest, own=OPTIONS)
     check_methods(settings, choice.methods)
     plans = [Plan(name, one, read_data(one)) for name, one in variants(settings, choice)]

@@ -12,34 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from actors.errors import UserError
+from pipelines.cli.environment import use_mlflow_quietly, use_ray_quietly
 
 ROOT = Path(__file__).resolve().parents[2]
-
-RAY_ENVIRONMENT = {
-    # A worker group is looked at five times a second instead of every two: starts are faster.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # Fits resume from their own checkpoints; a process per fit that watches for notices is not
-    # worth its start.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Use this environment instead of building one per job when started by `uv run`.
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_COLOR_PREFIX": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "PYTHONWARNINGS": "ignore",
-    # A remark on fractional CPUs that the reader can do nothing about.
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started",
-}
-"""How Ray is used, unless the user's environment says otherwise; read when Ray is imported."""
-
-for _name, _value in RAY_ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
-
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
@@ -70,10 +47,21 @@ def use_project_environment() -> None:
     os.execv(python, [str(python), *sys.argv])
 
 
-use_project_environment()
+def prepare() -> None:
+    """Makes this process a job's: the right Python, quiet libraries, the user's own modules.
+
+    Only a script may call it, and before it imports anything that is slow: it may replace the
+    process, and changes the environment. The current folder goes to the end of the import path,
+    so that ``--system package.module:function`` finds what stands there.
+    """
+    use_project_environment()
+    use_ray_quietly()
+    use_mlflow_quietly()
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
-def start(job: str, read: Callable[[], Any]) -> None:
+def start(job: str, read: str, description: str | None) -> None:
     """Reads the command line, then imports the job and runs its `main` with what was read.
 
     So a question (`--help`) or a mistake is answered without waiting for PyTorch, Ray and MLflow,
@@ -81,11 +69,15 @@ def start(job: str, read: Callable[[], Any]) -> None:
 
     Args:
         job: module of the job.
-        read: gives what the job is asked to do; imports nothing that is slow.
+        read: ``module:function`` that gets the description and returns what the job is asked to
+            do; imports nothing that is slow.
+        description: of the job, for ``--help``.
     """
+    prepare()
 
     def run() -> int | None:
-        asked = read()
+        module, _, function = read.partition(":")
+        asked = getattr(importlib.import_module(module), function)(description or "")
         return importlib.import_module(job).main(asked)
 
     main_guard(run)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from actors.errors import UserError
+from pipelines.cli.environment import use_ray_quietly
 
 
 @contextmanager
@@ -22,6 +23,7 @@ def ray_session() -> Iterator[None]:
     Raises:
         UserError: the cluster does not answer.
     """
+    use_ray_quietly()
     import ray
 
     named = os.environ.get("RAY_ADDRESS")

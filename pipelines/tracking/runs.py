@@ -7,7 +7,6 @@ several processes that first touch a fresh SQLite file kill each other's migrati
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import threading
@@ -18,16 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.errors import UserError
-from actors.storage import Storage
-from pipelines.cli.model_settings import TrackingSettings
-from pipelines.tracking.provenance import flatten, source_tags
-
-# Read by MLflow: no phoning home, nothing of its own printed between a job's lines.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 import mlflow
 import sqlalchemy.exc
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -35,6 +24,12 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
+
+from actors.errors import UserError
+from actors.storage import Storage
+from pipelines.cli.environment import use_mlflow_quietly
+from pipelines.cli.model_settings import TrackingSettings
+from pipelines.tracking.provenance import flatten, source_tags
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,9 +42,6 @@ TABLES_TAG = "mlflow.loggedArtifacts"
 # The server's own limits (mlflow.utils.validation).
 PARAM_LENGTH, TAG_LENGTH, KEY_LENGTH, DIGEST_LENGTH = 6000, 8000, 250, 36
 PARAMS_PER_CALL, METRICS_PER_CALL = 100, 1000
-
-logging.getLogger("mlflow").setLevel(logging.WARNING)
-logging.getLogger("alembic").setLevel(logging.WARNING)
 
 _uri_lock = threading.RLock()
 
@@ -163,6 +155,7 @@ class Tracker:
     """
 
     def __init__(self, settings: TrackingSettings, storage: Storage) -> None:
+        use_mlflow_quietly()
         self.settings = settings
         self.uri = tracking_uri(settings, storage)
         self._local = self.uri.startswith("sqlite:")
