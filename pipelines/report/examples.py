@@ -1,4 +1,4 @@
-"""A few test clips for the report: what the streams see of them, and what every row makes of them."""
+"""A few test clips for the report: what the streams see of them, and every row's best classes."""
 
 from __future__ import annotations
 

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pipelines.steps.caching import fingerprint
 
 from actors.pool.ledger import Ledger, Notes
 from actors.storage import Storage
 from pipelines import extract as step
 from pipelines.cli.settings import parse_settings
 from pipelines.data import Manifest, Video
-from pipelines.steps.caching import fingerprint
 from pipelines.steps.console import Console
 from pipelines.steps.job import Job
 
