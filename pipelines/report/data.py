@@ -102,19 +102,21 @@ class Preview:
         ValueError: a picture whose shape does not fit its kind.
     """
 
-    kind: Literal["frames", "flow", "spectrogram"]
+    kind: Literal["pictures", "flow", "heat"]
     """How it is drawn."""
+    caption: str
+    """What it is, in a word or two; of an absent track its name."""
     streams: Sequence[str]
     """The streams that see it."""
     picture: NDArray[Any] | None
-    """frames: (n, H, W, 3) uint8 RGB; flow: (2, H, W) in pixels, x first; spectrogram: (F, T),
-    lowest frequency first, any unit. None where the clip has no such track."""
+    """pictures: (n, H, W, 3) uint8 RGB; flow: (2, H, W) in pixels, x first; heat: (bands, columns),
+    the lowest band first, any unit. None where the clip has no such track."""
 
     def __post_init__(self) -> None:
-        shapes = {"frames": ("n", "H", "W", 3), "flow": (2, "H", "W"), "spectrogram": ("F", "T")}
+        shapes = {"pictures": ("n", "H", "W", 3), "flow": (2, "H", "W"), "heat": ("F", "T")}
         _expect(self.picture, shapes[self.kind], self.kind)
-        if self.kind == "frames" and self.picture is not None and self.picture.dtype != np.uint8:
-            raise ValueError(f"frames are {self.picture.dtype}; give uint8 RGB, 0 to 255")
+        if self.kind == "pictures" and self.picture is not None and self.picture.dtype != np.uint8:
+            raise ValueError(f"pictures are {self.picture.dtype}; give uint8 RGB, 0 to 255")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

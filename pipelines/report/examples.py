@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from trainers.streams.stream import make_stream
+from trainers.streams.kinds import make_stream
 
 from actors.artifact import ArtifactReader
 from actors.media.sampling import uniform_positions
@@ -17,6 +17,8 @@ from pipelines.steps.job import Job
 from pipelines.steps.step import System
 
 EXAMPLES = 6
+FRAMES = 4
+"""Pictures of a stream that has several."""
 
 
 def example_clips(
@@ -75,15 +77,17 @@ def _example(
 def _previews(
     job: Job, system: System, reader: ArtifactReader, clip: ExtractedClip
 ) -> list[Preview]:
-    """A picture per kind of preview; streams that share one share the picture."""
-    kinds: dict[str, list[str]] = {}
-    for name in system.streams:
-        stream = make_stream(name, job.settings.streams[name])
-        kinds.setdefault(stream.preview_kind, []).append(name)
+    """What the streams see; streams that cut the same samples from a track share a picture."""
+    shared: dict[tuple[str, str], list[str]] = {}
+    for name, track in system.streams.items():
+        shared.setdefault((track, job.settings.streams[name].samples), []).append(name)
     previews = []
-    for kind, names in kinds.items():
-        stream = make_stream(names[0], job.settings.streams[names[0]])
-        there = system.streams[names[0]] in clip.tracks
-        picture = stream.preview(reader) if there else None
-        previews.append(Preview(kind=kind, streams=tuple(names), picture=picture))
+    for (track, _), names in shared.items():
+        if track not in clip.tracks:
+            previews.append(Preview(kind="pictures", caption=track, streams=names, picture=None))
+            continue
+        found = make_stream(names[0], job.settings.streams[names[0]]).preview(reader, FRAMES)
+        previews.append(
+            Preview(kind=found.display, caption=found.caption, streams=names, picture=found.values)
+        )
     return previews

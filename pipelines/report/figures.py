@@ -22,7 +22,7 @@ Points = list[tuple[float, float]]
 JOINT = "joint"
 """Color of what joins several streams."""
 COLORS = 8
-"""Streams with a color of their own, ``stream0`` to ``stream7`` in figures.css; more repeat them."""
+"""Colors of streams, ``stream0`` to ``stream7`` in figures.css; more streams repeat them."""
 
 
 def color_of(name: str, streams: Sequence[str]) -> str:

@@ -42,7 +42,7 @@ def render_html(data: ReportData) -> str:
     the reader's light or dark setting, and prints. Whatever a user can name (classes, files,
     messages) is escaped.
     """
-    kinds = _kinds(data.examples)
+    seen = _seen(data.examples)
     page = _environment(data.streams).get_template("report.html")
     return page.render(
         data=data,
@@ -63,8 +63,8 @@ def render_html(data: ReportData) -> str:
         trials=sorted(data.trials, key=_rank)[:MOST_TRIALS],
         longest=max((stage.seconds for stage in data.stages), default=0) or 1,
         rejected=_by_kind(data.rejected),
-        examples=[_Card(clip, _pictures(clip, kinds)) for clip in data.examples],
-        wheel=images.wheel_uri() if "flow" in kinds else None,
+        examples=[_Card(clip, _pictures(clip, seen)) for clip in data.examples],
+        wheel=images.wheel_uri() if "flow" in _kinds(data.examples) else None,
         settings=list(_setting_groups(data.settings)),
         streams=_colors(data),
         most_classes=MOST_CLASSES,
@@ -196,8 +196,14 @@ def _colors(data: ReportData) -> list[str]:
 
 
 def _kinds(examples: Sequence[ExampleClip]) -> set[str]:
-    """Returns the kinds of pictures that some example has; others get no empty box."""
+    """Returns the kinds of pictures that the examples have."""
     return {one.kind for clip in examples for one in clip.previews if one.picture is not None}
+
+
+def _seen(examples: Sequence[ExampleClip]) -> set[str]:
+    """Returns the streams that some example has; the others get no empty box."""
+    shown = [one for clip in examples for one in clip.previews if one.picture is not None]
+    return {stream for one in shown for stream in one.streams}
 
 
 def _matrices(data: ReportData) -> list[tuple[str, str, Markup]]:
@@ -323,6 +329,7 @@ class _Picture:
     """A preview ready to show."""
 
     kind: str
+    caption: str
     streams: Sequence[str]
     uris: list[str]
     longest_px: float = 0.0
@@ -337,18 +344,18 @@ class _Card:
     pictures: list[_Picture]
 
 
-def _pictures(clip: ExampleClip, kinds: set[str]) -> list[_Picture]:
-    return [_picture(preview) for preview in clip.previews if preview.kind in kinds]
+def _pictures(clip: ExampleClip, seen: set[str]) -> list[_Picture]:
+    return [_picture(one) for one in clip.previews if seen & set(one.streams)]
 
 
 def _picture(preview: Preview) -> _Picture:
-    kind, streams, picture = preview.kind, preview.streams, preview.picture
-    if picture is None:
-        return _Picture(kind, streams, [])
-    if kind == "frames":
+    uris, longest, picture = [], 0.0, preview.picture
+    if picture is not None and preview.kind == "pictures":
         frames = images.pick_evenly(picture, MOST_FRAMES)
-        return _Picture(kind, streams, [images.frame_uri(frame) for frame in frames])
-    if kind == "flow":
+        uris = [images.frame_uri(frame) for frame in frames]
+    elif picture is not None and preview.kind == "flow":
+        uris = [images.flow_uri(picture)]
         longest = float(np.hypot(picture[0], picture[1]).max(initial=0))
-        return _Picture(kind, streams, [images.flow_uri(picture)], longest)
-    return _Picture(kind, streams, [images.spectrogram_uri(picture)])
+    elif picture is not None:
+        uris = [images.spectrogram_uri(picture)]
+    return _Picture(preview.kind, preview.caption, preview.streams, uris, longest)

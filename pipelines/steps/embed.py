@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from trainers.parts import EmbedPart, NamedPart, ScorePart
-from trainers.streams.stream import make_stream
+from trainers.streams.kinds import make_stream
 
 from pipelines.steps.extract import ExtractedClip
 from pipelines.steps.fingerprint import weights_stamp

@@ -184,7 +184,7 @@ def check_settings(settings: Settings) -> None:
         UserError: an encoder that does not exist, weights that do not fit.
     """
     from trainers.encoders.factory import build_encoder, check_encoder
-    from trainers.streams.stream import make_stream
+    from trainers.streams.kinds import make_stream
 
     from actors.flow.choice import RAFT
     from actors.flow.raft import load_network

@@ -7,7 +7,14 @@ from itertools import product
 
 import numpy as np
 
-from pipelines.report import DataSummary, ExampleClip, MethodResult, ReportData, StageTiming
+from pipelines.report import (
+    DataSummary,
+    ExampleClip,
+    MethodResult,
+    Preview,
+    ReportData,
+    StageTiming,
+)
 
 CLASSES = tuple(
     "-".join(parts)
@@ -53,9 +60,18 @@ def example(index: int, truth: str, guess: str, *, sound: bool = True) -> Exampl
         truth=(truth,),
         predicted=guess,
         probability=0.86,
-        frames=np.stack(frames),
-        flow=flow,
-        spectrogram=chirp if sound else None,
+        previews=[
+            Preview(
+                kind="pictures", caption="frames", streams=["spatial"], picture=np.stack(frames)
+            ),
+            Preview(kind="flow", caption="flow", streams=["motion"], picture=flow),
+            Preview(
+                kind="heat",
+                caption="spectrogram" if sound else "sound",
+                streams=["audio"],
+                picture=chirp if sound else None,
+            ),
+        ],
         opinions=opinions,
         shares={"spatial": 0.3, "motion": 0.42} | ({"audio": 0.28} if sound else {"motion": 0.7}),
     )
@@ -118,6 +134,8 @@ def demo() -> ReportData:
     after = rng.uniform(0.86, 1, 16)
     return ReportData(
         title="Demo set, all three streams",
+        streams=("spatial", "motion", "audio"),
+        joint="hybrid",
         command="pipelines/full.py --preset demo --report report.json",
         started="2026-03-01 14:05 UTC",
         seconds=214.3,
@@ -185,6 +203,8 @@ def many_classes() -> ReportData:
     rng = np.random.default_rng(5)
     return ReportData(
         title="A hundred and one sounds",
+        streams=("audio",),
+        joint="hybrid",
         command="pipelines/full.py --data sounds --format folders --streams audio",
         started="2026-03-02 09:00 UTC",
         data=DataSummary(
@@ -216,6 +236,8 @@ def multi_label() -> ReportData:
     """Several labels per clip: no accuracy, no confusion matrix."""
     return ReportData(
         title="Consumer videos",
+        streams=("spatial",),
+        joint="hybrid",
         command="pipelines/full.py --data ccv --format ccv",
         started="2026-03-02 09:00 UTC",
         data=DataSummary(

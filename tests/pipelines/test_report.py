@@ -21,14 +21,15 @@ from rich.console import Console
 from pipelines.report import (
     DataSummary,
     MethodResult,
+    Preview,
     ReportData,
     StageTiming,
     figure_files,
+    gather,
     methods_table,
     render_html,
     report_json,
 )
-from pipelines.report import gather as reporting
 from pipelines.report.matrix import hardest_classes
 from trainers.evaluation import MethodFigures
 
@@ -135,8 +136,10 @@ def test_pictures_decode_and_have_a_text(page: Page) -> None:
 
 def test_it_is_quick_and_small() -> None:
     frames = np.random.default_rng(0).integers(0, 255, (12, 480, 640, 3), dtype=np.uint8)
+    shown = Preview(kind="pictures", caption="frames", streams=["spatial"], picture=frames)
     clips = [
-        dataclasses.replace(clip, frames=frames) for clip in [*demo().examples, *demo().examples]
+        dataclasses.replace(clip, previews=[shown, *clip.previews[1:]])
+        for clip in [*demo().examples, *demo().examples]
     ]
     begin = time.process_time()
     size = len(render_html(dataclasses.replace(demo(), examples=clips)))
@@ -282,11 +285,10 @@ def test_shapes_that_do_not_fit_the_classes_are_refused(
 
 
 def test_pictures_of_another_kind_are_refused() -> None:
-    clip = example(7, CLASSES[0], CLASSES[0])
-    with pytest.raises(ValueError, match=r"frames of '.*007.mp4' are float64; give uint8"):
-        dataclasses.replace(clip, frames=np.zeros((2, 8, 8, 3)))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"flow of '.*' has the shape \(8, 8, 2\)"):
-        dataclasses.replace(clip, flow=np.zeros((8, 8, 2)))
+    with pytest.raises(ValueError, match=r"pictures are float64; give uint8"):
+        Preview(kind="pictures", caption="", streams=[], picture=np.zeros((2, 8, 8, 3)))
+    with pytest.raises(ValueError, match=r"flow has the shape \(8, 8, 2\)"):
+        Preview(kind="flow", caption="", streams=[], picture=np.zeros((8, 8, 2)))
 
 
 def test_the_chosen_refinement_is_marked_and_repeated_as_refined():
@@ -313,9 +315,7 @@ def test_the_chosen_refinement_is_marked_and_repeated_as_refined():
 def test_hit_at_5_is_left_out_where_every_clip_hits() -> None:
     figures = MethodFigures(8, 8, {"accuracy": 0.5, "hit_at_5": 1.0}, 0.5)
     few, many = (
-        reporting._row(
-            "hybrid", "Hybrid", figures, ceiling=None, share=None, note="", classes=classes
-        ).hit5
+        gather._method("hybrid", "Hybrid", figures, None, None, classes=classes).hit5
         for classes in (5, 6)
     )
     assert (few, many) == (None, 1.0)
