@@ -52,13 +52,18 @@ class Given:
             "seed": self.seed,
         }
 
-    def table(self) -> dict[str, Any]:
-        """What a step uses that works on all clips together, for its fingerprint."""
+    def table(self, *, test: bool) -> dict[str, Any]:
+        """What a step uses that works on the clips of all streams, for its fingerprint.
+
+        Args:
+            test: whether it uses test clips; what is fitted does not.
+        """
+        used = [clip for clip in self.clips if test or clip.video.split != "test"]
         return {
             "classes": list(self.manifest.classes),
             "multi_label": self.multi_label,
             "clips": [
-                [c.artifact, list(c.video.labels), c.video.split, c.video.group] for c in self.clips
+                [c.artifact, list(c.video.labels), c.video.split, c.video.group] for c in used
             ],
             "seed": self.seed,
         }

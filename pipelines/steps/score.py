@@ -76,7 +76,7 @@ def score(scores: ScoreSet, settings: RefinementSettings, given: Given) -> Step:
         run=partial(_score, scores, settings, given),
         settings=settings,
         needs=scores.needs,
-        data={**given.table(), "scores": scores},
+        data={**given.table(test=True), "scores": scores},
         load=partial(_load, scores),
         job="evaluate",
         items=len(given.clips),
