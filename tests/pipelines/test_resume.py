@@ -24,11 +24,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 # Two steps between checkpoints, and enough of them that each stage can be caught at work.
 SMALL = """
 preset: demo
-streams: spatial,audio
-embedding: {max_steps: 6, test_samples: 6}
-spatial: {optimizer: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
-audio: {optimizer: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
-spatial_lstm: {optimizer: {max_steps: 60, evaluate_every: 20, checkpoint_every: 2}}
+streams:
+  motion: null
+  spatial:
+    embed: &embed {max_steps: 6, test_samples: 6}
+    fit: &fit {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}
+    sequence: {fit: {max_steps: 60, evaluate_every: 20, checkpoint_every: 2}}
+  audio: {embed: *embed, fit: *fit}
 search: {trials: 6, folds: 2, concurrent: 1}
 max_rejected_share: 0.2
 """
@@ -76,9 +78,9 @@ def has(storage: Path, name: str, file: str) -> bool:
 
 AT_WORK: dict[str, Callable[[Path], bool]] = {
     "extract": lambda s: len(list(s.glob("artifacts/*/*.safetensors"))) >= 5,
-    "cnn": lambda s: has(s, "spatial_cnn", "checkpoint.pt"),
-    "embed": lambda s: has(s, "spatial_embed", "*.safetensors"),
-    "lstm": lambda s: has(s, "spatial_lstm", "checkpoint.pt"),
+    "fit": lambda s: has(s, "spatial.fit", "checkpoint.pt"),
+    "embed": lambda s: has(s, "spatial.embed", "*.safetensors"),
+    "sequence": lambda s: has(s, "spatial.sequence", "checkpoint.pt"),
     "search": lambda s: has(s, "search", "tune/*/result.json"),
     "evaluate": lambda s: has(s, "fusion", "done.json"),
 }
@@ -131,7 +133,10 @@ def _finished(folder: Path) -> bool:
 def assert_same(one: Path, other: Path, reports: tuple[dict, dict]) -> None:
     """Networks, embeddings and scores bit for bit; the report's figures."""
     assert reports[0]["methods"] == reports[1]["methods"]
-    for name in ("spatial_cnn", "audio_cnn", "spatial_lstm", "fusion", "evaluate"):
+    for name in (
+        *("spatial.fit", "audio.fit", "spatial.embed", "spatial.sequence"),
+        *("fusion", "scores"),
+    ):
         first, second = stage(one, name), stage(other, name)
         assert first is not None and second is not None and first.name == second.name
         for file in first.glob("*.safetensors"):
@@ -183,7 +188,7 @@ def test_kill_9_of_the_driver_and_of_a_worker_in_each_stage(
         if kill_a_worker(process, over, tmp_path):
             lost.append(name)
     assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
-    assert {"extract", "cnn", "embed", "lstm", "search"} <= set(lost)
+    assert {"extract", "fit", "embed"} <= set(lost)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["rejected"] == undisturbed[1]["rejected"]
     assert_same(undisturbed[0], tmp_path, (undisturbed[1], report))
