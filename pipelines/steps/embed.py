@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+from trainers.encoders.encoder import Encoder
+from trainers.encoders.factory import build_encoder
 from trainers.parts import EmbedPart, NamedPart, ScorePart
 from trainers.streams.kinds import make_stream
 
+from actors.storage import Storage
 from pipelines.steps.extract import ExtractedClip
 from pipelines.steps.fingerprint import weights_stamp
 from pipelines.steps.fit import NETWORK
 from pipelines.steps.given import Given
 from pipelines.steps.step import Facts, Step, Work
-from trainers.embedding import ClipEmbedder, EncoderSource
+from trainers.embedding import ClipEmbedder
+from trainers.network_files import load_network, save_network
 from trainers.settings import OptimizerSettings, SequenceSettings
 from trainers.streams.settings import StreamSettings
 
@@ -48,13 +52,24 @@ def embed(stream: str, settings: StreamSettings, given: Given, *, row: str | Non
     )
 
 
-def encoder_source(
-    stream: str, settings: StreamSettings, given: Given, work: Work
-) -> EncoderSource:
-    """Where the stream's encoder comes from: the fit's file, or for a frozen one its settings."""
-    if settings.frozen:
-        return EncoderSource(settings=settings.encoder_settings, seed=given.seed)
-    return EncoderSource(storage=work.results[f"{stream}.fit"].storage, name=NETWORK)
+def encoder_folder(stream: str, settings: StreamSettings, given: Given, work: Work) -> Storage:
+    """Folder of the stream's encoder: the fit's, or for a frozen one this step's own.
+
+    A frozen encoder is written there once, so that all workers and the registered model have the
+    same weights, whatever its source offers later.
+    """
+    if not settings.frozen:
+        return work.results[f"{stream}.fit"].storage
+    folder = work.storage.join("encoder")
+    if not folder.exists(NETWORK):
+        encoder = build_encoder(
+            settings.encoder_settings,
+            in_channels=make_stream(stream, settings).channels,
+            n_classes=None,
+            seed=given.seed,
+        )
+        save_network(folder, NETWORK, encoder)
+    return folder
 
 
 def _embed(stream: str, settings: StreamSettings, given: Given, work: Work) -> Facts:
@@ -65,7 +80,8 @@ def _embed(stream: str, settings: StreamSettings, given: Given, work: Work) -> F
     rows = _rows(clips, given)
     embedder = partial(
         ClipEmbedder,
-        encoder_source(stream, settings, given, work),
+        encoder_folder(stream, settings, given, work),
+        NETWORK,
         stream,
         settings,
         work.storage,
@@ -108,9 +124,11 @@ def _load(
     stream: str, settings: StreamSettings, given: Given, row: str | None, work: Work
 ) -> tuple[NamedPart, ...]:
     made = make_stream(stream, settings)
-    encoder = encoder_source(stream, settings, given, work).load(in_channels=made.channels)
+    encoder, _ = load_network(encoder_folder(stream, settings, given, work), NETWORK)
     name = f"{stream}.embed"
-    embedding = EmbedPart(made, encoder, settings.embed, multi_label=given.multi_label)
+    embedding = EmbedPart(
+        made, cast(Encoder, encoder), settings.embed, multi_label=given.multi_label
+    )
     parts = [NamedPart(name, (), embedding)]
     if row is not None:
         parts.append(NamedPart(row, (name,), ScorePart()))

@@ -192,7 +192,7 @@ def check_settings(settings: Settings) -> None:
     for name, chosen in settings.streams.items():
         try:
             stream = make_stream(name, chosen)
-            check_encoder(chosen.encoder_settings)
+            check_encoder(chosen.encoder)
             if chosen.weights not in (None, "none"):
                 build_encoder(chosen.encoder_settings, in_channels=stream.channels, n_classes=2)
         except UserError as error:
