@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from trainers.fusion.contract import FusionModel, fit_fusion_model, load_fusion
+from trainers.fusion.contract import FusionModel
 from trainers.parts import FusionPart, NamedPart
 from trainers.table import Table
 
@@ -18,6 +18,7 @@ from pipelines.steps.given import Given
 from pipelines.steps.job import Job
 from pipelines.steps.step import Facts, Step, Work
 from pipelines.steps.table import read_table
+from trainers.fusion import models
 from trainers.settings import FusionSettings
 from tuning.settings import SearchSettings
 
@@ -76,7 +77,7 @@ def fused_settings(work: Work, settings: FusionSettings) -> FusionSettings:
 
 def load_fused(storage: Storage) -> FusionModel:
     """The fitted fusion in the folder of the step ``fusion``."""
-    return load_fusion(storage.read_bytes(FUSION))
+    return models.from_bytes(storage.read_bytes(FUSION), where=storage.path(FUSION))
 
 
 def few_threads(table: Table) -> None:
@@ -140,14 +141,14 @@ def _fuse(streams: Mapping[str, str], settings: FusionSettings, given: Given, wo
         table = read_table(work, given, streams).table
         validation = table.part(table.rows("val"))
         few_threads(table)
-        model = fit_fusion_model(
+        model = models.fit(
             table.part(table.rows("train")),
             fused_settings(work, settings),
             seed=given.seed,
             validation=validation if len(validation) else None,
             on_epoch=listen,
         )
-    work.storage.write_bytes(FUSION, model.to_bytes())
+    work.storage.write_bytes(FUSION, models.to_bytes(model))
     sparsity = getattr(model, "sparsity", dict)()
     return {"history": history, "metrics": sparsity, **sparsity}
 

@@ -72,7 +72,7 @@ def sequence_rows(streams: Mapping[str, StreamSettings]) -> dict[str, str]:
     return {
         f"{name}_{'lstm' if _is_lstm(one) else 'sequence'}": name
         for name, one in streams.items()
-        if one.sequence.model != "none"
+        if one.sequence.present
     }
 
 

@@ -1,0 +1,31 @@
+"""A stream of your own: differences between neighboring frames, a cheap clue to motion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from trainers.streams.clips import Media
+from trainers.streams.frames import Frames
+from trainers.streams.stream import Stream
+
+from trainers.streams.settings import StreamSettings
+
+
+class FrameDifferences(Frames):
+    """A sample is (3, H, W) uint8: 128 plus half of a frame minus the one before it."""
+
+    def count_positions(self, clip: Media) -> int:
+        """One position per pair of neighboring frames."""
+        return max(clip.n_frames - 1, 0)
+
+    def cut(self, clip: Media, positions: Sequence[int]) -> Tensor:
+        """The differences at some positions, (n, 3, H, W)."""
+        before = clip.frames(list(positions)).int()
+        after = clip.frames([position + 1 for position in positions]).int()
+        return (128 + (after - before) // 2).byte()
+
+
+def frame_differences(name: str, settings: StreamSettings) -> Stream:
+    """``samples: examples.frame_differences:frame_differences`` on the track ``frames``."""
+    return FrameDifferences(name, settings)

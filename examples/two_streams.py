@@ -1,0 +1,36 @@
+"""A system of your own: frames and their differences, embedded, joined and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipelines.steps.embed import embed
+from pipelines.steps.fit import fit_encoder
+from pipelines.steps.fuse import fuse
+from pipelines.steps.given import Given
+from pipelines.steps.score import ScoreSet, score
+from pipelines.steps.step import Row, System
+from trainers.settings import FusionSettings, RefinementSettings
+from trainers.streams.settings import StreamSettings
+
+
+@dataclass(frozen=True)
+class TwoStreamsSettings:
+    """Groups of settings, by the names of the steps."""
+
+    streams: Mapping[str, StreamSettings] = field(default_factory=dict)
+    fusion: FusionSettings = FusionSettings()
+    refinement: RefinementSettings = RefinementSettings(method="none")
+
+
+def two_streams(settings: TwoStreamsSettings, given: Given) -> System:
+    """``--system examples.two_streams:two_streams``."""
+    streams = {name: one.track for name, one in settings.streams.items()}
+    steps = [fit_encoder(n, one, given) for n, one in settings.streams.items() if not one.frozen]
+    steps += [embed(name, one, given) for name, one in settings.streams.items()]
+    steps += [fuse(streams, settings.fusion, given, searched=False)]
+    scores = ScoreSet(streams, fusion="fusion", members=("fusion",), ensemble="joined")
+    steps += [score(scores, settings.refinement, given)]
+    rows = {"fusion": Row("Fusion", tuple(streams)), "joined": Row("Joined", tuple(streams))}
+    return System("two_streams", "Two streams", streams, tuple(steps), "scores", rows, "fusion")
