@@ -4,13 +4,16 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: full test check format install bench clean help
+.PHONY: full test quick check format install bench clean help
 
 full: install  ## the whole job; without ARGS on the demo set
 	@$(RUN) pipelines/full.py $(ARGS)
 
 test: install  ## the whole test suite, two files at a time
 	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+quick: install  ## the everyday tests: without those that are slow or start Ray
+	@$(RUN) -m pytest -m 'not slow and not ray' -n 2 --dist loadfile $(ARGS)
 
 check: install  ## lint, format, types
 	@$(RUN) -m ruff check .

@@ -50,6 +50,7 @@ def start(code, folder=Path(__file__).parents[2], **environment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["NUMBA_CACHE_DIR", "XDG_CACHE_HOME"])
 def test_processes_that_start_at_once_share_a_cache_outside_the_package(
     tmp_path, monkeypatch, variable
@@ -72,6 +73,7 @@ print(iterations.__file__, sum(stats.cache_hits.values()), sum(stats.cache_misse
 )
 
 
+@pytest.mark.slow
 def test_a_copy_elsewhere_finds_what_was_compiled_and_a_change_compiles_anew(tmp_path, monkeypatch):
     """As the jobs of `ray job submit --working-dir .` do, each unpacked at a path of its own."""
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)

@@ -84,6 +84,7 @@ def test_small_frames_are_padded_to_what_the_network_takes(engine):
         engine(noise(2, 15, 40))
 
 
+@pytest.mark.slow
 def test_batches_change_nothing(engine, monkeypatch):
     frames = noise(6, 128, 128)
     whole = engine(frames)

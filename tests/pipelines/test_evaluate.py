@@ -140,6 +140,7 @@ def test_several_labels_are_not_harmed(tmp_path, monkeypatch):
     assert maps["refined"] >= maps["hybrid"] - 0.005
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["none", "confusion", "dasd", "learned"])
 def test_a_method_that_is_asked_for_is_taken(tmp_path, monkeypatch, method):
     targets, systems = clips()
@@ -154,6 +155,7 @@ def test_a_method_that_is_asked_for_is_taken(tmp_path, monkeypatch, method):
     )
 
 
+@pytest.mark.slow
 def test_the_run_folder_has_scores_that_refine_py_reads(tmp_path, monkeypatch):
     targets, systems = clips()
     _, refinement, job, _ = job_of(tmp_path, monkeypatch, targets, systems)

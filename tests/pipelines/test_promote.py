@@ -142,6 +142,7 @@ def test_dry_run_and_force(gate):
     assert back["promoted"] and gate.champion() == "1" and back["champion"] == "2"
 
 
+@pytest.mark.slow
 def test_a_champion_tested_on_other_videos_is_scored_again(gate):
     gate.add(0.99)
     gate.promote()

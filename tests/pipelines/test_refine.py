@@ -149,7 +149,7 @@ def test_files_that_are_none(tmp_path):
     ("arguments", "message"),
     [
         (["--folds", "1"], "--folds must be at least 2, not 1"),
-        (["--method", "learned"], "not 'learned'; did you mean 'learned'"),
+        (["--method", "learnt"], "not 'learnt'; did you mean 'learned'"),
         (["--given", "odds"], "--given takes one of auto, logits"),
         (["--output", "mine.pkl"], "must be .safetensors"),
     ],
@@ -233,6 +233,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     arrays = drawn()
     with_nan(arrays)

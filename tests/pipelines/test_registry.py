@@ -123,6 +123,7 @@ def test_signature_and_example(model):
     assert model.input_example == ["path/of/a/video.mp4"]
 
 
+@pytest.mark.slow
 def test_it_says_what_the_ensemble_says(model, clip):
     decision = make_hybrid().predict_clip(clip).decision
     row = model.predict([clip]).iloc[0]
@@ -166,6 +167,7 @@ def test_it_answers_as_a_server_does(model, clip, request_body):
     assert len(row["labels"]) == 1 and row["streams"] == "spatial,motion,audio"
 
 
+@pytest.mark.slow
 def test_it_loads_away_from_the_checkout_without_pickles(registered, tmp_path):
     tracker, _, _ = registered
     clip = str(write_clip(tmp_path / "sound.mp4", pictures=False))
@@ -201,7 +203,9 @@ def test_nothing_in_it_is_pickled(registered):
     found = [file for file in hybrid.parents[1].rglob("*") if "__pycache__" not in file.parts]
     files = [file for file in found if file.is_file()]
     assert any(file.name == "hybrid.json" for file in files)
-    assert {file.suffix for file in files} <= {".py", ".json", ".yaml", ".txt", ".safetensors", ""}
+    assert {file.suffix for file in files} <= {
+        ".py", ".typed", ".json", ".yaml", ".txt", ".safetensors", ""
+    }  # fmt: skip
     # A safetensors file begins with the length of its header, which may look like a pickle's mark.
     tensors = [file for file in files if file.suffix == ".safetensors"]
     assert all(safetensors.numpy.load(file.read_bytes()) for file in tensors)
@@ -210,6 +214,7 @@ def test_nothing_in_it_is_pickled(registered):
     assert Hybrid.load(hybrid).classes == CLASSES
 
 
+@pytest.mark.slow
 def test_the_requirements_are_what_the_code_imports():
     code = (
         "import sys, trainers.prediction;"

@@ -180,6 +180,7 @@ def test_names_of_users_are_escaped_everywhere() -> None:
     assert "[red]a" in terminal(named)
 
 
+@pytest.mark.slow
 def test_a_hundred_and_one_classes_stay_legible_and_fit_the_page() -> None:
     data = many_classes()
     svg = ElementTree.fromstring(figure_files(data)["confusion_before.svg"])

@@ -196,6 +196,7 @@ def test_reading_makes_no_database(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_moved_storage_is_noticed(tmp_path):
     Tracker(TrackingSettings(), Storage(tmp_path / "old")).check()
     (tmp_path / "old").rename(tmp_path / "new")
@@ -241,6 +242,7 @@ def test_nested_settings_are_laid_flat():
     assert flat["s.network.backbone"] == "vgg19"
 
 
+@pytest.mark.slow
 def test_nothing_is_printed(tmp_path):
     code = (
         "import sys; from actors.storage import Storage; from pipelines.tracking.runs import *;"

@@ -252,6 +252,7 @@ def test_settings_come_back_from_json():
     assert from_record(StreamSettings, json.loads(json.dumps(to_record(settings)))) == settings
 
 
+@pytest.mark.slow
 def test_neither_ray_nor_mlflow_is_needed():
     code = (
         "import sys, trainers.hybrid;"

@@ -75,6 +75,7 @@ def test_a_resumed_fit_is_bit_for_bit_an_undisturbed_one(optimizer, dies_after):
     assert untimed(whole.history) == untimed(rest.history)
 
 
+@pytest.mark.slow
 def test_fits_side_by_side_in_threads_end_as_fits_alone():
     seeds = range(1, 5)
 
