@@ -199,10 +199,11 @@ class Solver:
 
     def __init__(self, height: int, width: int, settings: TVL1) -> None:
         # Numba takes a while to import, which those who only read flow needn't wait for.
-        from actors.flow.loops import pyramid, scale
+        from actors.flow.loops import pyramid, scale, warp
         from actors.flow.networks import median_network
 
-        self._loops, self._solve_scale = pyramid, scale.solve_scale
+        self._build, self._enlarge_state = pyramid.build, pyramid.enlarge
+        self._pack, self._solve_scale = warp.pack, scale.solve_scale
         self._settings = settings
         self._scales = pyramid_scales(height, width, settings)
         self._pyramids = Pyramid(self._scales), Pyramid(self._scales)
@@ -220,7 +221,7 @@ class Solver:
         self._pyramids = self._pyramids[::-1]
         pyramid = self._pyramids[1]
         np.copyto(pyramid.images[0].reshape(frame.shape), frame)
-        self._loops.build(pyramid.whole, pyramid.table, 1 / self._settings.scale_step)
+        self._build(pyramid.whole, pyramid.table, 1 / self._settings.scale_step)
 
     def solve(self, field: NDArray[np.float32]) -> None:
         """Writes the flow (2, H, W) in pixels from the first frame to the second, x first."""
@@ -237,7 +238,7 @@ class Solver:
     def _enlarge(self, coarse: Scale, fine: Scale) -> None:
         """Brings the solution to the next finer scale, the duals too if they are of use there."""
         settings = self._settings
-        self._loops.enlarge(
+        self._enlarge_state(
             self._state,
             coarse.plane(),
             self._other,
@@ -252,7 +253,7 @@ class Solver:
         settings, (height, width, stride) = self._settings, self._scales[scale]
         warm = settings.solver == "primal_dual"
         strength = settings.tau if warm else settings.theta
-        self._loops.pack(self._pyramids[1].images[scale], self._packed, height, width)
+        self._pack(self._pyramids[1].images[scale], self._packed, height, width)
         self._solve_scale(
             self._pyramids[0].images[scale],
             self._packed,

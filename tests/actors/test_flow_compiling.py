@@ -15,7 +15,7 @@ from numba.core.caching import FunctionCache
 
 from actors.flow import TVL1, compile_kernels, flow
 from actors.flow.compiling import compiled
-from actors.flow.loops import fields, iterations, pyramid, scale
+from actors.flow.loops import fields, iterations, pyramid, scale, warp
 from actors.flow.settings import SCHEDULES
 
 
@@ -26,7 +26,7 @@ def test_the_package_imports_no_compiler():
 
 def test_compiling_leaves_nothing_to_compile():
     compile_kernels()
-    loops = pyramid.build, pyramid.enlarge, pyramid.pack, scale.solve_scale
+    loops = pyramid.build, pyramid.enlarge, warp.pack, scale.solve_scale
     assert [len(loop.signatures) for loop in loops] == [1] * 4
     flow(shifted_pair(), TVL1(median_filtering=5))
     flow(shifted_pair()[:, ::2, ::2], SCHEDULES["fast"])

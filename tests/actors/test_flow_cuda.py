@@ -27,7 +27,7 @@ from flow_cases import (
 from actors.errors import UserError
 from actors.flow import TVL1, flow, quantize, to_gray
 from actors.flow.cuda.engine import CUDAEngine
-from actors.flow.loops import planes, pyramid
+from actors.flow.loops import planes, warp
 from actors.flow.settings import SCHEDULES
 from actors.flow.tvl1 import Solver
 
@@ -132,14 +132,14 @@ class Stored(Solver):
     def _refine(self, scale):
         settings, (height, width, stride) = self._settings, self._scales[scale]
         first, packed = self._pyramids[0].images[scale], self._packed
-        pyramid.pack(self._pyramids[1].images[scale], packed, height, width)
+        warp.pack(self._pyramids[1].images[scale], packed, height, width)
         first = rounded(first, 1 / 4096).astype(np.float32)
         margin = 2 * planes.MARGIN
         pixels = packed[: 4 * (height + margin) * (width + margin)].reshape(-1, 4)
         pixels[:] = rounded(pixels, [1 / 4096, 1 / 8192, 1 / 8192, 1])
         duals = np.zeros((2, 2, height, width))
         for _ in range(settings.warps):
-            pyramid.linearise(
+            warp.linearize(
                 first, packed, self._state, self._terms, height, width, stride, settings.cubic
             )
             size = (height + 2) * stride
@@ -272,7 +272,7 @@ def test_warps_by_the_cubic_kernel_and_zero_outside(cubic):
     pitch = solver.scales[0].pitch
     rows = solver.states[: 2 * height * pitch].view(2, height, pitch)
     rows[:, :, :width] = torch.from_numpy(displacement).to(engine.device)
-    solver._linearise(0, 1)
+    solver._linearize(0, 1)
     data = solver.data[: 3 * height * pitch].cpu().view(3, height, pitch)[:, :, :width].numpy()
     assert np.allclose(data[0], dx, atol=1e-3)
     assert np.allclose(data[1], dy, atol=1e-3)

@@ -7,7 +7,7 @@ import pytest
 from flow_cases import from_planes, in_planes, keys, plain_iteration, plain_primal_dual
 from scipy import ndimage
 
-from actors.flow.loops import iterations, planes, pyramid, scale
+from actors.flow.loops import iterations, planes, pyramid, scale, warp
 from actors.flow.networks import median_network
 
 
@@ -98,22 +98,24 @@ def test_primal_dual_iterations_in_one_sweep_agree_with_plain_ones(count, height
     assert not state[:, [0, -1]].any() and not state[2:, :, width:].any()
 
 
-def test_duals_are_enlarged_as_images_are_and_end_at_the_edges():
+@pytest.mark.parametrize("duals", [False, True])
+def test_a_solution_is_enlarged_as_images_are_and_its_duals_end_at_the_edges(duals):
     rng = np.random.default_rng(4)
     (rows, columns), (height, width), (pitch, stride) = (18, 23), (24, 31), (32, 32)
-    source = in_planes(rng.normal(size=(4, rows, columns)), pitch)
-    target = np.full((4, (height + 2) * stride), np.nan, np.float32)
+    source = in_planes(rng.normal(size=(6, rows, columns)), pitch)
+    target = np.full((6, (height + 2) * stride), np.nan, np.float32)
     shapes = (rows, columns, pitch, pitch), (height, width, stride, stride)
-    steps = rows / height, columns / width
-    pyramid.enlarge_duals(source, shapes[0], target, shapes[1], *steps)
-    plain = np.zeros_like(target)
-    for one, other in zip(source, plain, strict=True):
-        pyramid.resize(one, shapes[0], other, shapes[1], *steps, 1.0)
+    pyramid.enlarge(source, shapes[0], target, shapes[1], 1.5, duals)
+    plain, steps = np.zeros_like(target), (rows / height, columns / width)
+    for n in range(6):
+        pyramid.resize(source[n], shapes[0], plain[n], shapes[1], *steps, 1.5 if n < 2 else 1.0)
     expected = from_planes(plain, height, width).copy()
-    expected[[0, 2], :, -1] = expected[[1, 3], -1] = 0
+    expected[[2, 4], :, -1] = expected[[3, 5], -1] = 0
+    expected[2:] *= duals
     assert np.allclose(from_planes(target, height, width), expected, atol=1e-6)
-    framed = target.reshape(4, height + 2, stride)
-    assert not framed[:, 0].any() and not framed[:, 1:-1, width:].any()
+    framed = target.reshape(6, height + 2, stride)
+    assert not framed[2:, 0].any() and not framed[:, 1:-1, width:].any()
+    assert not framed[:2, -1, 0].any()
 
 
 def test_blocks_end_no_later_than_the_change_falls_to_the_tolerance():
@@ -143,7 +145,7 @@ def plain_warp(image, u, v, a):
 
 
 @pytest.mark.parametrize("cubic", [-0.75, -0.5])
-def test_linearisation_agrees_with_a_plain_one(cubic):
+def test_linearization_agrees_with_a_plain_one(cubic):
     height, width, stride = 17, 21, 32
     rng = np.random.default_rng(1)
     first, second = rng.uniform(0, 255, (2, height, width)).astype(np.float32)
@@ -151,9 +153,9 @@ def test_linearisation_agrees_with_a_plain_one(cubic):
     field = rng.normal(size=(2, height, width)) * rng.choice([1, 5, 1000], (height, width))
     terms = in_planes(np.zeros((planes.TERMS, height, width)), stride)
     packed = np.full(4 * (height + 8) * (width + 8), np.nan, np.float32)
-    pyramid.pack(second.ravel(), packed, height, width)
+    warp.pack(second.ravel(), packed, height, width)
     state = in_planes(field, stride)
-    pyramid.linearise(first.ravel(), packed, state, terms, height, width, stride, cubic)
+    warp.linearize(first.ravel(), packed, state, terms, height, width, stride, cubic)
     edges = np.pad(second.astype(float), 1, mode="edge")
     dx = (edges[1:-1, 2:] - edges[1:-1, :-2]) / 2
     dy = (edges[2:, 1:-1] - edges[:-2, 1:-1]) / 2

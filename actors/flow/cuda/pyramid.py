@@ -187,11 +187,11 @@ def _cubic_weights(t, a):
         "room", "height", "width", "frame_pitch", "pitch", "parts", "frame_step"
     ]
 )  # fmt: skip
-def linearise(
+def linearize(
     frames, states, slots, data, room, height, width, frame_pitch, pitch, parts, frame_step, cubic,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Warps each pair's second frame by the flow and linearises brightness constancy around it.
+    """Warps each pair's second frame by the flow and linearizes brightness constancy around it.
 
     What lies outside the second frame counts as zero, gradients included. Pair i has the frames
     i * frame_step and the one after it. Grid: tiles, pairs.

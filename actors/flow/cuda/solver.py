@@ -207,7 +207,7 @@ class Solver:
             if index < len(self.scales) - 1:
                 self._enlarge(index, count)
             for _ in range(self.settings.warps):
-                self._linearise(index, count)
+                self._linearize(index, count)
                 self._converge(index, count)
         finest = self.scales[0]
         pyramid.collect[self._tiles(finest), count](
@@ -240,9 +240,9 @@ class Solver:
             self.grain, DUALS=self.primal_dual, PARTS=_room_for(self._parts(large)), **TILE,
         )  # fmt: skip
 
-    def _linearise(self, index: int, count: int) -> None:
+    def _linearize(self, index: int, count: int) -> None:
         scale = self.scales[index]
-        pyramid.linearise[self._tiles(scale), count](
+        pyramid.linearize[self._tiles(scale), count](
             self.frames[index], self.states, self.slots[index], self.data, self.room,
             scale.height, scale.width, scale.frame_shape[1], scale.pitch,
             self._parts(scale), self.frame_step, self.settings.cubic, **TILE,

@@ -35,7 +35,7 @@ from actors.flow.loops.planes import (
     U,
     V,
 )
-from actors.flow.loops.pyramid import linearise
+from actors.flow.loops.warp import linearize
 
 ONE_BY_ONE = 64 * 64
 """Pixels of a scale up to which the stop rule is asked after each iteration: so small a scale stays
@@ -124,7 +124,7 @@ def solve_scale(
         height: rows.
         width: columns.
         stride: from row to row of a plane.
-        warps: linearisations of the second frame.
+        warps: linearizations of the second frame.
         outer: rounds of iterations per warp at most.
         inner: iterations per round.
         side: side of the median filter before each round, or 0.
@@ -147,7 +147,7 @@ def solve_scale(
     one_by_one = tolerance > 0 and height * width <= ONE_BY_ONE
     done = 0
     for _ in range(warps):
-        linearise(first, packed, state, terms, height, width, stride, cubic)
+        linearize(first, packed, state, terms, height, width, stride, cubic)
         error = tolerance + 1
         for _ in range(outer):
             if error <= tolerance and tolerance > 0:
