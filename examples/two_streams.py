@@ -1,4 +1,4 @@
-"""A system of your own: frames and their differences, embedded, joined and scored."""
+"""A system of your own: per stream an encoder and a sequence model, then fusion and their mean."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipelines.steps.embed import embed
-from pipelines.steps.fit import fit_encoder
+from pipelines.steps.fit import fit_encoder, fit_sequence
 from pipelines.steps.fuse import fuse
 from pipelines.steps.given import Given
 from pipelines.steps.score import ScoreSet, score
@@ -26,11 +26,14 @@ class TwoStreamsSettings:
 
 def two_streams(settings: TwoStreamsSettings, given: Given) -> System:
     """``--system examples.two_streams:two_streams``."""
-    streams = {name: one.track for name, one in settings.streams.items()}
+    tracks = {name: one.track for name, one in settings.streams.items()}
     steps = [fit_encoder(n, one, given) for n, one in settings.streams.items() if not one.frozen]
     steps += [embed(name, one, given) for name, one in settings.streams.items()]
-    steps += [fuse(streams, settings.fusion, given, searched=False)]
-    scores = ScoreSet(streams, fusion="fusion", members=("fusion",), ensemble="joined")
+    steps += [fit_sequence(n, one, given, row=n) for n, one in settings.streams.items()]
+    steps += [fuse(tracks, settings.fusion, given, searched=False)]
+    members = (*tracks, "fusion")
+    scores = ScoreSet(tracks, {}, dict(zip(tracks, tracks, strict=True)), "fusion", members)
     steps += [score(scores, settings.refinement, given)]
-    rows = {"fusion": Row("Fusion", tuple(streams)), "joined": Row("Joined", tuple(streams))}
-    return System("two_streams", "Two streams", streams, tuple(steps), "scores", rows, "fusion")
+    rows = {name: Row(name, (name,), (name,)) for name in tracks}
+    rows |= {"fusion": Row("Fusion", tuple(tracks)), "ensemble": Row("Mean", tuple(tracks))}
+    return System("two_streams", "Two streams", tracks, tuple(steps), "scores", rows, "fusion")

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pipelines.steps.caching import run_stage
+from pipelines.steps.inputs import FusionInputs
 
 from actors.storage import Storage
 from pipelines import evaluate as step
@@ -17,9 +19,7 @@ from pipelines.data.score_file import read_scores
 from pipelines.extract import ExtractedClip
 from pipelines.refine import RefineSettings, refine_scores
 from pipelines.report.gather import _methods, chosen_row
-from pipelines.steps.caching import run_stage
 from pipelines.steps.console import Console
-from pipelines.steps.inputs import FusionInputs
 from trainers.evaluation import SystemScores
 
 N, CLASSES = 360, ("ant", "bee", "cow", "dog")
