@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actors.errors import UserError
+from actors.neutral import neutral
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,13 @@ class SearchSettings:
     """Of the points that reach a comparison, one in this many goes on (ASHA)."""
     report_every: int = 5
     """Epochs between two reports of a point."""
-    concurrent: int | None = None
+    concurrent: int | None = neutral(None)
     """Points tried at the same time; default: as many as there are free CPUs, less one. With
     several the result also depends on which finishes first; 1 makes the search repeatable bit for
     bit."""
-    cpus_per_trial: float = 1.0
+    cpus_per_trial: float = neutral(1.0)
     """CPUs of one point."""
-    gpus_per_trial: float = 0.0
+    gpus_per_trial: float = neutral(0.0)
     """GPUs of one point; a share lets several use one."""
 
     def __post_init__(self) -> None:
