@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from trainers.ensemble import mean_scores
 from trainers.metrics.measures import confusion_matrix, mean_average_precision, summary
 from trainers.refinement.choose import Choice, choose, cross_validate, no_choice
-from trainers.refinement.fitted import FittedRefinement, make_method, stack_of
-from trainers.refinement.score_streams import ScoreMethod
+from trainers.refinement.fitted import FittedRefinement, make_method
+from trainers.refinement.score_streams import ScoreMethod, logit_table
 from trainers.settings import RefinementSettings
-
-HYBRID_SYSTEMS = ("spatial_lstm", "motion_lstm", "fusion")
-"""What the ensemble averages (Jiang et al., section III-D)."""
+from trainers.table import Table
+from trainers.targets import Targets
 
 REFINEMENTS = ("confusion", "dasd", "learned")
 """What is fitted on the validation clips, shown, and chosen from."""
@@ -32,27 +31,28 @@ class SystemScores:
     """One system's scores of N clips.
 
     Args:
-        scores: (N, C) probabilities; rows of clips that it can't judge hold zeros.
-        present: (N,) whether it can.
+        scores: (N, C) probabilities; zeros where it has none.
+        present: (N,) whether it has scores of the clip.
     """
 
     scores: Floats
     present: NDArray[np.bool_]
 
     def part(self, rows: NDArray[np.intp]) -> SystemScores:
+        """Its scores of some of the clips."""
         return SystemScores(self.scores[rows], self.present[rows])
 
 
 @dataclass(frozen=True)
 class MethodFigures:
-    """How a method does on the clips that it can judge.
+    """Figures of a method on the clips that it has scores of.
 
     Args:
         n: number of those clips.
         n_all: number of all test clips.
         measures: see `metrics.summary`; empty where n is 0.
-        accuracy_all: share of *all* clips whose first guess is right, a clip that the method can't
-            judge counting as wrong; None for multi-label data.
+        accuracy_all: share of *all* clips whose first guess is right, a clip without scores
+            counting as wrong; None for multi-label data.
     """
 
     n: int
@@ -61,9 +61,14 @@ class MethodFigures:
     accuracy_all: float | None
 
 
-def hybrid_scores(systems: Mapping[str, SystemScores]) -> SystemScores:
-    """The plain mean, clip by clip, of the LSTMs' and the fusion network's scores."""
-    chosen = {name: systems[name] for name in HYBRID_SYSTEMS if name in systems}
+def ensemble_scores(systems: Mapping[str, SystemScores], members: Sequence[str]) -> SystemScores:
+    """The plain mean, clip by clip, of the members' scores.
+
+    Args:
+        systems: name -> scores.
+        members: those that are averaged; names that ``systems`` lacks are left out.
+    """
+    chosen = {name: systems[name] for name in members if name in systems}
     mean = mean_scores(
         {name: s.scores for name, s in chosen.items()},
         {name: s.present for name, s in chosen.items()},
@@ -71,13 +76,22 @@ def hybrid_scores(systems: Mapping[str, SystemScores]) -> SystemScores:
     return SystemScores(mean, np.ones(len(mean), bool))
 
 
-def members(systems: Mapping[str, SystemScores]) -> dict[str, Floats]:
-    """What the ensemble averages: system -> (N, C), a clip that it can't judge holding NaN."""
-    return {
-        name: np.where(systems[name].present[:, None], systems[name].scores, np.nan)
-        for name in HYBRID_SYSTEMS
-        if name in systems
-    }
+def member_scores(
+    systems: Mapping[str, SystemScores], clips: Table, members: Sequence[str]
+) -> Table:
+    """The members' scores as a table, with the targets, groups, splits and ids of the clips.
+
+    Args:
+        systems: name -> scores of the clips.
+        clips: any table of the same clips.
+        members: see `ensemble_scores`.
+    """
+    chosen = {name: systems[name] for name in members if name in systems}
+    return replace(
+        clips,
+        features={name: one.scores for name, one in chosen.items()},
+        present={name: one.present for name, one in chosen.items()},
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,49 +112,40 @@ class Refinements:
 
 
 def fit_refinements(
-    validation: Mapping[str, Floats],
-    truth: NDArray,
-    groups: NDArray,
-    settings: RefinementSettings,
-    *,
-    classes: Sequence[str],
-    multi_label: bool,
+    validation: Table, settings: RefinementSettings, *, classes: Sequence[str]
 ) -> Refinements:
     """Fits all of `REFINEMENTS`; for ``auto``, chooses by cross-validation by group.
 
     Args:
-        validation: of the validation clips, see `members`; no test clip is ever among them.
-        truth: (N,) class indices, or (N, C) booleans of multi-label clips.
-        groups: (N,) what a fold must not cut.
+        validation: the members' scores of the validation clips, see `member_scores`; no test clip
+            is ever among them.
+        settings: of the refinement.
+        classes: C names.
     """
-    if not len(truth):
+    if not len(validation):
         return Refinements({}, no_choice("there are no validation clips"))
     fitted = {
         name: FittedRefinement.fit(
             name,
             validation,
-            truth,
             given="probabilities",
             classes=tuple(classes),
-            multi_label=multi_label,
-            groups=groups,
             normalize=settings.normalize,
         )
         for name in REFINEMENTS
     }
     if settings.method != "auto":
         return Refinements(fitted, no_choice("asked for", name=settings.method))
-    folds = min(MOST_FOLDS, len(np.unique(groups)))
+    folds = min(MOST_FOLDS, len(np.unique(validation.groups)))
     if folds < 2:
         return Refinements(fitted, no_choice("the validation clips are all in one group"))
+    several = validation.multi_label
     held_out = cross_validate(
-        {name: _maker(name, settings, multi_label) for name in ("none", *REFINEMENTS)},
-        stack_of(validation, given="probabilities", multi_label=multi_label),
-        truth,
-        groups,
+        {name: _maker(name, settings, several) for name in ("none", *REFINEMENTS)},
+        logit_table(validation, given="probabilities", multi_label=several),
         folds,
     )
-    return Refinements(fitted, choose(held_out, truth, groups, multi_label=multi_label))
+    return Refinements(fitted, choose(held_out, validation.targets, validation.groups))
 
 
 def _maker(name: str, settings: RefinementSettings, multi_label: bool) -> Callable[[], ScoreMethod]:
@@ -149,43 +154,48 @@ def _maker(name: str, settings: RefinementSettings, multi_label: bool) -> Callab
     )
 
 
-def refined_systems(
-    systems: Mapping[str, SystemScores], refinements: Refinements
+def refined_scores(
+    ensemble: SystemScores, members: Table, refinements: Refinements
 ) -> dict[str, SystemScores]:
-    """``refined_METHOD`` for every method, and ``refined``: what is chosen."""
-    hybrid, given = systems["hybrid"], members(systems)
+    """``refined_METHOD`` for every method, and ``refined``: what is chosen.
+
+    Args:
+        ensemble: the members' plain mean.
+        members: see `member_scores`.
+        refinements: fitted on these members.
+    """
     found = {
-        f"refined_{name}": SystemScores(one.predict_scores(given), hybrid.present)
+        f"refined_{name}": SystemScores(one.predict_scores(members), ensemble.present)
         for name, one in refinements.fitted.items()
     }
-    return {**found, "refined": found.get(f"refined_{refinements.choice.name}", hybrid)}
+    return {**found, "refined": found.get(f"refined_{refinements.choice.name}", ensemble)}
 
 
-def judge(system: SystemScores, targets: Floats, *, multi_label: bool) -> MethodFigures:
+def evaluate_scores(system: SystemScores, targets: Targets) -> MethodFigures:
     """All figures of one method on the test clips.
 
     Args:
         system: N clips' scores.
-        targets: (N, C) zeros and ones.
+        targets: of the N clips.
     """
     rows = np.flatnonzero(system.present)
+    several = targets.multi_label
     if not len(rows):
-        return MethodFigures(0, len(targets), {}, None if multi_label else 0.0)
-    truth = targets[rows].astype(bool) if multi_label else targets[rows].argmax(1)
-    measures = summary(system.scores[rows], truth, multi_label=multi_label)
-    everywhere = None if multi_label else measures["accuracy"] * len(rows) / len(targets)
+        return MethodFigures(0, len(targets), {}, None if several else 0.0)
+    measures = summary(system.scores[rows], targets[rows].truth(), multi_label=several)
+    everywhere = None if several else measures["accuracy"] * len(rows) / len(targets)
     return MethodFigures(len(rows), len(targets), measures, everywhere)
 
 
-def per_class_ap(system: SystemScores, targets: Floats, classes: Sequence[str]) -> Floats:
+def per_class_ap(system: SystemScores, targets: Targets, classes: Sequence[str]) -> Floats:
     """(C,) average precision of every class; NaN for a class without a test clip."""
-    truth = targets[system.present].astype(bool)
+    truth = targets[system.present].dense(bool)
     return mean_average_precision(system.scores[system.present], truth, classes=classes).per_class
 
 
-def confusions(system: SystemScores, targets: Floats) -> NDArray[np.integer]:
+def confusions(system: SystemScores, targets: Targets) -> NDArray[np.integer]:
     """(C, C) counts, rows the truth; single-label data only."""
     rows = system.present
     return confusion_matrix(
-        system.scores[rows].argmax(1), targets[rows].argmax(1), targets.shape[1]
+        system.scores[rows].argmax(1), targets[rows].classes(), targets.n_classes
     )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from actors.errors import UserError, nearest
 from actors.neutral import neutral
+from trainers.named import is_named
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,9 @@ def check_sequence_name(name: str) -> None:
 class FusionSettings:
     """The fusion network and its training (Hybrid paper, section IV-A)."""
 
+    model: str = "regularized"
+    """regularized: the paper's network; package.module:function: a function of your own, which gets
+    the clips and these settings and returns a fitted model (see trainers.fusion.contract)."""
     hidden: int = 200
     """Units of each feature's layer, and of the fusion layer."""
     learning_rate: float = 0.7
@@ -268,6 +272,11 @@ class FusionSettings:
     learned absent vector means something even where no training clip lacks the stream."""
 
     def __post_init__(self) -> None:
+        if self.model != "regularized" and not is_named(self.model):
+            raise UserError(
+                f"fusion.model must be regularized or package.module:function, got {self.model!r}"
+                f"{nearest(self.model, ['regularized'])}"
+            )
         for name in ("hidden", "max_epochs", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise UserError(f"fusion.{name} must be at least 1, got {getattr(self, name)!r}")

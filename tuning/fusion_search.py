@@ -6,44 +6,42 @@ import hashlib
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from actors.neutral import is_neutral
 from trainers.fit.folds import group_folds
-from trainers.fusion.training import FusionClips, OnEpoch, fit_folds, rank
+from trainers.fusion.contract import OnEpoch
+from trainers.fusion.training import fit_folds, rank
 from trainers.settings import FusionSettings
+from trainers.table import Table
 from tuning.settings import SearchSettings
 
 
 def cross_validate(
-    clips: FusionClips,
-    groups: NDArray[np.generic],
+    table: Table,
     fusion: FusionSettings,
     *,
     lambda2: float,
     lambda3: float,
     folds: int,
     seed: int,
-    multi_label: bool = False,
     on_epoch: OnEpoch | None = None,
+    device: str | torch.device = "cpu",
 ) -> dict[str, float]:
     """Cross-validates the fusion network at one point.
 
     Args:
-        clips: the training clips, on the device to train on.
-        groups: (N,) see `group_folds`.
-        fusion: the network; its own lambda2 and lambda3 are not looked at.
+        table: the training clips.
+        fusion: the network; its own lambda2 and lambda3 are ignored.
         lambda2: weight of the row norm.
         lambda3: weight of the absolute entries.
         folds: number of folds; all are trained in lockstep.
         seed: of folds, weights and order.
-        multi_label: judge by mAP, not by accuracy.
         on_epoch: called after each epoch with its measures and those of the best epoch so far:
             ``best_score``, ``best_loss``, ``best_epoch``, ``best_zero_rows``,
             ``best_zero_entries`` and ``rank_value``, by which points are compared: the most is
             best (the score; with ``fusion.keep="loss"`` the negative squared error).
+        device: to train on.
 
     Returns:
         Of the best epoch by `trainers.fusion.training.rank`: ``score`` (over all held-out clips in
@@ -53,15 +51,15 @@ def cross_validate(
     Raises:
         UserError: see `group_folds`.
     """
-    parts = group_folds(groups, folds, targets=clips.targets.cpu().numpy(), seed=seed)
+    parts = group_folds(table.groups, folds, targets=table.targets, seed=seed)
     fit = fit_folds(
-        clips,
-        [torch.from_numpy(train) for train, _ in parts],
+        table,
+        [train for train, _ in parts],
         replace(fusion, lambda2=lambda2, lambda3=lambda3),
         seed=seed,
-        held_out=(clips, [torch.from_numpy(held) for _, held in parts]),
-        multi_label=multi_label,
+        held_out=(table, [held for _, held in parts]),
         on_epoch=_with_best(on_epoch, fusion),
+        device=device,
     )
     return {**fit.best, "epochs": float(len(fit.history))}
 
@@ -88,31 +86,18 @@ def _with_best(on_epoch: OnEpoch | None, fusion: FusionSettings) -> OnEpoch | No
 
 
 def search_plan(
-    clips: FusionClips,
-    groups: NDArray[np.generic],
-    settings: SearchSettings,
-    fusion: FusionSettings,
-    *,
-    seed: int,
-    multi_label: bool,
+    table: Table, settings: SearchSettings, fusion: FusionSettings, *, seed: int
 ) -> dict[str, Any]:
     """All that decides a search's result, as JSON can hold it; the clips by a digest.
 
     How many points run at once and on what is not part of it: a search may go on elsewhere.
     """
-    digest = hashlib.blake2b("\n".join(map(str, groups)).encode(), digest_size=16)
-    for name, values in clips.features.items():
-        there = clips.present[name]
-        digest.update(f"{name} {tuple(values.shape)}".encode())
-        digest.update(there.cpu().numpy().tobytes())
-        digest.update(values[there].cpu().contiguous().numpy().tobytes())
-    digest.update(clips.targets.cpu().contiguous().numpy().tobytes())
     return {
         **{f"search.{name}": value for name, value in _lasting(settings).items()},
         **{f"fusion.{name}": value for name, value in _lasting(fusion).items()},
         "seed": seed,
-        "multi_label": multi_label,
-        "clips": digest.hexdigest(),
+        "multi_label": table.multi_label,
+        "clips": _digest(table),
     }
 
 
@@ -120,3 +105,18 @@ def _lasting(settings: SearchSettings | FusionSettings) -> dict[str, Any]:
     """The settings that results depend on, by name; see `actors.neutral`."""
     values = asdict(settings)
     return {one.name: values[one.name] for one in fields(settings) if not is_neutral(one)}
+
+
+def _digest(table: Table) -> str:
+    """A digest of groups, features, presence and targets."""
+    digest = hashlib.blake2b("\n".join(map(str, table.groups)).encode(), digest_size=16)
+    for name, values in table.features.items():
+        there = table.present[name]
+        digest.update(f"{name} {values.dtype} {values.shape}".encode())
+        digest.update(there.tobytes())
+        digest.update(values[there].tobytes())
+    targets = table.targets
+    digest.update(f"{targets.n_classes}".encode())
+    digest.update(targets.offsets.tobytes())
+    digest.update(targets.indices.tobytes())
+    return digest.hexdigest()

@@ -5,28 +5,27 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import optuna
 import ray
 import torch
-from numpy.typing import NDArray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
-from torch import Tensor
 
 from actors.errors import UserError
 from actors.storage import Storage
 from trainers.fit.folds import group_folds
-from trainers.fusion.training import FusionClips, rank
+from trainers.fusion.training import rank
 from trainers.settings import FusionSettings
+from trainers.table import Table
 from tuning.fusion_search import cross_validate, search_plan
+from tuning.progress import Listener, OnTrials, listening
 from tuning.settings import SearchSettings
 
 RESULT = "search.json"
@@ -49,7 +48,6 @@ TUNE_ENVIRONMENT = {
 }
 WORKER_RESTARTS = 3
 """How often a point may lose its worker before it counts as failed."""
-OnTrials = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -71,17 +69,13 @@ class SearchResult:
 
 
 def search(
-    features: Mapping[str, Tensor],
-    present: Mapping[str, Tensor],
-    targets: Tensor,
-    groups: NDArray[np.generic],
+    table: Table,
     settings: SearchSettings,
     *,
     fusion: FusionSettings,
     storage: Storage,
     name: str = "fusion-search",
     seed: int = 0,
-    multi_label: bool = False,
     progress: OnTrials | None = None,
     resume: bool = True,
 ) -> SearchResult:
@@ -96,16 +90,12 @@ def search(
     then, and ASHA compares with those. With ``settings.concurrent=1`` it is decided by ``seed``.
 
     Args:
-        features: stream -> (N, D) float32 of the training clips.
-        present: stream -> (N,) bool.
-        targets: (N, C) float of 0 and 1.
-        groups: (N,) names of groups; no group is split between two folds.
+        table: the training clips; no group is split between two folds.
         settings: the search, of at least one trial.
         fusion: the network whose lambdas are searched.
         storage: where the search's folder is.
         name: of that folder.
         seed: of points, folds, weights and order.
-        multi_label: judge by mAP, not by accuracy.
         progress: called with the points done, those in all, and the best one's measures.
         resume: go on with, or return, what is in the folder; else it must not hold a search yet.
 
@@ -113,30 +103,22 @@ def search(
         UserError: the cluster has too few CPUs or GPUs for one point, the folder holds a search
             and ``resume`` is off or its settings were others, the clips are all of one group, or
             no point could be finished.
-        ValueError: clips that do not fit together; no trials.
+        ValueError: no trials.
     """
     if not settings.trials:
         raise ValueError("search.trials is 0: take the fusion's own lambda2 and lambda3 instead")
-    clips = FusionClips(features, present, targets)
-    group_folds(groups, settings.folds, targets=clips.targets.cpu().numpy(), seed=seed)
+    group_folds(table.groups, settings.folds, targets=table.targets, seed=seed)
     folder = storage.join(name)
-    plan = search_plan(clips, groups, settings, fusion, seed=seed, multi_label=multi_label)
+    plan = search_plan(table, settings, fusion, seed=seed)
     _claim(folder, plan, resume=resume)
     if folder.exists(RESULT):
         return SearchResult(**folder.read_json(RESULT))
     trainable = tune.with_resources(
-        tune.with_parameters(
-            try_point,
-            data=_arrays(clips, groups),
-            settings=settings,
-            fusion=fusion,
-            seed=seed,
-            multi_label=multi_label,
-        ),
+        tune.with_parameters(try_point, table=table, settings=settings, fusion=fusion, seed=seed),
         {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial},
     )
     concurrent = _concurrent(settings)
-    with _listening(folder.uri, progress), _tune_environment():
+    with listening(folder.uri, progress), _tune_environment():
         if tune.Tuner.can_restore(folder.path()):
             tuner = tune.Tuner.restore(folder.path(), trainable, resume_errored=True)
         else:
@@ -149,16 +131,14 @@ def search(
 def try_point(
     config: dict[str, Any],
     *,
-    data: dict[str, Any],
+    table: Table,
     settings: SearchSettings,
     fusion: FusionSettings,
     seed: int,
-    multi_label: bool,
 ) -> None:
     """Cross-validates one point in a Tune worker, reporting every few epochs."""
     torch.set_num_threads(max(1, int(settings.cpus_per_trial)))
     on_gpu = settings.gpus_per_trial > 0 and torch.cuda.is_available()
-    clips = _clips(data, torch.device("cuda" if on_gpu else "cpu"))
     last: dict[str, float] = {}
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
@@ -168,15 +148,14 @@ def try_point(
             tune.report(dict(last))
 
     cross_validate(
-        clips,
-        data["groups"],
+        table,
         fusion,
         lambda2=config.get("lambda2", 0.0),
         lambda3=config.get("lambda3", 0.0),
         folds=settings.folds,
         seed=seed,
-        multi_label=multi_label,
         on_epoch=on_epoch,
+        device="cuda" if on_gpu else "cpu",
     )
     tune.report({**last, "finished": 1})
 
@@ -230,7 +209,7 @@ def _new_tuner(
             verbose=0,
             # A point whose worker was lost starts again; one that fails of itself is given up.
             failure_config=tune.FailureConfig(max_failures=WORKER_RESTARTS),
-            callbacks=[_Listener(storage.join(name).uri, settings.trials, fusion)],
+            callbacks=[Listener(storage.join(name).uri, settings.trials, fusion)],
         ),
     )
 
@@ -257,27 +236,6 @@ def _concurrent(settings: SearchSettings) -> int:
         return settings.concurrent
     free = ray.available_resources().get("CPU", 0.0) - 1
     return max(1, math.floor(free / settings.cpus_per_trial))
-
-
-def _arrays(clips: FusionClips, groups: NDArray[np.generic]) -> dict[str, Any]:
-    """Numpy arrays, which workers of one machine read from shared memory without a copy."""
-    return {
-        "features": {name: values.cpu().numpy() for name, values in clips.features.items()},
-        "present": {name: values.cpu().numpy() for name, values in clips.present.items()},
-        "targets": clips.targets.cpu().numpy(),
-        "groups": np.asarray(groups),
-    }
-
-
-def _clips(data: Mapping[str, Any], device: torch.device) -> FusionClips:
-    with warnings.catch_warnings():
-        # The arrays are read-only; nothing writes to the tensors made of them.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-        return FusionClips(
-            {name: torch.from_numpy(v).to(device) for name, v in data["features"].items()},
-            {name: torch.from_numpy(v).to(device) for name, v in data["present"].items()},
-            torch.from_numpy(data["targets"]).to(device),
-        )
 
 
 def _claim(folder: Storage, plan: dict[str, Any], *, resume: bool) -> None:
@@ -329,55 +287,9 @@ def _curve(result: Any) -> list[dict[str, float]]:
     table = result.metrics_dataframe
     if table is None:
         return []
-    # A point whose worker was lost told of its first epochs twice.
+    # A point whose worker was lost reported its first epochs twice.
     table = table.drop_duplicates("epoch", keep="last")
     return table[[name for name in CURVES if name in table]].astype(float).to_dict("records")
-
-
-_progress: dict[str, OnTrials] = {}
-"""Folder -> whom to tell. Tune pickles its callbacks into the folder and takes them from there when
-it goes on, so a callback holds only the folder's name and finds the listener here."""
-
-
-@contextmanager
-def _listening(uri: str, progress: OnTrials | None) -> Iterator[None]:
-    if progress is not None:
-        _progress[uri] = progress
-    try:
-        yield
-    finally:
-        _progress.pop(uri, None)
-
-
-class _Listener(tune.Callback):
-    """Tells how many points are done, and the best one's measures so far."""
-
-    def __init__(self, uri: str, total: int, fusion: FusionSettings) -> None:
-        self.uri, self.total, self.fusion = uri, total, fusion
-
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        tell = _progress.get(self.uri)
-        # Tune calls this just before it marks the point as done.
-        done = [one for one in trials if one.is_finished() or one.trial_id == trial.trial_id]
-        results = [one.last_result for one in done if "best_score" in (one.last_result or {})]
-        if tell is None or not results:
-            return
-        best = max(
-            results,
-            key=lambda result: rank(
-                {"score": result["best_score"], "held_out_loss": result["best_loss"]}, self.fusion
-            ),
-        )
-        config = best.get("config", {})
-        tell(
-            len(done),
-            self.total,
-            {
-                "score": best["best_score"],
-                "lambda2": config.get("lambda2", 0.0),
-                "lambda3": config.get("lambda3", 0.0),
-            },
-        )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The rows of the Hybrid paper's Tables I, II and III, each computed from one split's material."""
+"""The rows of the Hybrid paper's Tables I, II and III, each computed from one split's clips."""
 
 from __future__ import annotations
 
@@ -9,51 +9,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.evaluation import SystemScores, hybrid_scores
+from trainers.evaluation import SystemScores, ensemble_scores
 from trainers.fusion.boltzmann import DBMSettings
 from trainers.fusion.dbm import MultimodalDBM
 from trainers.fusion.method import LateFusion, Method
-from trainers.fusion.network import FusionSettings
 from trainers.fusion.nn import EarlyFusionNetwork, FusionMethod
 from trainers.fusion.rdnn import GRID, RDNN
 from trainers.fusion.svm import COSTS, KernelSVM
 from trainers.refinement.confusion import confusion_refinement, refine
+from trainers.settings import FusionSettings
+from trainers.table import Table
 
 DECAYS = (0.1, 1.0, 10.0)
 """Grid of the networks' lambda1, in parts of the fusion network's own."""
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """What the rows are computed from: N clips of one split, in one order."""
+class RowInputs:
+    """What the rows of one split are computed from."""
 
-    features: Mapping[str, NDArray[np.float32]]
-    """stream -> (N, D), zero where absent."""
-    present: Mapping[str, NDArray[np.bool_]]
-    """stream -> (N,)."""
-    targets: NDArray[np.float32]
-    """(N, C) of 0 and 1."""
-    groups: NDArray[np.str_]
-    """(N,)."""
-    splits: NDArray[np.str_]
-    """(N,) ``train``, ``val`` or ``test``."""
+    table: Table
+    """All clips; features are the streams' mean embeddings."""
     systems: Mapping[str, SystemScores]
     """``spatial_cnn``, ``spatial_lstm``, ..., ``fusion`` -> scores of all clips."""
     fusion: FusionSettings
     """Of the fusion network, the found lambdas among them."""
-    multi_label: bool
     seed: int
     notes: Mapping[str, str] = field(default_factory=dict)
-    """Refinement -> what it has to say of its fit."""
+    """Refinement -> note on its fit."""
 
-    def part(self, split: str) -> tuple[dict[str, NDArray], dict[str, NDArray], NDArray]:
-        """Features, presence and targets of one split's clips."""
-        rows = self.splits == split
-        return (
-            {name: values[rows] for name, values in self.features.items()},
-            {name: values[rows] for name, values in self.present.items()},
-            self.targets[rows],
-        )
+    def part(self, split: str) -> Table:
+        """One split's clips."""
+        return self.table.part(self.table.rows(split))
+
+    @property
+    def validation(self) -> Table | None:
+        """The validation clips; None where there are none."""
+        return self.part("val") if len(self.table.rows("val")) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +65,7 @@ class Row:
     table: int
     absence: str
     """How a clip that lacks a stream takes part."""
-    compute: Callable[[Material], Outcome]
+    compute: Callable[[RowInputs], Outcome]
     settings: Any = None
     """What else the result depends on."""
 
@@ -83,63 +75,61 @@ MEAN = "the mean is over the systems that the clip has"
 SCALED = "the terms of the systems that the clip has are scaled up by those that it lacks"
 
 
-def mean_of(*names: str) -> Callable[[Material], Outcome]:
+def mean_of(*names: str) -> Callable[[RowInputs], Outcome]:
     """The plain mean of systems' scores; a clip that has none of them gets the prior."""
 
-    def compute(material: Material) -> Outcome:
-        chosen = [material.systems[name] for name in names]
+    def compute(inputs: RowInputs) -> Outcome:
+        chosen = [inputs.systems[name] for name in names]
         there = np.stack([system.present for system in chosen])
         total = sum(np.where(s.present[:, None], s.scores, 0.0) for s in chosen)
-        prior = material.targets[material.splits == "train"].mean(0)
+        prior = inputs.part("train").targets.shares().astype(np.float32)
         counts = there.sum(0)[:, None]
         mean = np.where(counts > 0, total / np.maximum(counts, 1), prior)
-        return Outcome(mean[material.splits == "test"], {})
+        return Outcome(mean[inputs.table.rows("test")], {})
 
     return compute
 
 
-def fitted(make: Callable[[Material], Method]) -> Callable[[Material], Outcome]:
+def fitted(make: Callable[[RowInputs], Method]) -> Callable[[RowInputs], Outcome]:
     """An estimator fitted on the training clips."""
 
-    def compute(material: Material) -> Outcome:
-        features, present, targets = material.part("train")
-        method = make(material)
-        method.fit(features, present, targets, material.groups[material.splits == "train"])
-        features, present, _ = material.part("test")
-        return Outcome(method.predict_scores(features, present), method.chosen)
+    def compute(inputs: RowInputs) -> Outcome:
+        method = make(inputs).fit(inputs.part("train"))
+        return Outcome(method.predict_scores(inputs.part("test")), method.chosen)
 
     return compute
 
 
-def hybrid(material: Material) -> Outcome:
+def hybrid(inputs: RowInputs) -> Outcome:
     """The plain mean of both LSTMs' and the fusion network's scores (section III-D)."""
-    return Outcome(hybrid_scores(material.systems).scores[material.splits == "test"], {})
+    scores = np.asarray(ensemble_scores(inputs.systems).scores, np.float64)
+    return Outcome(scores[inputs.table.rows("test")], {})
 
 
-def by_confusions(material: Material) -> Outcome:
+def by_confusions(inputs: RowInputs) -> Outcome:
     """Contextual refinement as printed (Eq. 6 and 7); single-label scores are brought to sum 1."""
-    scores = hybrid_scores(material.systems).scores
-    held, test = material.splits == "val", material.splits == "test"
+    scores, table = ensemble_scores(inputs.systems).scores, inputs.table
+    held, test = table.rows("val"), table.rows("test")
     matrix = np.eye(scores.shape[1])
-    if held.any():
-        matrix = confusion_refinement(scores[held], material.targets[held].astype(int))
-    return Outcome(refine(scores[test], matrix, normalize=not material.multi_label), {})
+    if len(held):
+        matrix = confusion_refinement(scores[held], table.targets[held].dense(int))
+    return Outcome(refine(scores[test], matrix, normalize=not table.multi_label), {})
 
 
-def refined(method: str) -> Callable[[Material], Outcome]:
+def refined(method: str) -> Callable[[RowInputs], Outcome]:
     """The ensemble refined as the job has it already; as it is where no clip was held out."""
 
-    def compute(material: Material) -> Outcome:
+    def compute(inputs: RowInputs) -> Outcome:
         name = f"refined_{method}"
-        if name not in material.systems:
-            return replace(hybrid(material), chosen={"note": "no validation clips to fit it on"})
-        note = material.notes.get(method)
-        return replace(mean_of(name)(material), chosen={"note": note} if note else {})
+        if name not in inputs.systems:
+            return replace(hybrid(inputs), chosen={"note": "no validation clips to fit it on"})
+        note = inputs.notes.get(method)
+        return replace(mean_of(name)(inputs), chosen={"note": note} if note else {})
 
     return compute
 
 
-WHOLES: Mapping[str, tuple[str, Callable[[Material], Outcome]]] = {
+WHOLES: Mapping[str, tuple[str, Callable[[RowInputs], Outcome]]] = {
     "hybrid": ("Hybrid", hybrid),
     "hybrid_dasd": ("Hybrid + DASD", refined("dasd")),
     "hybrid_confusion": ("Hybrid + contextual refinement", by_confusions),
@@ -148,45 +138,39 @@ WHOLES: Mapping[str, tuple[str, Callable[[Material], Outcome]]] = {
 """Rows of Table III: name -> label, and how it is computed."""
 
 
-def _options(material: Material) -> dict[str, Any]:
-    return {"multi_label": material.multi_label, "seed": material.seed}
-
-
-def _networks(material: Material) -> list[FusionSettings]:
+def _networks(inputs: RowInputs) -> list[FusionSettings]:
     """Settings of networks without the fusion layer's regularizers, over the grid of lambda1."""
-    own = replace(material.fusion, lambda2=0.0, lambda3=0.0)
+    own = replace(inputs.fusion, lambda2=0.0, lambda3=0.0)
     return [replace(own, lambda1=own.lambda1 * share) for share in DECAYS]
 
 
-def svm(*streams: str) -> Callable[[Material], Outcome]:
-    return fitted(lambda m: KernelSVM(streams=streams or None, **_options(m)))
+def svm(*streams: str) -> Callable[[RowInputs], Outcome]:
+    return fitted(lambda m: KernelSVM(streams=streams or None, seed=m.seed))
 
 
-def svm_late(material: Material) -> Method:
-    return LateFusion(lambda s: KernelSVM(streams=[s], **_options(material)), **_options(material))
+def svm_late(inputs: RowInputs) -> Method:
+    return LateFusion(lambda s: KernelSVM(streams=[s], seed=inputs.seed), seed=inputs.seed)
 
 
-def nn_early(material: Material) -> Method:
-    held = material.part("val") if (material.splits == "val").any() else None
-    return EarlyFusionNetwork(_networks(material), validation=held, **_options(material))
+def nn_early(inputs: RowInputs) -> Method:
+    return EarlyFusionNetwork(_networks(inputs), validation=inputs.validation, seed=inputs.seed)
 
 
-def nn_late(material: Material) -> Method:
-    held = material.part("val") if (material.splits == "val").any() else None
+def nn_late(inputs: RowInputs) -> Method:
+    held = inputs.validation
 
     def single(stream: str) -> Method:
-        own = held if held is not None and held[1][stream].any() else None
+        own = held if held is not None and held.present[stream].any() else None
         return EarlyFusionNetwork(
-            _networks(material), validation=own, streams=[stream], **_options(material)
+            _networks(inputs), validation=own, streams=[stream], seed=inputs.seed
         )
 
-    return LateFusion(single, **_options(material))
+    return LateFusion(single, seed=inputs.seed)
 
 
-def without_norms(material: Material) -> Method:
+def without_norms(inputs: RowInputs) -> Method:
     """The fusion network with lambda2 = lambda3 = 0, and a lambda1 of its own."""
-    held = material.part("val") if (material.splits == "val").any() else None
-    return FusionMethod(_networks(material), validation=held, **_options(material))
+    return FusionMethod(_networks(inputs), validation=inputs.validation, seed=inputs.seed)
 
 
 TITLES = {"spatial": "Spatial", "motion": "Motion", "audio": "Audio"}
@@ -224,15 +208,15 @@ def _table_2(streams: Sequence[str]) -> Iterator[Row]:
     for s in streams:
         yield Row(f"{s}_svm", f"{TITLES[s]} SVM", 2, PRIOR, svm(s), COSTS)
     early, late = KernelSVM.absence, LateFusion.absence
-    mkl = fitted(lambda m: KernelSVM("mkl", **_options(m)))
+    mkl = fitted(lambda m: KernelSVM("mkl", seed=m.seed))
     yield Row("svm_ef", "SVM-EF", 2, early, svm(), COSTS)
     yield Row("svm_lf", "SVM-LF", 2, late, fitted(svm_late), COSTS)
     yield Row("svm_mkl", "SVM-MKL", 2, early, mkl, COSTS)
     yield Row("nn_ef", "NN-EF", 2, EarlyFusionNetwork.absence, fitted(nn_early), DECAYS)
     yield Row("nn_lf", "NN-LF", 2, late, fitted(nn_late), DECAYS)
-    dbm = fitted(lambda m: MultimodalDBM(**_options(m)))
+    dbm = fitted(lambda m: MultimodalDBM(seed=m.seed))
     yield Row("m_dbm", "M-DBM", 2, MultimodalDBM.absence, dbm, DBMSettings())
-    rdnn = fitted(lambda m: RDNN(_rdnn_grid(m), **_options(m)))
+    rdnn = fitted(lambda m: RDNN(_rdnn_grid(m), seed=m.seed))
     yield Row("rdnn", "RDNN", 2, RDNN.absence, rdnn, GRID)
     absence = FusionMethod.absence
     plain = fitted(without_norms)
@@ -240,8 +224,8 @@ def _table_2(streams: Sequence[str]) -> Iterator[Row]:
     yield Row("fusion", "Regularized fusion network", 2, absence, mean_of("fusion"))
 
 
-def _rdnn_grid(material: Material) -> list[Any]:
-    return [replace(settings, hidden=material.fusion.hidden) for settings in GRID]
+def _rdnn_grid(inputs: RowInputs) -> list[Any]:
+    return [replace(settings, hidden=inputs.fusion.hidden) for settings in GRID]
 
 
 def _table_3() -> Iterator[Row]:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.comparison.rows import Material, rows
+from trainers.comparison.rows import RowInputs, rows
 
 
 def compute_row(
-    name: str, streams: Sequence[str], lstms: Sequence[str], material: Material
+    name: str, streams: Sequence[str], lstms: Sequence[str], inputs: RowInputs
 ) -> tuple[NDArray[np.float64], dict[str, Any], float]:
     """One row, on one thread: scores of the test clips, what it chose, seconds."""
     import torch
@@ -22,7 +22,7 @@ def compute_row(
     known = rows(streams, lstms)
     row = next(row for row in known if row.name == name)
     begun = time.monotonic()
-    outcome = row.compute(material)
+    outcome = row.compute(inputs)
     chosen = {key: _plain(value) for key, value in outcome.chosen.items()}
     return outcome.scores, chosen, time.monotonic() - begun
 

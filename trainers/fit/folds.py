@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from actors.errors import UserError
+from trainers.targets import Targets
 
 Rows = NDArray[np.intp]
 Fold = tuple[Rows, Rows]
@@ -13,7 +14,7 @@ Fold = tuple[Rows, Rows]
 
 
 def group_folds(
-    groups: ArrayLike, folds: int, *, targets: ArrayLike | None = None, seed: int = 0
+    groups: ArrayLike, folds: int, *, targets: Targets | None = None, seed: int = 0
 ) -> list[Fold]:
     """Divides clips into folds without splitting a group.
 
@@ -24,7 +25,7 @@ def group_folds(
     Args:
         groups: (N,) names of groups (clips cut from one video, of one person).
         folds: wanted; with fewer groups there are as many folds as groups.
-        targets: (N, C) 0 or 1. A clip with several labels counts under its rarest.
+        targets: of the N clips. A clip with several labels counts under its rarest.
         seed: of the shuffle before the classes are spread.
 
     Returns:
@@ -48,7 +49,7 @@ def group_folds(
         # Only here, because the refinement of scores is to do without scikit-learn.
         from trainers.fit.spread_folds import spread
 
-        parts = spread(inverse, folds, np.asarray(targets, bool), seed)
+        parts = spread(inverse, folds, targets, seed)
     if parts is None:
         fold_of, filled = np.zeros(len(names), int), np.zeros(folds, int)
         for group in np.argsort(-sizes, kind="stable"):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from trainers.fit.folds import Fold, Rows
+from trainers.targets import Targets
 
 
-def spread(groups: Rows, folds: int, targets: NDArray[np.bool_], seed: int) -> list[Fold] | None:
+def spread(groups: Rows, folds: int, targets: Targets, seed: int) -> list[Fold] | None:
     """Folds with the classes spread evenly; None where a class has too few clips for that."""
-    rarity = np.where(targets, targets.sum(0), targets.size + 1)
     # A clip without a label is a class of its own.
-    kinds = np.where(targets.any(1), rarity.argmin(1), targets.shape[1])
+    kinds = np.where(targets.counts > 0, targets.rarest(), targets.n_classes)
     if folds > np.unique(kinds, return_counts=True)[1].min():
         return None
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)

@@ -16,7 +16,8 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 
 from trainers.fit.folds import Fold
 from trainers.fusion.boltzmann import DBMSettings, fit_machine
-from trainers.fusion.method import Bools, Clips, Floats, Method, Standardizer
+from trainers.fusion.method import Bools, Floats, Method, Standardizer
+from trainers.table import Table
 
 STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4)
 """Grid of the discriminative layer's weight decay, the strongest first."""
@@ -42,7 +43,7 @@ class MultimodalDBM(Method):
         super().__init__(**options)
         self.settings, self.strengths = settings or DBMSettings(), tuple(strengths)
 
-    def _fit(self, clips: Clips) -> None:
+    def _fit(self, clips: Table) -> None:
         self.standardize = Standardizer(clips)
         visible, there = self._arrays(clips)
         self.machine = fit_machine(visible, there, self.settings, seed=self.seed)
@@ -50,27 +51,28 @@ class MultimodalDBM(Method):
         # The joint layer's units differ in how much they vary from clip to clip.
         self.center, self.spread = joint.mean(0), np.maximum(joint.std(0), 1e-3)
         inputs = (joint - self.center) / self.spread
+        targets = clips.targets.dense(np.float64)
 
         def held_out(strength: float, parts: list[Fold]) -> Floats:
-            scores = np.zeros(clips.targets.shape)
+            scores = np.zeros(targets.shape)
             for train, held in parts:
-                layer = self._layer(inputs[train], clips.targets[train], strength)
+                layer = self._layer(inputs[train], targets[train], strength)
                 scores[held] = layer(inputs[held])
             return scores
 
         strength, _ = self._choose(clips, self.strengths, held_out)
-        self.layer = self._layer(inputs, clips.targets, strength)
+        self.layer = self._layer(inputs, targets, strength)
         self.chosen["strength"] = strength
 
-    def representation(self, clips: Clips) -> Floats:
+    def representation(self, clips: Table) -> Floats:
         """(N, joint) mean-field probabilities of the joint layer."""
         visible, there = self._arrays(clips)
         return self.machine.infer(visible, there, self.settings.mean_field_steps).joint
 
-    def _scores(self, clips: Clips) -> Floats:
+    def _scores(self, clips: Table) -> Floats:
         return self.layer((self.representation(clips) - self.center) / self.spread)
 
-    def _arrays(self, clips: Clips) -> tuple[list[Floats], list[Bools]]:
+    def _arrays(self, clips: Table) -> tuple[list[Floats], list[Bools]]:
         return list(self.standardize(clips).values()), list(clips.present.values())
 
     def _layer(self, inputs: Floats, targets: Floats, strength: float) -> LinearLayer:

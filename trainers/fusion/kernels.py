@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.flow.compiling import compiled
-from trainers.fusion.method import Bools, Clips, Floats
+from trainers.fusion.method import Bools, Floats
+from trainers.table import Table
 
 BLOCK = 64
 """Clips of the second argument that stay in the cache while the first ones pass."""
@@ -98,7 +99,7 @@ class ClipKernels:
     the diagonal 1, and where nothing is absent they are the plain kernels.
     """
 
-    def __init__(self, clips: Clips, *, threads: int = 1) -> None:
+    def __init__(self, clips: Table, *, threads: int = 1) -> None:
         self.kernels = {
             name: Chi2Kernel(values[clips.present[name]], threads=threads)
             for name, values in clips.features.items()
@@ -114,7 +115,7 @@ class ClipKernels:
             out[s][np.ix_(rows, rows)] = kernel.gram
         return out * self.weights[:, None] * self.weights
 
-    def between(self, clips: Clips) -> NDArray[np.float32]:
+    def between(self, clips: Table) -> NDArray[np.float32]:
         """(S, N, n) between clips and the training clips."""
         out = np.zeros((len(self.kernels), len(clips), len(self.there)), np.float32)
         for s, (name, kernel) in enumerate(self.kernels.items()):
@@ -125,7 +126,7 @@ class ClipKernels:
         return out * _weights(clips)[:, None] * self.weights
 
 
-def _weights(clips: Clips) -> NDArray[np.float32]:
+def _weights(clips: Table) -> NDArray[np.float32]:
     """(N,) √(S / n_i)."""
     there: Bools = clips.there
     return np.sqrt(there.shape[1] / there.sum(1)).astype(np.float32)

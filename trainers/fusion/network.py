@@ -25,13 +25,19 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from trainers.fusion.contract import FusionModel
 from trainers.fusion.proximal import sparsity
 from trainers.settings import FusionSettings
+from trainers.targets import shown
+
+Array = Tensor | NDArray[Any]
 
 ACTIVATIONS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid}
+KEY = "fusion"
+"""Of the metadata in which a file holds the network's shape and settings."""
 
 
-class FusionNetwork(nn.Module):
+class FusionNetwork(nn.Module, FusionModel):
     """The network; or several of one shape that are trained side by side, one per fold.
 
     All weights have a leading dimension M, the number of members: a batched product trains M small
@@ -150,12 +156,13 @@ class FusionNetwork(nn.Module):
 
     @torch.no_grad()
     def scores(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]
+        self, features: Mapping[str, Array], present: Mapping[str, Array]
     ) -> NDArray[np.float32]:
         """Class probabilities of clips.
 
         Args:
-            features: stream -> (N, D) float32; the rows of absent streams may hold anything.
+            features: stream -> (N, D) arrays or tensors; the rows of absent streams may hold
+                anything.
             present: stream -> (N,) bool. Every clip has at least one stream.
 
         Returns:
@@ -169,22 +176,20 @@ class FusionNetwork(nn.Module):
 
     @torch.no_grad()
     def scores_and_embeddings(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]
+        self, features: Mapping[str, Array], present: Mapping[str, Array]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As `scores`, with the (N, hidden) float32 unified representations beside them."""
         if self.members != 1:
             raise ValueError(f"take one of the {self.members} members first")
-        check_clips(features, present, self.widths)
+        values, there = as_tensors(features), as_tensors(present)
+        check_clips(values, there, self.widths)
         device = self.fusion.device
         scores, embeddings = [], []
-        for start in range(0, len(present[self.streams[0]]), 1024):
+        for start in range(0, len(there[self.streams[0]]), 1024):
             rows = slice(start, start + 1024)
             embedding = self.embed(
-                {
-                    name: features[name][rows].to(device, torch.float32)[None]
-                    for name in self.widths
-                },
-                {name: present[name][rows].to(device)[None] for name in self.widths},
+                {name: values[name][rows].to(device, torch.float32)[None] for name in self.widths},
+                {name: there[name][rows].to(device)[None] for name in self.widths},
             )
             embeddings.append(embedding[0].cpu())
             scores.append(self.classify(embedding)[0].cpu())
@@ -230,22 +235,36 @@ class FusionNetwork(nn.Module):
         return network
 
     def to_bytes(self) -> bytes:
-        """One safetensors blob; its metadata holds the rest as JSON."""
+        """One safetensors file; its metadata holds the rest as JSON."""
         tensors, meta = self.to_state()
-        return save(tensors, metadata={"fusion": json.dumps(meta)})
+        return save(tensors, metadata={KEY: json.dumps(meta)})
 
     @classmethod
-    def from_bytes(cls, blob: bytes) -> FusionNetwork:
+    def from_bytes(cls, content: bytes) -> FusionNetwork:
         """The network that `to_bytes` packed.
 
         Raises:
-            ValueError: the blob is no fusion network.
+            ValueError: the content is no fusion network.
         """
-        length = int.from_bytes(blob[:8], "little")
-        meta = json.loads(blob[8 : 8 + length]).get("__metadata__", {})
-        if "fusion" not in meta:
+        meta = read_metadata(content)
+        if KEY not in meta:
             raise ValueError(f"not a fusion network: its metadata names {sorted(meta)}")
-        return cls.from_state(load(blob), json.loads(meta["fusion"]))
+        return cls.from_state(load(content), json.loads(meta[KEY]))
+
+
+def read_metadata(content: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file.
+
+    Raises:
+        ValueError: the content is no safetensors file.
+    """
+    length = int.from_bytes(content[:8], "little")
+    return dict(json.loads(content[8 : 8 + length]).get("__metadata__", {}))
+
+
+def as_tensors(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+    """Each of the arrays as a tensor, without a copy where there need be none."""
+    return {name: torch.as_tensor(values) for name, values in arrays.items()}
 
 
 def check_clips(
@@ -266,8 +285,9 @@ def check_clips(
             raise ValueError(f"presence of {name!r} must be ({count},) bool")
         bad = ~torch.isfinite(features[name]).all(1) & present[name]
         if bad.any():
-            rows = bad.nonzero()[:5, 0].tolist()
-            raise ValueError(f"features of {name!r}, rows {rows}, hold NaN or infinity")
+            rows = shown(bad.nonzero()[:, 0].tolist())
+            raise ValueError(f"features of {name!r} hold NaN or infinity in rows {rows}")
     none = ~torch.stack([present[name] for name in widths]).any(0)
     if none.any():
-        raise ValueError(f"clips at rows {none.nonzero()[:5, 0].tolist()} have no stream at all")
+        rows = shown(none.nonzero()[:, 0].tolist())
+        raise ValueError(f"clips at rows {rows} have none of {list(widths)}")

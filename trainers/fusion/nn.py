@@ -7,22 +7,17 @@ with one input, so that depth, loss and training are those of what they are comp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike
-from torch import Tensor
 
 from trainers.fit.folds import group_folds
-from trainers.fusion.method import Clips, Floats, Method, Standardizer
-from trainers.fusion.network import FusionSettings
-from trainers.fusion.training import FusionClips, fit_folds, fit_fusion, rank
-
-Tensors = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
-Validation = tuple[Mapping[str, ArrayLike], Mapping[str, ArrayLike], ArrayLike]
+from trainers.fusion.method import Floats, Method, Standardizer
+from trainers.fusion.training import fit_folds, fit_fusion, rank
+from trainers.settings import FusionSettings
+from trainers.table import Table
 
 
 class FusionMethod(Method):
@@ -30,52 +25,45 @@ class FusionMethod(Method):
 
     Args:
         grid: settings to choose from by cross-validation; a single one is taken as it is.
-        validation: features, presence and targets of clips that train nothing and say when to
-            stop; without them the number of epochs is that of the cross-validation.
+        validation: clips that train nothing and say when to stop; without them the number of
+            epochs is that of the cross-validation.
     """
 
     absence = "a learned vector stands in for the stream"
     searched: tuple[str, ...] = ("lambda1", "lambda2", "lambda3")
-    """Settings that are told in ``chosen``."""
+    """Settings that are noted in ``chosen``."""
 
     def __init__(
         self,
         grid: Sequence[FusionSettings] = (FusionSettings(),),
         *,
-        validation: Validation | None = None,
+        validation: Table | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.grid, self.validation = tuple(grid), validation
 
-    def _fit(self, clips: Clips) -> None:
+    def _fit(self, clips: Table) -> None:
         self._prepare(clips)
         held = self._validation()
         settings = self.grid[0]
         if len(self.grid) > 1 or held is None:
             settings = self._cross_validated(clips, stop=held is None)
         self.chosen |= {name: getattr(settings, name) for name in self.searched}
-        self.network = fit_fusion(
-            *self._tensors(clips),
-            settings,
-            seed=self.seed,
-            validation=held,
-            multi_label=self.multi_label,
-        )
+        self.network = fit_fusion(self._inputs(clips), settings, seed=self.seed, validation=held)
 
-    def _cross_validated(self, clips: Clips, *, stop: bool) -> FusionSettings:
+    def _cross_validated(self, clips: Table, *, stop: bool) -> FusionSettings:
         """The settings of the best rank; with ``stop`` they end at their best epoch."""
         parts = group_folds(clips.groups, self.folds, targets=clips.targets, seed=self.seed)
-        data = FusionClips(*self._tensors(clips))
+        table = self._inputs(clips)
         best: tuple[tuple[float, float], FusionSettings] | None = None
         for settings in self.grid:
             fit = fit_folds(
-                data,
-                [torch.from_numpy(train) for train, _ in parts],
+                table,
+                [train for train, _ in parts],
                 settings,
                 seed=self.seed,
-                held_out=(data, [torch.from_numpy(held) for _, held in parts]),
-                multi_label=self.multi_label,
+                held_out=(table, [held for _, held in parts]),
             )
             ranked = rank(fit.best, settings)
             if best is None or ranked > best[0]:
@@ -85,28 +73,24 @@ class FusionMethod(Method):
         assert best is not None
         return best[1]
 
-    def _validation(self) -> Tensors | None:
+    def _validation(self) -> Table | None:
         if self.validation is None:
             return None
-        clips = Clips.of(*self.validation, streams=self.streams)
+        clips = self._used(self.validation)
         clips = clips.part(np.flatnonzero(clips.there.any(1)))
-        return self._tensors(clips) if len(clips) else None
+        return self._inputs(clips) if len(clips) else None
 
-    def _scores(self, clips: Clips) -> Floats:
-        features, present, _ = self._tensors(clips)
-        scores = self.network.scores(features, present).astype(np.float64)
+    def _scores(self, clips: Table) -> Floats:
+        table = self._inputs(clips)
+        scores = self.network.scores(table.features, table.present).astype(np.float64)
         return scores if self.multi_label else scores / scores.sum(1, keepdims=True)
 
-    def _prepare(self, clips: Clips) -> None:
-        """Whatever has to be known of the training clips before `_tensors`."""
+    def _prepare(self, clips: Table) -> None:
+        """Whatever has to be known of the training clips before `_inputs`."""
 
-    def _tensors(self, clips: Clips) -> Tensors:
-        """Features, presence and targets as the network takes them."""
-        return (
-            {name: torch.from_numpy(v).float() for name, v in clips.features.items()},
-            {name: torch.from_numpy(v) for name, v in clips.present.items()},
-            torch.from_numpy(clips.targets).float(),
-        )
+    def _inputs(self, clips: Table) -> Table:
+        """The clips as the network takes them."""
+        return clips
 
 
 class EarlyFusionNetwork(FusionMethod):
@@ -115,13 +99,10 @@ class EarlyFusionNetwork(FusionMethod):
     absence = "its features are at their training mean"
     searched = ("lambda1",)
 
-    def _prepare(self, clips: Clips) -> None:
+    def _prepare(self, clips: Table) -> None:
         self.standardize = Standardizer(clips)
 
-    def _tensors(self, clips: Clips) -> Tensors:
+    def _inputs(self, clips: Table) -> Table:
         joined = np.concatenate(list(self.standardize(clips).values()), axis=1)
-        return (
-            {"all": torch.from_numpy(joined).float()},
-            {"all": torch.ones(len(clips), dtype=torch.bool)},
-            torch.from_numpy(clips.targets).float(),
-        )
+        everywhere = np.ones(len(clips), bool)
+        return replace(clips, features={"all": joined}, present={"all": everywhere})

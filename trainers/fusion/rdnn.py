@@ -26,7 +26,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from trainers.fit.folds import Fold
-from trainers.fusion.method import Clips, Floats, Method, Standardizer
+from trainers.fusion.method import Floats, Method, Standardizer
+from trainers.table import Table
 
 EPSILON = 1e-4
 
@@ -93,9 +94,9 @@ class RDNN(Method):
         super().__init__(**options)
         self.grid = tuple(grid)
 
-    def _fit(self, clips: Clips) -> None:
+    def _fit(self, clips: Table) -> None:
         def held_out(settings: RDNNSettings, parts: list[Fold]) -> Floats:
-            scores = np.zeros(clips.targets.shape)
+            scores = np.zeros((len(clips), clips.targets.n_classes))
             for train, held in parts:
                 network = _Network.fit(clips.part(train), settings, self.multi_label, self.seed)
                 scores[held] = network.scores(clips.part(held))
@@ -105,7 +106,7 @@ class RDNN(Method):
         self.network = _Network.fit(clips, settings, self.multi_label, self.seed)
         self.chosen |= {name: getattr(settings, name) for name in ("lambda1", "lambda2", "lambda3")}
 
-    def _scores(self, clips: Clips) -> Floats:
+    def _scores(self, clips: Table) -> Floats:
         return self.network.scores(clips)
 
     @property
@@ -127,11 +128,11 @@ class RDNN(Method):
 class _Network:
     """Parameters as one vector, because L-BFGS wants one; `_parts` names its pieces."""
 
-    def __init__(self, clips: Clips, settings: RDNNSettings, multi_label: bool, seed: int) -> None:
+    def __init__(self, clips: Table, settings: RDNNSettings, multi_label: bool, seed: int) -> None:
         self.settings, self.multi_label = settings, multi_label
         self.standardize = Standardizer(clips)
         widths = [values.shape[1] for values in clips.features.values()]
-        hidden, classes = settings.hidden, clips.targets.shape[1]
+        hidden, classes = settings.hidden, clips.targets.n_classes
         self.shapes = [(hidden, width) for width in widths]
         self.shapes += [(hidden, hidden * len(widths)), (classes, hidden)]
         random = np.random.default_rng(seed)
@@ -147,9 +148,9 @@ class _Network:
         self.history: list[float] = []
 
     @classmethod
-    def fit(cls, clips: Clips, settings: RDNNSettings, multi_label: bool, seed: int) -> _Network:
+    def fit(cls, clips: Table, settings: RDNNSettings, multi_label: bool, seed: int) -> _Network:
         network = cls(clips, settings, multi_label, seed)
-        inputs, targets = network._inputs(clips), torch.from_numpy(clips.targets)
+        inputs, targets = network._inputs(clips), torch.from_numpy(clips.targets.dense(np.float64))
         network.history.append(network._objective(network.vector, inputs, targets)[0])
         for _ in range(settings.rounds):
             network.vector = minimize(
@@ -165,7 +166,7 @@ class _Network:
             network.history.append(network._objective(network.vector, inputs, targets)[0])
         return network
 
-    def scores(self, clips: Clips) -> Floats:
+    def scores(self, clips: Table) -> Floats:
         """(N, C) probabilities."""
         with torch.no_grad():
             pieces = self._parts(torch.from_numpy(self.vector))
@@ -174,7 +175,7 @@ class _Network:
     def _note(self, intermediate_result: Any) -> None:
         self.history.append(float(intermediate_result.fun))
 
-    def _inputs(self, clips: Clips) -> list[Tensor]:
+    def _inputs(self, clips: Table) -> list[Tensor]:
         return [
             torch.from_numpy(values / values.shape[1] ** 0.5)
             for values in self.standardize(clips).values()

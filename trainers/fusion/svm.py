@@ -22,9 +22,10 @@ from sklearn.exceptions import ConvergenceWarning
 from trainers.fit.folds import Fold
 from trainers.fusion.kernels import ClipKernels
 from trainers.fusion.machine import MOST_ITERATIONS, solve
-from trainers.fusion.method import Clips, Floats, Method
+from trainers.fusion.method import Floats, Method
 from trainers.fusion.mkl import fit_mkl
 from trainers.refinement.score_streams import log_loss
+from trainers.table import Table
 
 COSTS = (0.1, 1.0, 10.0, 100.0)
 """Grid of C, the strongest regularization first."""
@@ -65,7 +66,7 @@ class KernelSVM(Method):
         costs: grid of C.
         norm: p, above 1.
         gap: relative duality gap at which the weights are good enough.
-        most: iterations of one SVM. Where machines stop at it, ``chosen`` and a warning tell how
+        most: iterations of one SVM. Where machines stop at it, ``chosen`` and a warning say how
             many; the others are optimal to `machine.TOLERANCE`, MKL's to the gap.
         threads: that share the kernels' distances.
     """
@@ -87,10 +88,10 @@ class KernelSVM(Method):
         self.combine, self.costs, self.norm, self.gap = combine, tuple(costs), norm, gap
         self.most, self.threads = most, threads
 
-    def _fit(self, clips: Clips) -> None:
+    def _fit(self, clips: Table) -> None:
         self.kernels = ClipKernels(clips, threads=self.threads)
         grams = self._combined(self.kernels.training())
-        targets = clips.targets
+        targets = clips.targets.dense(np.float64)
 
         def held_out(cost: float, parts: list[Fold]) -> Floats:
             found = np.zeros(targets.shape)
@@ -109,13 +110,13 @@ class KernelSVM(Method):
         self.calibration = calibration(decisions)
         self.chosen["C"] = cost
         if self.machine.unsettled:
-            self._tell_unsettled(self.machine.unsettled)
+            self._warn_unsettled(self.machine.unsettled)
         if self.combine == "mkl":
             self.chosen["gap"] = self.machine.gap
             weights = self.machine.weights.mean(0)
-            self.chosen |= {f"weight.{n}": w for n, w in zip(clips.streams, weights, strict=True)}
+            self.chosen |= {f"weight.{n}": w for n, w in zip(clips.names, weights, strict=True)}
 
-    def _tell_unsettled(self, count: int) -> None:
+    def _warn_unsettled(self, count: int) -> None:
         kind = "gap" if self.combine == "mkl" else "tolerance"
         classes = len(self.machine.bias)
         self.chosen["note"] = f"{count} of {classes} classes' machines stopped short of the {kind}"
@@ -137,11 +138,11 @@ class KernelSVM(Method):
             return fit_one_against_rest(kernels[0], targets, cost, most=self.most)
         return fit_mkl_machine(kernels, targets, cost, norm=self.norm, gap=self.gap, most=self.most)
 
-    def decision_values(self, clips: Clips) -> Floats:
+    def decision_values(self, clips: Table) -> Floats:
         """(N, C) distances from the separating planes; 0 is the border."""
         return self.machine.decide(self._combined(self.kernels.between(clips)))
 
-    def _scores(self, clips: Clips) -> Floats:
+    def _scores(self, clips: Table) -> Floats:
         return self.calibration(self.decision_values(clips))
 
 

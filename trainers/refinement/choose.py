@@ -16,11 +16,10 @@ from trainers.metrics.bootstrap import Counts, resample, resampled_accuracy, res
 from trainers.refinement.score_streams import (
     Floats,
     ScoreMethod,
-    Stack,
-    check_groups,
-    check_truth,
     main_measure,
 )
+from trainers.table import Table
+from trainers.targets import Targets
 
 NONE = "none"
 LEVEL = 0.05
@@ -51,9 +50,7 @@ class Choice:
 
 def cross_validate(
     methods: Mapping[str, Callable[[], ScoreMethod]],
-    stack: Stack,
-    truth: ArrayLike,
-    groups: NDArray,
+    table: Table,
     folds: int,
     *,
     on_fit: Callable[[int, int], None] = lambda done, total: None,
@@ -63,18 +60,19 @@ def cross_validate(
 
     Args:
         methods: name -> what makes an unfitted method.
-        groups: (N,) whole groups are held out, see `group_folds`.
+        table: of logits; whole groups are held out, see `group_folds`.
+        folds: number of folds.
         on_fit: called with the numbers of fits done and to do.
         workers: threads; default: one per CPU.
     """
-    labels = np.asarray(truth)
-    pairs = list(group_folds(groups, folds))
-    held_out = {name: np.full(stack.logits.shape[1:], np.nan) for name in methods}
+    pairs = group_folds(table.groups, folds)
+    shape = len(table), table.targets.n_classes
+    held_out = {name: np.full(shape, np.nan) for name in methods}
 
     def fit(name: str, fold: int) -> None:
         rows, held = pairs[fold]
-        method = methods[name]().fit(stack.rows(rows), labels[rows], groups=groups[rows])
-        held_out[name][held] = method.predict_scores(stack.rows(held))
+        method = methods[name]().fit(table.part(rows))
+        held_out[name][held] = method.predict_scores(table.part(held))
 
     tasks = [(name, fold) for name in methods for fold in range(len(pairs))]
     # Each thread's matrix products stay in it: a fold is small.
@@ -92,10 +90,9 @@ def cross_validate(
 
 def choose(
     held_out: Mapping[str, Floats],
-    truth: ArrayLike,
+    targets: Targets,
     groups: NDArray,
     *,
-    multi_label: bool,
     seed: int = 0,
 ) -> Choice:
     """The method with the best held-out scores, if it beats ``none`` beyond noise; else ``none``.
@@ -106,13 +103,14 @@ def choose(
 
     Args:
         held_out: from `cross_validate`, ``none`` among them.
+        targets: of the N clips.
+        groups: (N,).
+        seed: of the bootstrap.
     """
-    plain = held_out[NONE]
-    targets = check_truth(Stack(("",), plain[None], np.ones((1, len(plain)), bool)), truth,
-                          multi_label=multi_label)  # fmt: skip
+    plain, truth, multi_label = held_out[NONE], targets.dense(bool), targets.multi_label
     word = "mAP" if multi_label else "accuracy"
     measures = {
-        name: main_measure(scores, targets, multi_label=multi_label)
+        name: main_measure(scores, truth, multi_label=multi_label)
         for name, scores in held_out.items()
     }
     rivals = [name for name in held_out if name != NONE]
@@ -120,8 +118,8 @@ def choose(
 
     def gains(counts: list[Counts]) -> Floats:
         """(R, rivals)."""
-        before = resampled(plain, targets, counts[0])
-        after = [resampled(held_out[name], targets, counts[0]) for name in rivals]
+        before = resampled(plain, truth, counts[0])
+        after = [resampled(held_out[name], truth, counts[0]) for name in rivals]
         return np.stack(after, axis=1) - before[:, None]
 
     chances: dict[str, float] = {}
@@ -147,8 +145,7 @@ def choose(
 
 def default_folds(groups: ArrayLike) -> int:
     """Leave one group out up to ten groups, else ten folds."""
-    names = np.asarray(groups)
-    return min(10, len(np.unique(check_groups(names, len(names)))))
+    return min(10, len(np.unique(groups)))
 
 
 def no_choice(reason: str, *, name: str = NONE) -> Choice:

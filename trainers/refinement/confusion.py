@@ -16,12 +16,10 @@ from trainers.metrics.measures import as_targets
 from trainers.refinement.late_fusion import MeanOfLogits, MeanOfProbabilities
 from trainers.refinement.score_streams import (
     Floats,
-    Streams,
-    as_stack,
-    check_groups,
-    check_truth,
+    check_targets,
     main_measure,
 )
+from trainers.table import Table
 
 SHRINKAGES = (1.0, 0.9, 0.75, 0.5, 0.25, 0.1, 0.0)
 """Shares of the identity that are tried; of equally good ones the first."""
@@ -113,17 +111,15 @@ class ContextualRefinement:
     shrinkage: float = field(default=0.0, init=False)
     """k."""
 
-    def fit(self, streams: Streams, truth: ArrayLike, *, groups: ArrayLike | None = None) -> Self:
-        stack = as_stack(streams)
-        targets = check_truth(stack, truth, multi_label=self.multi_label)
-        names = check_groups(groups, len(stack))
-        scores = self.base.fit(stack, truth).predict_scores(stack)
-        self.shrinkage = self._choose(scores, targets, names) if self.shrink else 0.0
+    def fit(self, table: Table) -> Self:
+        targets = check_targets(table, multi_label=self.multi_label)
+        scores = self.base.fit(table).predict_scores(table)
+        self.shrinkage = self._choose(scores, targets, table.groups) if self.shrink else 0.0
         self.matrix = _shrunk(confusion_refinement(scores, targets), self.shrinkage)
         return self
 
-    def predict_scores(self, streams: Streams) -> Floats:
-        return self._refined(self.base.predict_scores(streams), self.matrix)
+    def predict_scores(self, table: Table) -> Floats:
+        return self._refined(self.base.predict_scores(table), self.matrix)
 
     def _refined(self, scores: Floats, matrix: Floats) -> Floats:
         return refine(scores, matrix, normalize=self.normalize and not self.multi_label)

@@ -17,18 +17,16 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from trainers.fit.folds import group_folds
 from trainers.refinement.late_fusion import MeanOfLogits, MeanOfProbabilities
 from trainers.refinement.score_streams import (
     Floats,
-    Streams,
-    as_stack,
-    check_groups,
-    check_truth,
+    check_targets,
     main_measure,
 )
+from trainers.table import Table
 
 MOST_CLASSES = 500
 """A step costs the third power of it; with more classes the scores stay as they are."""
@@ -123,20 +121,18 @@ class SemanticDiffusion:
     operator: Floats = field(default_factory=lambda: np.eye(1), init=False)
     """(C, C) M."""
 
-    def fit(self, streams: Streams, truth: ArrayLike, *, groups: ArrayLike | None = None) -> Self:
-        stack = as_stack(streams)
-        targets = check_truth(stack, truth, multi_label=self.multi_label)
-        names = check_groups(groups, len(stack))
-        scores = self.base.fit(stack, truth).predict_scores(stack)
-        self.steps = self._choose(scores, targets, names)
+    def fit(self, table: Table) -> Self:
+        targets = check_targets(table, multi_label=self.multi_label)
+        scores = self.base.fit(table).predict_scores(table)
+        self.steps = self._choose(scores, targets, table.groups)
         many = scores.shape[1] > MOST_CLASSES
         self.operator = (
             np.eye(scores.shape[1]) if many else self._operators(scores, targets)[self.steps]
         )
         return self
 
-    def predict_scores(self, streams: Streams) -> Floats:
-        return self._diffused(self.base.predict_scores(streams), self.operator)
+    def predict_scores(self, table: Table) -> Floats:
+        return self._diffused(self.base.predict_scores(table), self.operator)
 
     def _diffused(self, scores: Floats, operator: Floats) -> Floats:
         diffused = np.maximum(scores @ operator, 0.0)

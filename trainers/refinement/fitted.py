@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import safetensors
@@ -21,9 +21,15 @@ from trainers.refinement.confusion import ContextualRefinement
 from trainers.refinement.diffusion import SemanticDiffusion
 from trainers.refinement.late_fusion import MeanOfLogits, MeanOfProbabilities
 from trainers.refinement.learned import LearnedRefinement
-from trainers.refinement.score_streams import Floats, ScoreMethod, Stack, as_stack, to_logits
+from trainers.refinement.score_streams import (
+    Floats,
+    Given,
+    ScoreMethod,
+    logit_table,
+    score_table,
+)
+from trainers.table import Table
 
-Given = Literal["logits", "probabilities"]
 Method = (
     MeanOfLogits
     | MeanOfProbabilities
@@ -70,23 +76,6 @@ def make_method(name: str, *, given: Given, multi_label: bool, normalize: bool =
     raise ValueError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
 
 
-def stack_of(scores: Mapping[str, ArrayLike], *, given: Given, multi_label: bool) -> Stack:
-    """Scores as the systems give them, as a stack of logits; see `score_streams.as_stack`.
-
-    Raises:
-        ValueError: see `as_stack`; probabilities outside of 0..1.
-    """
-    if given == "logits":
-        return as_stack(scores)
-    for name, values in scores.items():
-        array = np.asarray(values, np.float64)
-        if (array < 0).any() or (array > 1 + 1e-6).any():
-            raise ValueError(f"scores of {name!r} are not probabilities: some lie outside of 0..1")
-    return as_stack(
-        {name: to_logits(values, multi_label=multi_label) for name, values in scores.items()}
-    )
-
-
 @dataclass(eq=False)
 class FittedRefinement:
     """A fitted method and what it belongs to.
@@ -96,7 +85,7 @@ class FittedRefinement:
         given: whether the systems give logits or probabilities.
         streams: the systems, in order.
         classes: names, in the order of the scores.
-        multi_label: whether classes are judged one by one.
+        multi_label: whether a clip may have several classes.
         method: fitted.
         facts: whatever else is worth keeping, as JSON knows it.
     """
@@ -113,27 +102,35 @@ class FittedRefinement:
     def fit(
         cls,
         name: str,
-        scores: Mapping[str, ArrayLike],
-        truth: ArrayLike,
+        table: Table,
         *,
         given: Given,
         classes: tuple[str, ...],
-        multi_label: bool,
-        groups: ArrayLike | None = None,
         normalize: bool = True,
         facts: Mapping[str, Any] | None = None,
     ) -> FittedRefinement:
-        """Fits a method on scores as the systems give them: a clip that a system can't judge has a
-        row of NaN.
+        """Fits a method.
+
+        Args:
+            name: of the method, see `METHODS`.
+            table: systems' scores as they give them, with targets and groups.
+            given: whether these are logits or probabilities.
+            classes: C names.
+            normalize: see `refinement.refine`.
+            facts: kept with it, as JSON knows it.
+
+        Raises:
+            ValueError: see `make_method`, `logit_table` and `check_targets`.
         """
-        stack = stack_of(scores, given=given, multi_label=multi_label)
-        method = make_method(name, given=given, multi_label=multi_label, normalize=normalize)
-        cast(ScoreMethod, method).fit(stack, truth, groups=groups)
-        return cls(name, given, stack.names, classes, multi_label, method, dict(facts or {}))
+        several = table.multi_label
+        method = make_method(name, given=given, multi_label=several, normalize=normalize)
+        logits = logit_table(table, given=given, multi_label=several)
+        cast(ScoreMethod, method).fit(logits)
+        return cls(name, given, table.names, classes, several, method, dict(facts or {}))
 
     @property
     def note(self) -> str:
-        """What is to be said of the fit: why nothing was learned, or the constants chosen."""
+        """On the fit: why nothing was learned, or the constants chosen."""
         method = self.method
         if isinstance(method, LearnedRefinement):
             of = f", learned from {method.learned_from}" if method.learned_from else ""
@@ -148,27 +145,33 @@ class FittedRefinement:
             return f"{method.shrinkage:g} of the identity"
         return ""
 
-    def predict_scores(self, scores: Mapping[str, ArrayLike]) -> Floats:
+    def predict_scores(self, scores: Table | Mapping[str, ArrayLike]) -> Floats:
         """(N, C) refined probabilities.
 
         Args:
-            scores: system -> (N, C) of the kind that it was fitted on; a row of NaN, or a system
-                left out altogether, where a clip has none.
+            scores: a table of systems' scores of the kind that it was fitted on; or system ->
+                (N, C), a row of NaN where a clip has none. Systems may be missing.
 
         Raises:
             ValueError: a system that it was not fitted on, another number of classes, or see
-                `score_streams.as_stack`.
+                `score_table` and `logit_table`.
         """
-        unknown = set(scores) - set(self.streams)
-        if unknown or not scores:
-            raise ValueError(f"fitted on {list(self.streams)}, got scores of {list(scores)}")
-        shape = np.asarray(next(iter(scores.values()))).shape
-        if len(shape) != 2 or shape[1] != len(self.classes):
-            raise ValueError(f"scores must be (N, {len(self.classes)}), got {shape}")
-        nothing = np.full(shape, np.nan)
-        whole = {name: scores.get(name, nothing) for name in self.streams}
-        stack = stack_of(whole, given=self.given, multi_label=self.multi_label)
-        return self.method.predict_scores(stack)
+        names = scores.names if isinstance(scores, Table) else tuple(scores)
+        unknown = set(names) - set(self.streams)
+        if unknown or not names:
+            raise ValueError(f"fitted on {list(self.streams)}, got scores of {list(names)}")
+        table = scores if isinstance(scores, Table) else score_table(scores)
+        wrong = {name: c for name, c in table.widths.items() if c != len(self.classes)}
+        if wrong:
+            raise ValueError(f"scores must be of {len(self.classes)} classes, got {wrong}")
+        nothing = np.zeros((len(table), len(self.classes)))
+        for name in self.streams:
+            if name not in table.features:
+                table = table.with_feature(name, nothing, np.zeros(len(table), bool))
+        logits = logit_table(
+            table.select(self.streams), given=self.given, multi_label=self.multi_label
+        )
+        return self.method.predict_scores(logits)
 
     def to_bytes(self) -> bytes:
         """The file's content; `from_bytes` takes it back."""
@@ -250,7 +253,7 @@ def contextual(
     multi_label: bool,
     normalize: bool,
 ) -> FittedRefinement:
-    """The contextual refinement by a matrix that is known already, on probabilities.
+    """The contextual refinement by a matrix that is already known, on probabilities.
 
     Raises:
         ValueError: the matrix is not (C, C).
@@ -265,7 +268,7 @@ def contextual(
 
 
 def read_record(content: bytes) -> dict[str, Any] | None:
-    """What a file says of itself; None for safetensors that are no refinement's.
+    """A file's own record; None for safetensors that are no refinement's.
 
     Raises:
         ValueError: the bytes are no safetensors file.
@@ -317,7 +320,7 @@ def _restore(method: Method, tensors: Mapping[str, NDArray], constants: Mapping[
         method.operator, method.steps = tensors["operator"], constants["steps"]
     if isinstance(method, LearnedRefinement):
         method.strength, method.fallback = constants["strength"], constants["fallback"]
-        # Files of before say nothing of it.
+        # Files of earlier versions do not have it.
         method.learned_from = constants.get("learned_from", "")
         if method.strength is not None:
             for name in LEARNED:

@@ -1,7 +1,7 @@
 """Late fusion: one score per class from several systems' scores.
 
-Every class here has the shape of `score_streams.ScoreMethod`. A system that has no score for a clip
-is left out of that clip's mean, and the weights of the others are scaled up to the same sum.
+Every class here is a `score_streams.ScoreMethod`. A system that has no score for a clip is left out
+of that clip's mean, and the weights of the others are scaled up to the same sum.
 """
 
 from __future__ import annotations
@@ -12,38 +12,39 @@ from math import comb
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from trainers.metrics.measures import gap_at_k
 from trainers.refinement.score_streams import (
     Floats,
-    Stack,
-    Streams,
-    as_stack,
-    check_truth,
+    check_targets,
     find_temperature,
     log_loss,
     main_measure,
+    stacked,
     to_probabilities,
 )
+from trainers.table import Table
+
+Bools = NDArray[np.bool_]
 
 MOST_WEIGHTINGS = 300
 """Weightings that `WeightedMean` tries at most."""
 
 
-def weighted_logits(stack: Stack, weights: Floats) -> Floats:
-    """(N, C) sum over systems of weight times logits.
+def weighted_logits(logits: Floats, present: Bools, weights: Floats) -> Floats:
+    """(N, C) sum over systems of weight times logits, (S, N, C).
 
     Where systems are absent, the sum is divided by the share of the weights that is there; a clip
     whose present systems all have weight 0 gets their plain mean, at the scale of the whole.
     """
-    there = weights[:, None] * stack.present
+    there = weights[:, None] * present
     total = there.sum(0)
     none = total <= 0
-    there[:, none] = stack.present[:, none]
-    total[none] = stack.present[:, none].sum(0)
-    return np.einsum("sn,snc->nc", there * (weights.sum() / total), stack.logits)
+    there[:, none] = present[:, none]
+    total[none] = present[:, none].sum(0)
+    return np.einsum("sn,snc->nc", there * (weights.sum() / total), logits)
 
 
 @dataclass
@@ -54,21 +55,20 @@ class MeanOfLogits:
     calibrate: bool = False
     temperature: float = field(default=1.0, init=False)
 
-    def fit(self, streams: Streams, truth: ArrayLike, *, groups: ArrayLike | None = None) -> Self:
-        stack = as_stack(streams)
-        targets = check_truth(stack, truth, multi_label=self.multi_label)
+    def fit(self, table: Table) -> Self:
+        targets = check_targets(table, multi_label=self.multi_label)
         if self.calibrate:
-            mean = self._mean(stack)
+            mean = self._mean(table)
             self.temperature = find_temperature(mean, targets, multi_label=self.multi_label)
         return self
 
-    def predict_scores(self, streams: Streams) -> Floats:
-        mean = self._mean(as_stack(streams)) / self.temperature
+    def predict_scores(self, table: Table) -> Floats:
+        mean = self._mean(table) / self.temperature
         return to_probabilities(mean, multi_label=self.multi_label)
 
     @staticmethod
-    def _mean(stack: Stack) -> Floats:
-        return weighted_logits(stack, np.full(len(stack.names), 1 / len(stack.names)))
+    def _mean(table: Table) -> Floats:
+        return weighted_logits(*stacked(table), np.full(len(table.names), 1 / len(table.names)))
 
 
 @dataclass
@@ -77,22 +77,28 @@ class MeanOfProbabilities:
 
     multi_label: bool = False
 
-    def fit(self, streams: Streams, truth: ArrayLike, *, groups: ArrayLike | None = None) -> Self:
-        check_truth(as_stack(streams), truth, multi_label=self.multi_label)
+    def fit(self, table: Table) -> Self:
+        check_targets(table, multi_label=self.multi_label)
         return self
 
-    def predict_scores(self, streams: Streams) -> Floats:
-        return mean_of_probabilities(as_stack(streams), multi_label=self.multi_label)
+    def predict_scores(self, table: Table) -> Floats:
+        return mean_of_probabilities(table, multi_label=self.multi_label)
 
 
 def mean_of_probabilities(
-    stack: Stack, weights: Floats | None = None, *, multi_label: bool = False
+    table: Table, weights: Floats | None = None, *, multi_label: bool = False
 ) -> Floats:
-    """(N, C) mean over the systems that a clip has, by weights that sum to 1 over these."""
-    weights = np.ones(len(stack.names)) if weights is None else weights
-    shares = weights[:, None] * stack.present
-    shares[:, shares.sum(0) <= 0] = stack.present[:, shares.sum(0) <= 0]
-    probabilities = to_probabilities(stack.logits, multi_label=multi_label)
+    """(N, C) mean over the systems that a clip has, by weights that sum to 1 over these.
+
+    Args:
+        table: of logits.
+        weights: (S,); default: equal ones.
+    """
+    logits, present = stacked(table)
+    weights = np.ones(len(logits)) if weights is None else weights
+    shares = weights[:, None] * present
+    shares[:, shares.sum(0) <= 0] = present[:, shares.sum(0) <= 0]
+    probabilities = to_probabilities(logits, multi_label=multi_label)
     return np.einsum("sn,snc->nc", shares / shares.sum(0), probabilities)
 
 
@@ -114,17 +120,17 @@ class TemperaturePerStream:
         """(S,) T."""
         return self.scales / self.weights
 
-    def fit(self, streams: Streams, truth: ArrayLike, *, groups: ArrayLike | None = None) -> Self:
-        stack = as_stack(streams)
-        targets = check_truth(stack, truth, multi_label=self.multi_label)
-        self.scales = stream_scales(stack)
-        even = scaled(stack, self.scales)
+    def fit(self, table: Table) -> Self:
+        targets = check_targets(table, multi_label=self.multi_label)
+        logits, present = stacked(table)
+        self.scales = stream_scales(logits, present)
+        even = scaled(logits, self.scales)
 
         def loss(weights: Floats) -> tuple[float, Floats]:
-            joined = weighted_logits(even, weights)
+            joined = weighted_logits(even, present, weights)
             value = log_loss(joined, targets, multi_label=self.multi_label)
             slope = to_probabilities(joined, multi_label=self.multi_label) - targets
-            return value, _weights_slope(even, weights, joined, slope / len(slope))
+            return value, _weights_slope(even, present, weights, joined, slope / len(slope))
 
         start = np.full(len(self.scales), 1 / len(self.scales))
         bounds = [(1e-6, 1e4)] * len(start)
@@ -132,34 +138,37 @@ class TemperaturePerStream:
         self.weights = found.x
         return self
 
-    def predict_scores(self, streams: Streams) -> Floats:
-        joined = weighted_logits(scaled(as_stack(streams), self.scales), self.weights)
+    def predict_scores(self, table: Table) -> Floats:
+        logits, present = stacked(table)
+        joined = weighted_logits(scaled(logits, self.scales), present, self.weights)
         return to_probabilities(joined, multi_label=self.multi_label)
 
 
-def _weights_slope(stack: Stack, weights: Floats, joined: Floats, slope: Floats) -> Floats:
+def _weights_slope(
+    logits: Floats, present: Bools, weights: Floats, joined: Floats, slope: Floats
+) -> Floats:
     """(S,) gradient of the loss in the weights of `weighted_logits`, all above 0.
 
     Args:
         joined: (N, C) the weighted logits.
         slope: (N, C) gradient of the loss in them.
     """
-    total = weights @ stack.present
-    direct = np.einsum("nc,snc->sn", slope, stack.logits) * stack.present
+    total = weights @ present
+    direct = np.einsum("nc,snc->sn", slope, logits) * present
     along = (slope * joined).sum(1)
-    by_scale = along * (1 / weights.sum() - stack.present / total)
+    by_scale = along * (1 / weights.sum() - present / total)
     return (direct * (weights.sum() / total) + by_scale).sum(1)
 
 
-def scaled(stack: Stack, scales: Floats) -> Stack:
-    """The streams' logits divided by (S,) scales."""
-    return Stack(stack.names, stack.logits / scales[:, None, None], stack.present)
+def scaled(logits: Floats, scales: Floats) -> Floats:
+    """(S, N, C) logits divided by (S,) scales."""
+    return logits / scales[:, None, None]
 
 
-def stream_scales(stack: Stack) -> Floats:
+def stream_scales(logits: Floats, present: Bools) -> Floats:
     """(S,) root mean square of each stream's logits about their clip's mean; 1 where that is 0."""
-    centered = stack.logits - stack.logits.mean(2, keepdims=True)
-    counts = np.maximum(stack.present.sum(1), 1) * stack.n_classes
+    centered = logits - logits.mean(2, keepdims=True)
+    counts = np.maximum(present.sum(1), 1) * logits.shape[2]
     scales = np.sqrt((centered**2).sum((1, 2)) / counts)
     return np.where(scales > 0, scales, 1.0)
 
@@ -173,19 +182,18 @@ class GapWeighted:
     weights: Floats = field(default_factory=lambda: np.ones(1), init=False)
     """(S,) sum 1."""
 
-    def fit(self, streams: Streams, truth: ArrayLike, *, groups: ArrayLike | None = None) -> Self:
-        stack = as_stack(streams)
-        targets = check_truth(stack, truth, multi_label=self.multi_label)
-        gaps = np.zeros(len(stack.names))
-        for s, there in enumerate(stack.present):
+    def fit(self, table: Table) -> Self:
+        targets = check_targets(table, multi_label=self.multi_label)
+        gaps = np.zeros(len(table.names))
+        for s, (name, there) in enumerate(table.present.items()):
             if there.any() and targets[there].any():
-                scores = to_probabilities(stack.logits[s, there], multi_label=self.multi_label)
+                scores = to_probabilities(table.features[name][there], multi_label=self.multi_label)
                 gaps[s] = gap_at_k(scores, targets[there], self.k)
         self.weights = gaps / gaps.sum() if gaps.sum() > 0 else np.full(len(gaps), 1 / len(gaps))
         return self
 
-    def predict_scores(self, streams: Streams) -> Floats:
-        return mean_of_probabilities(as_stack(streams), self.weights, multi_label=self.multi_label)
+    def predict_scores(self, table: Table) -> Floats:
+        return mean_of_probabilities(table, self.weights, multi_label=self.multi_label)
 
 
 @dataclass
@@ -204,23 +212,24 @@ class WeightedMean:
     scales: Floats = field(default_factory=lambda: np.ones(1), init=False)
     """(S,) see `stream_scales`."""
 
-    def fit(self, streams: Streams, truth: ArrayLike, *, groups: ArrayLike | None = None) -> Self:
-        stack = as_stack(streams)
-        targets = check_truth(stack, truth, multi_label=self.multi_label)
-        self.scales = stream_scales(stack)
-        even = scaled(stack, self.scales)
+    def fit(self, table: Table) -> Self:
+        targets = check_targets(table, multi_label=self.multi_label)
+        logits, present = stacked(table)
+        self.scales = stream_scales(logits, present)
+        even = scaled(logits, self.scales)
         best, best_score = np.zeros(0), -np.inf
         for weights in lattice(len(self.scales)):
-            joined = weighted_logits(even, weights)
+            joined = weighted_logits(even, present, weights)
             score = main_measure(joined, targets, multi_label=self.multi_label)
             if score > best_score + 1e-12:
                 best, best_score = weights, score
-        joined = weighted_logits(even, best)
+        joined = weighted_logits(even, present, best)
         self.weights = best / find_temperature(joined, targets, multi_label=self.multi_label)
         return self
 
-    def predict_scores(self, streams: Streams) -> Floats:
-        joined = weighted_logits(scaled(as_stack(streams), self.scales), self.weights)
+    def predict_scores(self, table: Table) -> Floats:
+        logits, present = stacked(table)
+        joined = weighted_logits(scaled(logits, self.scales), present, self.weights)
         return to_probabilities(joined, multi_label=self.multi_label)
 
 

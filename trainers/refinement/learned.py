@@ -16,22 +16,20 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from trainers.fit.folds import Fold, Rows, group_folds
 from trainers.refinement.late_fusion import MeanOfLogits, MeanOfProbabilities
-from trainers.refinement.logit_map import MapClips, Singles, fit_maps, map_inputs, mapped
+from trainers.refinement.logit_map import INPUTS, fit_maps, map_table, mapped
 from trainers.refinement.score_streams import (
     Floats,
-    Stack,
-    Streams,
-    as_stack,
-    check_groups,
-    check_truth,
+    check_targets,
     find_temperature,
     log_loss,
     to_probabilities,
 )
+from trainers.table import Table
+from trainers.targets import Targets
 
 STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 """Tried in this order, each fit starting from the one before; left when it gets worse."""
@@ -83,22 +81,20 @@ class LearnedRefinement:
     bias: Floats = field(default_factory=lambda: np.zeros(1), init=False)
     """(C,) c."""
 
-    def fit(self, streams: Streams, truth: ArrayLike, *, groups: ArrayLike | None = None) -> Self:
-        stack = as_stack(streams)
-        targets = check_truth(stack, truth, multi_label=self.multi_label)
-        names = check_groups(groups, len(stack))
-        self.base.fit(stack, truth)
+    def fit(self, table: Table) -> Self:
+        check_targets(table, multi_label=self.multi_label)
+        self.base.fit(table)
         self.strength, self.learned_from = None, ""
-        rows, folds, self.fallback = self._affordable(stack, targets)
-        self.fallback = self.fallback or too_few(targets[rows], names[rows])
+        rows, folds, self.fallback = self._affordable(table)
+        self.fallback = self.fallback or too_few(table.targets[rows], table.groups[rows])
         if self.fallback:
             return self
-        if len(rows) < len(stack):
-            self.learned_from = f"{len(rows):,} of {len(stack):,} clips"
-            stack, targets, names = stack.rows(rows), targets[rows], names[rows]
-        inputs = map_inputs(stack, multi_label=self.multi_label)
-        strength, loss = self._choose(stack, inputs, targets, group_folds(names, folds))
-        plain = to_beat(self.base, stack, targets, multi_label=self.multi_label)
+        if len(rows) < len(table):
+            self.learned_from = f"{len(rows):,} of {len(table):,} clips"
+            table = table.part(rows)
+        inputs = map_table(table, multi_label=self.multi_label)
+        strength, loss = self._choose(table, inputs, group_folds(table.groups, folds))
+        plain = log_loss_to_beat(self.base, table)
         if loss >= plain:
             self.fallback = (
                 f"held-out log loss {loss:.3f}, that of the plain mean is {plain:.3f}: "
@@ -106,29 +102,28 @@ class LearnedRefinement:
             )
             return self
         self.strength = strength
-        self.temperatures = self._temperatures(stack, targets)
-        clips = MapClips(inputs, np.arange(len(stack)), self.temperatures, targets)
+        everyone = np.arange(len(table))
+        self.temperatures = self._temperatures(table, everyone)
         strengths = self.strengths[: list(self.strengths).index(strength) + 1]
-        *_, last = fit_maps(clips, strengths, multi_label=self.multi_label)
+        *_, last = fit_maps(inputs, everyone, self.temperatures, strengths)
         self.weights, self.borrowing, self.bias = last.parts()
         return self
 
-    def predict_scores(self, streams: Streams) -> Floats:
-        stack = as_stack(streams)
+    def predict_scores(self, table: Table) -> Floats:
         if self.strength is None:
-            return self.base.predict_scores(stack)
-        return to_probabilities(self.logits(stack), multi_label=self.multi_label)
+            return self.base.predict_scores(table)
+        return to_probabilities(self.logits(table), multi_label=self.multi_label)
 
-    def logits(self, streams: Streams) -> Floats:
+    def logits(self, table: Table) -> Floats:
         """(N, C) z; only of what has been learned."""
-        inputs = map_inputs(as_stack(streams), multi_label=self.multi_label)
+        inputs = map_table(table, multi_label=self.multi_label).features[INPUTS]
         blocks = self.borrowing + self.weights[:, None, None] * np.eye(len(self.bias))
         blocks = blocks / self.temperatures[:, None, None]
         return mapped(inputs, np.concatenate([block.T for block in blocks]), self.bias)
 
-    def _affordable(self, stack: Stack, targets: NDArray[np.bool_]) -> tuple[Rows, int, str]:
+    def _affordable(self, table: Table) -> tuple[Rows, int, str]:
         """Rows to learn from, inner folds, and why not at all (or nothing)."""
-        s, n, c = stack.logits.shape
+        s, n, c = len(table.names), len(table), table.targets.n_classes
         if n * s * c**2 <= self.most_products:
             return np.arange(n), self.inner_folds, ""
         # Two folds of n / 2 clips and the fit of all cost 2 n, six folds and that 6 n.
@@ -139,63 +134,51 @@ class LearnedRefinement:
                 f"fewer than {FEWEST_PER_CLASS} for each class"
             )
             return np.arange(0), 2, reason
-        return of_each_class(targets, most), 2, ""
+        return of_each_class(table.targets, most), 2, ""
 
-    def _temperatures(
-        self, stack: Stack, targets: NDArray[np.bool_], rows: Rows | None = None
-    ) -> Floats:
-        """(S,) by some of the clips; by all without ``rows``."""
-        found = np.ones(len(stack.names))
-        for s, there in enumerate(stack.present):
-            known = np.flatnonzero(there) if rows is None else rows[there[rows]]
+    def _temperatures(self, table: Table, rows: Rows) -> Floats:
+        """(S,) by some of the clips."""
+        found = np.ones(len(table.names))
+        for s, (name, there) in enumerate(table.present.items()):
+            known = rows[there[rows]]
             if known.size:
                 found[s] = find_temperature(
-                    stack.logits[s, known], targets[known], multi_label=self.multi_label
+                    table.features[name][known],
+                    table.targets[known].dense(bool),
+                    multi_label=self.multi_label,
                 )
         return found
 
-    def _choose(
-        self, stack: Stack, inputs: Singles, targets: NDArray[np.bool_], pairs: Sequence[Fold]
-    ) -> tuple[float, float]:
+    def _choose(self, table: Table, inputs: Table, pairs: Sequence[Fold]) -> tuple[float, float]:
         """The strength with the least held-out log loss, and that loss.
 
         All folds go down the strengths side by side, and stop when the loss rises: it falls and
         rises once over the strengths.
         """
-        folds = [self._fold(stack, inputs, targets, *pair) for pair in pairs]
+        folds = [self._fold(table, inputs, *pair) for pair in pairs]
         losses: list[float] = []
         for results in zip(*folds, strict=True):
-            losses.append(float(sum(results)) / len(stack))
+            losses.append(float(sum(results)) / len(table))
             if losses[-1] > min(losses):
                 break
         best = int(np.argmin(losses))
         return self.strengths[best], losses[best]
 
-    def _fold(
-        self,
-        stack: Stack,
-        inputs: Singles,
-        targets: NDArray[np.bool_],
-        rows: Rows,
-        held: Rows,
-    ) -> Iterator[float]:
+    def _fold(self, table: Table, inputs: Table, rows: Rows, held: Rows) -> Iterator[float]:
         """Summed log loss of a fold's held-out clips, strength after strength."""
-        temperatures = self._temperatures(stack, targets, rows)
-        known = MapClips(inputs, rows, temperatures, targets[rows])
-        outside = MapClips(inputs, held, temperatures, targets[held])
-        for fitted in fit_maps(known, self.strengths, multi_label=self.multi_label):
-            yield fitted.loss(outside, multi_label=self.multi_label)
+        temperatures = self._temperatures(table, rows)
+        for fitted in fit_maps(inputs, rows, temperatures, self.strengths):
+            yield fitted.loss(inputs, held, temperatures)
 
 
-def of_each_class(targets: NDArray[np.bool_], most: int) -> Rows:
+def of_each_class(targets: Targets, most: int) -> Rows:
     """Rows, in order, of at most so many clips, as many of each class as there can be.
 
-    A clip with several labels counts under its rarest. Which clips of a class is left to a
-    generator with a fixed seed.
+    A clip with several labels counts under its rarest, one without any under the first class.
+    Which clips of a class are taken is left to a generator with a fixed seed.
     """
     order = np.random.default_rng(0).permutation(len(targets))
-    rarity = np.where(targets, targets.sum(0), targets.size + 1)
-    kinds = rarity.argmin(1)[order]
+    kinds = np.maximum(targets.rarest(), 0)[order]
     sorted_by_kind = np.argsort(kinds, kind="stable")
     starts = np.searchsorted(kinds[sorted_by_kind], kinds[sorted_by_kind])
     rank = np.empty(len(order), int)
@@ -203,30 +186,31 @@ def of_each_class(targets: NDArray[np.bool_], most: int) -> Rows:
     return np.sort(order[np.argsort(rank, kind="stable")[:most]])
 
 
-def too_few(targets: NDArray[np.bool_], groups: NDArray) -> str:
-    """Why these clips can't teach anything; empty if they may."""
+def too_few(targets: Targets, groups: NDArray) -> str:
+    """Why nothing can be learned from these clips; empty if something may."""
     if len(np.unique(groups)) < 2:
         return "fewer than two groups of clips: nothing learned could be checked"
-    seen = targets.any(0)
-    spread = [len(np.unique(groups[column])) for column in targets[:, seen].T]
-    if np.mean(np.array(spread) < 2) >= 0.5:
-        alone = sum(count < 2 for count in spread)
+    spread = groups_per_class(targets, groups)
+    if np.mean(spread < 2) >= 0.5:
+        alone = int((spread < 2).sum())
         return (
             f"{alone} of {len(spread)} classes have clips in one group only: too few to learn from"
         )
     return ""
 
 
-def to_beat(
-    base: MeanOfLogits | MeanOfProbabilities,
-    stack: Stack,
-    targets: NDArray[np.bool_],
-    *,
-    multi_label: bool,
-) -> float:
+def groups_per_class(targets: Targets, groups: NDArray) -> NDArray[np.int64]:
+    """Number of groups of each class that has a clip, in the order of the classes."""
+    numbers = np.repeat(np.unique(groups, return_inverse=True)[1], targets.counts)
+    pairs = np.unique(np.stack([targets.indices, numbers]), axis=1)
+    return np.unique(pairs[0], return_counts=True)[1]
+
+
+def log_loss_to_beat(base: MeanOfLogits | MeanOfProbabilities, table: Table) -> float:
     """Log loss of the plain mean with the temperature that suits these very clips best."""
-    logits = np.log(np.maximum(base.predict_scores(stack), 1e-12))
+    multi_label, targets = table.multi_label, table.targets.dense(bool)
+    logits = np.log(np.maximum(base.predict_scores(table), 1e-12))
     if multi_label:
-        logits = logits - np.log(np.maximum(1 - base.predict_scores(stack), 1e-12))
+        logits = logits - np.log(np.maximum(1 - base.predict_scores(table), 1e-12))
     temperature = find_temperature(logits, targets, multi_label=multi_label)
     return log_loss(logits / temperature, targets, multi_label=multi_label)

@@ -1,21 +1,23 @@
 """The learned refinement's sums: a linear map of logits fitted by cross-entropy, batch by batch.
 
-The clips' logits are held once, in single precision, and shared by all folds: a fold is a choice of
-rows, and its streams' temperatures go into the map. One evaluation of objective and gradient costs
-4 N S C² operations for N clips, S streams and C classes, and holds `BATCH` scores at a time.
+The clips' logits are held once, in single precision, in one table that all folds share
+(`map_table`): a fold is a choice of its rows, and its streams' temperatures go into the map. One
+evaluation of objective and gradient costs 4 N S C² operations for N clips, S streams and C classes,
+and holds `BATCH` scores at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from trainers.fit.folds import Rows
-from trainers.refinement.score_streams import Floats, Stack, log_loss, to_probabilities
+from trainers.refinement.score_streams import Floats, log_loss, to_probabilities
+from trainers.table import Table
 
 Singles = NDArray[np.float32]
 
@@ -23,24 +25,28 @@ BATCH = 1 << 22
 """Scores in a batch: 16 MB in single precision."""
 MOST_ITERATIONS = 60
 """L-BFGS steps per strength."""
+INPUTS = "inputs"
+"""The one feature of a `map_table`."""
 
 
-def map_inputs(stack: Stack, *, multi_label: bool) -> Singles:
-    """(N, S C) logits, zero where absent, the others scaled up by those that lack.
+def map_table(table: Table, *, multi_label: bool) -> Table:
+    """A table of logits as the map takes them: all systems' side by side, (N, S C) float32.
 
-    Single-label ones are centered by clip, as the softmax does not see the mean.
+    They are zero where absent, the others scaled up by those that are missing. Single-label ones
+    are centered by clip, as the softmax does not depend on the mean.
     """
-    s, n, c = stack.logits.shape
+    n, c, s = len(table), next(iter(table.widths.values())), len(table.names)
     inputs = np.empty((n, s * c), np.float32)
-    share = s / stack.present.sum(0)
+    share = s / table.there.sum(1)
     for rows in _slices(n, c):
-        for one in range(s):
-            logits = stack.logits[one, rows]
+        for one, name in enumerate(table.names):
+            logits = table.features[name][rows]
             if not multi_label:
                 logits = logits - logits.mean(1, keepdims=True)
-            weight = (stack.present[one, rows] * share[rows])[:, None]
+            weight = (table.present[name][rows] * share[rows])[:, None]
             inputs[rows, one * c : (one + 1) * c] = logits * weight
-    return inputs
+    everywhere = np.ones(n, bool)
+    return replace(table, features={INPUTS: inputs}, present={INPUTS: everywhere})
 
 
 def mapped(inputs: Singles, below: Floats, bias: Floats) -> Floats:
@@ -56,32 +62,16 @@ def _slices(n: int, classes: int) -> Iterator[slice]:
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
-@dataclass(frozen=True, eq=False)
-class MapClips:
-    """Clips that a map is fitted to or judged by.
+def map_batches(table: Table, rows: Rows) -> Iterator[tuple[Singles, Singles]]:
+    """Inputs (B, S C) and dense targets (B, C) of some clips of a `map_table`, part after part."""
+    inputs = table.features[INPUTS]
+    for part in _slices(len(rows), table.targets.n_classes):
+        yield inputs[rows[part]], table.targets[rows[part]].dense(np.float32)
 
-    Args:
-        inputs: (M, S C) of all clips, see `map_inputs`.
-        rows: (N,) those of them that are meant.
-        temperatures: (S,) what the streams' logits are divided by.
-        targets: (N, C).
-    """
 
-    inputs: Singles
-    rows: Rows
-    temperatures: Floats
-    targets: NDArray[np.bool_]
-
-    @property
-    def scales(self) -> Singles:
-        """(S C, 1) 1 / T of each row of the map."""
-        classes = self.targets.shape[1]
-        return np.repeat(1 / self.temperatures, classes)[:, None].astype(np.float32)
-
-    def batches(self) -> Iterator[tuple[Singles, Singles]]:
-        """Inputs (B, S C) and targets (B, C) of a part of the clips after another."""
-        for part in _slices(len(self.rows), self.targets.shape[1]):
-            yield self.inputs[self.rows[part]], self.targets[part].astype(np.float32)
+def _scales(temperatures: Floats, classes: int) -> Singles:
+    """(S C, 1) 1 / T of each row of the map."""
+    return np.repeat(1 / temperatures, classes)[:, None].astype(np.float32)
 
 
 @dataclass
@@ -100,13 +90,13 @@ class LogitMap:
             whole[s * c + np.arange(c), np.arange(c)] += np.float32(self.vector[s])
         return whole
 
-    def loss(self, clips: MapClips, *, multi_label: bool) -> float:
-        """Log loss, summed over the clips."""
+    def loss(self, table: Table, rows: Rows, temperatures: Floats) -> float:
+        """Log loss, summed over some clips of a `map_table`."""
         whole, total = self.matrix(), 0.0
-        below = whole[:-1] * clips.scales
-        for inputs, targets in clips.batches():
+        below = whole[:-1] * _scales(temperatures, self.n_classes)
+        for inputs, targets in map_batches(table, rows):
             z = (inputs @ below + whole[-1]).astype(np.float64)
-            total += log_loss(z, targets > 0, multi_label=multi_label) * len(z)
+            total += log_loss(z, targets > 0, multi_label=table.multi_label) * len(z)
         return total
 
     def parts(self) -> tuple[Floats, Floats, Floats]:
@@ -118,17 +108,23 @@ class LogitMap:
 
 
 def fit_maps(
-    clips: MapClips, strengths: Sequence[float], *, multi_label: bool
+    table: Table, rows: Rows, temperatures: Floats, strengths: Sequence[float]
 ) -> Iterator[LogitMap]:
-    """The fit for each strength, started from the one before."""
-    c = clips.targets.shape[1]
-    s = len(clips.temperatures)
+    """The fit for each strength, started from the one before.
+
+    Args:
+        table: see `map_table`.
+        rows: (N,) the clips to fit.
+        temperatures: (S,) what the streams' logits are divided by.
+        strengths: of the penalty.
+    """
+    c, s = table.targets.n_classes, len(temperatures)
     vector = np.concatenate([np.full(s, 1 / s), np.zeros((s * c + 1) * c)])
     for strength in strengths:
         found = minimize(
             objective,
             vector,
-            args=(clips, strength, multi_label),
+            args=(table, rows, temperatures, strength),
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": MOST_ITERATIONS, "ftol": 1e-6, "gtol": 1e-6},
@@ -138,22 +134,22 @@ def fit_maps(
 
 
 def objective(
-    vector: Floats, clips: MapClips, strength: float, multi_label: bool
+    vector: Floats, table: Table, rows: Rows, temperatures: Floats, strength: float
 ) -> tuple[float, Floats]:
-    """Mean log loss plus the penalty, and the gradient.
+    """Mean log loss plus the penalty, and the gradient; see `fit_maps`.
 
     The products are in single precision, which halves the time; sums are in double.
     """
-    c, s = clips.targets.shape[1], len(clips.temperatures)
-    whole, scales = LogitMap(vector, s, c).matrix(), clips.scales
+    c, s = table.targets.n_classes, len(temperatures)
+    whole, scales = LogitMap(vector, s, c).matrix(), _scales(temperatures, c)
     slopes = np.zeros((s * c + 1, c))
     loss, scaled = 0.0, whole[:-1] * scales
-    for inputs, targets in clips.batches():
+    for inputs, targets in map_batches(table, rows):
         z = inputs @ scaled + whole[-1]
-        loss += _loss_and_slope(z, targets, multi_label=multi_label)
+        loss += _loss_and_slope(z, targets, multi_label=table.multi_label)
         slopes[:-1] += (inputs.T @ z) * scales
         slopes[-1] += z.sum(0, dtype=np.float64)
-    n = len(clips.rows)
+    n = len(rows)
     slopes /= n
     gradient = np.empty_like(vector)
     gradient[s:] = slopes.ravel()

@@ -1,105 +1,98 @@
-"""Several systems' scores of the same clips as one array, and what every way to join them needs."""
+"""Tables of several systems' scores, and what every way to join them needs.
+
+A score table is a `Table` whose features are the systems' scores, (N, C) each; a clip for which a
+system has no score is absent there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
-from trainers.fit.folds import Rows
-from trainers.metrics.measures import accuracy, as_targets, mean_average_precision
+from trainers.metrics.measures import accuracy, mean_average_precision
+from trainers.table import Table
+from trainers.targets import Targets
 
 Floats = NDArray[np.float64]
+Given = Literal["logits", "probabilities"]
 
 LEAST_PROBABILITY = 1e-7
 """Probabilities are kept this far from 0 (and, of several labels, from 1) before the logarithm."""
 
 
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """S systems' logits of N clips over C classes.
-
-    Args:
-        names: of the systems.
-        logits: (S, N, C); zeros where a system has no score.
-        present: (S, N) whether it has one.
-    """
-
-    names: tuple[str, ...]
-    logits: Floats
-    present: NDArray[np.bool_]
-
-    @property
-    def n_classes(self) -> int:
-        return self.logits.shape[2]
-
-    def __len__(self) -> int:
-        return self.logits.shape[1]
-
-    def rows(self, index: Rows) -> Stack:
-        """Some clips, in the order of `index`."""
-        return Stack(self.names, self.logits[:, index], self.present[:, index])
-
-    def one(self, name: str) -> Floats:
-        """(N, C) logits of one system."""
-        return self.logits[self.names.index(name)]
-
-
-Streams = Mapping[str, ArrayLike] | Stack
-"""System -> (N, C) logits, the row of a clip that the system can't judge holding NaN throughout."""
-
-
 class ScoreMethod(Protocol):
     """A way to join and refine the scores of several systems.
 
-    ``fit`` takes the streams, ``truth`` ((N,) class indices, or (N, C) zeros and ones of
-    multi-label clips) and ``groups`` ((N,) names of what must not be cut by an inner
-    cross-validation; default: each clip is a group). ``predict_scores`` gives (N, C)
+    ``fit`` takes a table of logits, its targets and groups; ``predict_scores`` gives (N, C)
     probabilities; those of one clip do not depend on the other clips.
     """
 
-    def fit(
-        self, streams: Streams, truth: ArrayLike, *, groups: ArrayLike | None = None
-    ) -> Self: ...
+    def fit(self, table: Table) -> Self: ...
 
-    def predict_scores(self, streams: Streams) -> Floats: ...
+    def predict_scores(self, table: Table) -> Floats: ...
 
 
-def as_stack(streams: Streams) -> Stack:
-    """Checks the streams and puts them into one array.
+def score_table(
+    scores: Mapping[str, ArrayLike],
+    targets: Targets | None = None,
+    *,
+    groups: ArrayLike | None = None,
+) -> Table:
+    """A table in double precision of scores whose absent rows hold NaN.
+
+    Args:
+        scores: system -> (N, C); the row of a clip for which it has no score is NaN throughout.
+        targets: of the N clips; default: no label is known.
+        groups: see `Table.of`.
 
     Raises:
-        ValueError: no stream, shapes that differ, a score that is not finite in a row that is not
+        ValueError: no system, shapes that differ, a score that is not finite in a row that is not
             NaN throughout, or a clip without any score.
     """
-    if isinstance(streams, Stack):
-        return streams
-    if not streams:
-        raise ValueError("there is no stream of scores")
-    arrays = {name: np.asarray(values, np.float64) for name, values in streams.items()}
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if len(set(shapes.values())) > 1 or any(len(shape) != 2 for shape in shapes.values()):
-        raise ValueError(f"scores must all be (N, C) of one shape, got {shapes}")
-    logits = np.stack(list(arrays.values()))
-    present: NDArray[np.bool_] = np.asarray(~np.isnan(logits).all(2))
-    for name, values, rows in zip(arrays, logits, present, strict=True):
-        wrong = np.flatnonzero(rows & ~np.isfinite(values).all(1))
-        if len(wrong):
-            raise ValueError(f"scores of {name!r} hold NaN or infinity in rows {shown(wrong)}")
-    alone = np.flatnonzero(~present.any(0))
-    if len(alone):
-        raise ValueError(f"rows {shown(alone)} have no score from any of {list(arrays)}")
-    return Stack(tuple(arrays), np.where(present[..., None], logits, 0.0), present)
+    arrays = {name: np.asarray(values, np.float64) for name, values in scores.items()}
+    wrong = {name: v.shape for name, v in arrays.items() if v.ndim != 2}
+    if wrong:
+        raise ValueError(f"scores must all be (N, C) of one shape, got {wrong}")
+    present = {name: ~np.isnan(values).all(1) for name, values in arrays.items()}
+    table = Table.of(arrays, present, targets, groups=groups)
+    check_scores(table)
+    return table
 
 
-def shown(rows: Sequence[int] | NDArray[np.integer]) -> str:
-    """The first few of a list of rows, for a message."""
-    text = ", ".join(str(row) for row in list(rows)[:5])
-    return text if len(rows) <= 5 else f"{text}, ... ({len(rows)} in all)"
+def check_scores(table: Table) -> None:
+    """Raises ValueError for widths that differ, or a clip without any score."""
+    if len(set(table.widths.values())) > 1:
+        raise ValueError(f"scores must all be of as many classes, got {table.widths}")
+    table.check_everywhere()
+
+
+def logit_table(table: Table, *, given: Given, multi_label: bool) -> Table:
+    """A table of scores as the systems give them, as logits in double precision.
+
+    Raises:
+        ValueError: see `check_scores`; probabilities outside of 0..1.
+    """
+    check_scores(table)
+    if given == "logits":
+        return table.astype(np.float64)
+    logits: dict[str, Any] = {}
+    for name, values in table.features.items():
+        if (values < 0).any() or (values > 1 + 1e-6).any():
+            raise ValueError(f"scores of {name!r} are not probabilities: some lie outside of 0..1")
+        there = table.present[name][:, None]
+        logits[name] = np.where(there, to_logits(values, multi_label=multi_label), 0.0)
+    return replace(table, features=logits)
+
+
+def stacked(table: Table) -> tuple[Floats, NDArray[np.bool_]]:
+    """(S, N, C) scores, a clip's lying side by side in memory, and (S, N) presence."""
+    scores = np.stack(list(table.features.values()), axis=1)
+    return scores.transpose(1, 0, 2), table.there.T
 
 
 def to_logits(probabilities: ArrayLike, *, multi_label: bool = False) -> Floats:
@@ -149,33 +142,22 @@ def find_temperature(
     return float(np.exp(-found.x))
 
 
-def check_truth(stack: Stack, truth: ArrayLike, *, multi_label: bool) -> NDArray[np.bool_]:
-    """(N, C) targets that fit the stack.
+def check_targets(table: Table, *, multi_label: bool) -> NDArray[np.bool_]:
+    """(N, C) dense targets that fit the table's scores.
 
     Raises:
-        ValueError: as many labels as clips are needed, in range; single-label clips have one each.
+        ValueError: targets of another number of classes or of the other kind, or single-label
+            clips without a label.
     """
-    targets = as_targets(truth, stack.n_classes)
-    if len(targets) != len(stack):
-        raise ValueError(f"{len(stack)} rows of scores, {len(targets)} of truth")
-    if not multi_label and (targets.sum(1) != 1).any():
-        rows = np.flatnonzero(targets.sum(1) != 1)
-        raise ValueError(f"single-label clips have one label each, not so rows {shown(rows)}")
-    return targets
-
-
-def check_groups(groups: ArrayLike | None, n: int) -> NDArray:
-    """(N,) groups; without any, each clip is one.
-
-    Raises:
-        ValueError: not one per clip.
-    """
-    if groups is None:
-        return np.arange(n)
-    names = np.asarray(groups)
-    if names.shape != (n,):
-        raise ValueError(f"groups must be ({n},), got {names.shape}")
-    return names
+    targets, classes = table.targets, next(iter(table.widths.values()))
+    if targets.n_classes != classes:
+        raise ValueError(f"scores of {classes} classes, targets of {targets.n_classes}")
+    if targets.multi_label != multi_label:
+        kinds = {True: "multi-label", False: "single-label"}
+        raise ValueError(f"the method is {kinds[multi_label]}, not so its targets")
+    if not multi_label:
+        targets.classes()
+    return targets.dense(bool)
 
 
 def main_measure(scores: Floats, targets: NDArray[np.bool_], *, multi_label: bool) -> float:
