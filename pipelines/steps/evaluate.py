@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from trainers.parts import NamedPart
 from trainers.predictor import Predictor
-from trainers.table import Table
 
 from pipelines.steps.job import Job
 from pipelines.steps.run import run_step
-from pipelines.steps.score import read_scores, truth
+from pipelines.steps.score import read_scores
 from pipelines.steps.step import Facts, Step, StepResult, System, Work
 from pipelines.steps.table import read_table
 from pipelines.tracking.provenance import versions
 from pipelines.tracking.registry import Evaluation, register
 from trainers.evaluation import MethodFigures, SystemScores, evaluate_scores
+from trainers.table import Table
 
 VALIDATION_SCORES = "validation_scores.npz"
 """In the run's folder: what pipelines/refine.py can be tried on."""
@@ -90,7 +90,7 @@ def validation_file(
     content = io.BytesIO()
     np.savez(
         content,
-        labels=truth(held_out),
+        labels=held_out.targets.truth(),
         class_names=np.array(classes, dtype=str),
         video_ids=held_out.ids,
         groups=held_out.groups,

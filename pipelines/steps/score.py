@@ -11,7 +11,6 @@ import numpy as np
 import safetensors.numpy
 import torch
 from trainers.parts import JoinPart, NamedPart
-from trainers.table import Table
 
 from actors.storage import Storage
 from pipelines.steps.fit import NETWORK
@@ -32,6 +31,7 @@ from trainers.network_files import load_network
 from trainers.refinement.fitted import METHODS, FittedRefinement
 from trainers.sequence.task import score_sequence
 from trainers.settings import RefinementSettings
+from trainers.table import Table
 
 SCORES = "scores.safetensors"
 REFINEMENT = "refinement.safetensors"
@@ -100,12 +100,6 @@ def read_refinement(result: StepResult) -> FittedRefinement | None:
     return FittedRefinement.from_bytes(result.storage.read_bytes(REFINEMENT))
 
 
-def truth(table: Table) -> np.ndarray[Any, Any]:
-    """(N,) classes, or (N, C) booleans of multi-label clips."""
-    targets = table.targets
-    return targets.dense().astype(bool) if targets.multi_label else targets.classes()
-
-
 def _score(scores: ScoreSet, settings: RefinementSettings, given: Given, work: Work) -> Facts:
     embedded = read_table(work, given, scores.streams)
     few_threads(embedded.table)
@@ -169,16 +163,9 @@ def _fit_refinements(
     settings: RefinementSettings,
     given: Given,
 ) -> Refinements:
-    held_out = table.rows("val")
-    validation = table.part(held_out)
-    return fit_refinements(
-        member_scores({name: one.part(held_out) for name, one in rows.items()}, scores.members),
-        truth(validation),
-        validation.groups,
-        settings,
-        classes=given.manifest.classes,
-        multi_label=given.multi_label,
-    )
+    members = member_scores(rows, table, scores.members)
+    validation = members.part(members.rows("val"))
+    return fit_refinements(validation, settings, classes=given.manifest.classes)
 
 
 def _choice(refinements: Refinements) -> Facts:

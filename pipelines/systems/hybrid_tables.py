@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.evaluation import SystemScores, ensemble_scores
+from pipelines.systems.hybrid_rows import Members, label_of
+from trainers.evaluation import SystemScores
 from trainers.fusion.boltzmann import DBMSettings
 from trainers.fusion.dbm import MultimodalDBM
 from trainers.fusion.method import LateFusion, Method
@@ -31,7 +33,7 @@ class RowInputs:
     table: Table
     """All clips; features are the streams' mean embeddings."""
     systems: Mapping[str, SystemScores]
-    """``spatial_cnn``, ``spatial_lstm``, ..., ``fusion`` -> scores of all clips."""
+    """``spatial_cnn``, ``spatial_lstm``, ..., ``fusion``, ``hybrid`` -> scores of all clips."""
     fusion: FusionSettings
     """Of the fusion network, the found lambdas among them."""
     seed: int
@@ -102,13 +104,13 @@ def fitted(make: Callable[[RowInputs], Method]) -> Callable[[RowInputs], Outcome
 
 def hybrid(inputs: RowInputs) -> Outcome:
     """The plain mean of both LSTMs' and the fusion network's scores (section III-D)."""
-    scores = np.asarray(ensemble_scores(inputs.systems).scores, np.float64)
+    scores = np.asarray(inputs.systems["hybrid"].scores, np.float64)
     return Outcome(scores[inputs.table.rows("test")], {})
 
 
 def by_confusions(inputs: RowInputs) -> Outcome:
     """Contextual refinement as printed (Eq. 6 and 7); single-label scores are brought to sum 1."""
-    scores, table = ensemble_scores(inputs.systems).scores, inputs.table
+    scores, table = inputs.systems["hybrid"].scores, inputs.table
     held, test = table.rows("val"), table.rows("test")
     matrix = np.eye(scores.shape[1])
     if len(held):
@@ -173,40 +175,32 @@ def without_norms(inputs: RowInputs) -> Method:
     return FusionMethod(_networks(inputs), validation=inputs.validation, seed=inputs.seed)
 
 
-TITLES = {"spatial": "Spatial", "motion": "Motion", "audio": "Audio"}
+def rows(members: Members) -> list[Row]:
+    """All rows that these streams allow, in the order of the tables."""
+    return [*_table_1(members), *_table_2(members.streams), *_table_3()]
 
 
-def rows(streams: Sequence[str], lstms: Sequence[str]) -> list[Row]:
-    """All rows that these streams allow, in the order of the tables.
-
-    Args:
-        streams: that have features and a CNN.
-        lstms: those of them that have an LSTM.
-    """
-    return [*_table_1(streams, lstms), *_table_2(streams), *_table_3()]
-
-
-def _table_1(streams: Sequence[str], lstms: Sequence[str]) -> Iterator[Row]:
-    for s in streams:
-        yield Row(f"{s}_cnn", f"{TITLES[s]} CNN", 1, PRIOR, mean_of(f"{s}_cnn"))
-        if s in lstms:
-            yield Row(f"{s}_lstm", f"{TITLES[s]} LSTM", 1, PRIOR, mean_of(f"{s}_lstm"))
-    for s in lstms:
-        pair = f"{s}_cnn", f"{s}_lstm"
-        yield Row(f"{s}_cnn_lstm", f"CNN + LSTM ({TITLES[s]})", 1, PRIOR, mean_of(*pair))
-    both = [f"{s}_{kind}" for s in lstms for kind in ("cnn", "lstm")]
-    names = " & ".join(TITLES[s] for s in lstms)
-    if len(lstms) > 1:
-        yield Row("cnn_lstm", f"CNN + LSTM ({names})", 1, MEAN, mean_of(*both))
-    for s in streams:
-        if s not in lstms and lstms:
-            label = f"CNN + LSTM ({names}) + {TITLES[s]}"
-            yield Row(f"cnn_lstm_{s}", label, 1, MEAN, mean_of(*both, f"{s}_cnn"))
+def _table_1(members: Members) -> Iterator[Row]:
+    encoders, sequences, pairs = members.encoders, members.sequences, members.pairs
+    for s in members.streams:
+        for row in [kind[s] for kind in (encoders, sequences) if s in kind]:
+            yield Row(row, label_of(row, s), 1, PRIOR, mean_of(row))
+    for s in pairs:
+        both = mean_of(encoders[s], sequences[s])
+        yield Row(f"{s}_cnn_lstm", f"CNN + LSTM ({s.capitalize()})", 1, PRIOR, both)
+    everything = [row for s in pairs for row in (encoders[s], sequences[s])]
+    names = " & ".join(s.capitalize() for s in pairs)
+    if len(pairs) > 1:
+        yield Row("cnn_lstm", f"CNN + LSTM ({names})", 1, MEAN, mean_of(*everything))
+    for s in encoders:
+        if s not in pairs and pairs:
+            label = f"CNN + LSTM ({names}) + {s.capitalize()}"
+            yield Row(f"cnn_lstm_{s}", label, 1, MEAN, mean_of(*everything, encoders[s]))
 
 
 def _table_2(streams: Sequence[str]) -> Iterator[Row]:
     for s in streams:
-        yield Row(f"{s}_svm", f"{TITLES[s]} SVM", 2, PRIOR, svm(s), COSTS)
+        yield Row(f"{s}_svm", f"{s.capitalize()} SVM", 2, PRIOR, svm(s), COSTS)
     early, late = KernelSVM.absence, LateFusion.absence
     mkl = fitted(lambda m: KernelSVM("mkl", seed=m.seed))
     yield Row("svm_ef", "SVM-EF", 2, early, svm(), COSTS)
@@ -260,3 +254,21 @@ PUBLISHED: Mapping[str, tuple[float, float]] = {
     "hybrid_confusion": (0.931, 0.845),
 }
 """The paper's own figures: accuracy on UCF-101, mAP on CCV (Jiang et al., Tables I to III)."""
+
+
+def compute_row(
+    name: str, members: Members, inputs: RowInputs
+) -> tuple[NDArray[np.float64], dict[str, Any], float]:
+    """One row, on one thread: scores of the test clips, what it chose, seconds."""
+    import torch
+
+    torch.set_num_threads(1)
+    row = next(row for row in rows(members) if row.name == name)
+    begun = time.monotonic()
+    outcome = row.compute(inputs)
+    chosen = {key: _plain(value) for key, value in outcome.chosen.items()}
+    return outcome.scores, chosen, time.monotonic() - begun
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
