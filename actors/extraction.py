@@ -72,7 +72,8 @@ class FrameSink(Protocol):
         n_frames, n_flow: RGB frames and flow fields that the clip has.
     """
 
-    size: tuple[int, int] | None
+    @property
+    def size(self) -> tuple[int, int] | None: ...
 
     @property
     def n_frames(self) -> int: ...

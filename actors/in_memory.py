@@ -112,6 +112,8 @@ class ClipInMemory:
         self._spectrogram: np.ndarray | None = None
         self.metadata: dict[str, Any] = {}
         self.tracks: tuple[str, ...] = ()
+        self.size: tuple[int, int] | None = None
+        self.n_frames = self.n_flow = 0
         self.spectrogram_rate: float | None = None
 
     def __enter__(self) -> ClipInMemory:
@@ -120,21 +122,6 @@ class ClipInMemory:
     def __exit__(self, *error: object) -> None:
         self._decoded.close()
 
-    @property
-    def size(self) -> tuple[int, int] | None:
-        return self._decoded.size
-
-    @property
-    def n_frames(self) -> int:
-        return -(-self._decoded.seen // self._settings.frame_every) if self._wants(FRAMES) else 0
-
-    @property
-    def n_flow(self) -> int:
-        return max(self._decoded.seen - 1, 0) if self._wants(FLOW) else 0
-
-    def _wants(self, track: str) -> bool:
-        return track in self._wanted
-
     def add(self, frames: Iterator[np.ndarray]) -> None:
         """Takes decoded frames; see `actors.extraction.FrameSink`."""
         for frame in frames:
@@ -142,6 +129,11 @@ class ClipInMemory:
 
     def finish(self) -> None:
         self._decoded.flush()
+        self.size, seen = self._decoded.size, self._decoded.seen
+        if FRAMES in self._wanted:
+            self.n_frames = -(-seen // self._settings.frame_every)
+        if FLOW in self._wanted:
+            self.n_flow = max(seen - 1, 0)
 
     def read(self, path: str) -> None:
         """Decodes the file.

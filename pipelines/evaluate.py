@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.storage import Storage
+from actors.streams import TRACK_OF
 from pipelines.cli.command_line import Asked
 from pipelines.data import Manifest
 from pipelines.extract import Extraction, extract
@@ -49,11 +50,14 @@ from trainers.evaluation import (
     members,
     refined_systems,
 )
-from trainers.hybrid import REFINEMENT, Hybrid
+from trainers.model_files import save
 from trainers.network_files import load_network
+from trainers.parts import EmbedPart, FusionPart, JoinPart, ScorePart, SequencePart
+from trainers.predictor import NamedPart, Predictor
 from trainers.refinement.fitted import METHODS, FittedRefinement
 from trainers.sequence.recurrent import SequenceNetwork
 
+REFINEMENT = "refinement.safetensors"
 VALIDATION_SCORES = "validation_scores.npz"
 """In the run's folder: what pipelines/refine.py can be tried on."""
 
@@ -212,7 +216,7 @@ def _register(
     """Saves the ensemble and registers it as the challenger."""
 
     def work(storage: Storage) -> Facts:
-        assemble(job, trained, tuned, _read_refinement(scored)).save(storage)
+        save(assemble(job, trained, tuned, _read_refinement(scored)), storage)
         evaluation = Evaluation(
             metrics=figures.measures,
             videos=[clip.video for clip in tuned.inputs.clips if clip.video.split == "test"],
@@ -244,30 +248,62 @@ def assemble(
     trained: Mapping[str, TrainedStream],
     tuned: Tuned,
     refinement: FittedRefinement | None,
-) -> Hybrid:
+) -> Predictor:
     """The trained parts as the one object that predicts from a path."""
     settings = job.settings
-    return Hybrid(
+    return Predictor(
+        system="hybrid",
+        title="Hybrid",
         classes=job.manifest.classes,
         multi_label=job.manifest.multi_label,
         extract=settings.extract,
-        stream_settings={stream: settings.stream(stream) for stream in trained},
-        embedding=settings.embedding,
-        cnns={s: cast(StreamNetwork, _network(fitted.cnn)) for s, fitted in trained.items()},
-        lstms={
-            s: cast(SequenceNetwork, _network(fitted.lstm))
-            for s, fitted in trained.items()
-            if fitted.lstm is not None
-        },
-        fusion=tuned.network(),
-        refinement=refinement,
-        refinement_settings=settings.refinement,
+        streams={stream: TRACK_OF[stream] for stream in trained},
+        parts=(*_stream_parts(job, trained), *_joined_parts(trained, tuned, refinement)),
+        output="refined" if refinement else "hybrid",
+        embedding="fusion",
         facts={
             "data": job.manifest.name,
             "data_fingerprint": job.manifest.fingerprint,
             "versions": versions(),
         },
     )
+
+
+def _stream_parts(job: Job, trained: Mapping[str, TrainedStream]) -> list[NamedPart]:
+    multi_label, parts = job.manifest.multi_label, []
+    for stream, fitted in trained.items():
+        embed = EmbedPart(
+            stream,
+            cast(StreamNetwork, _network(fitted.cnn)),
+            job.settings.stream(stream),
+            job.settings.embedding,
+            multi_label=multi_label,
+        )
+        needs = (f"{stream}_embed",)
+        parts += [
+            NamedPart(f"{stream}_embed", embed),
+            NamedPart(f"{stream}_cnn", ScorePart(), needs),
+        ]
+        if fitted.lstm is not None:
+            network = cast(SequenceNetwork, _network(fitted.lstm))
+            lstm = SequencePart(network, multi_label=multi_label)
+            parts.append(NamedPart(f"{stream}_lstm", lstm, needs))
+    return parts
+
+
+def _joined_parts(
+    trained: Mapping[str, TrainedStream], tuned: Tuned, refinement: FittedRefinement | None
+) -> list[NamedPart]:
+    inputs = {stream: f"{stream}_embed" for stream in trained}
+    lstms = [f"{stream}_lstm" for stream, fitted in trained.items() if fitted.lstm is not None]
+    members = (*lstms, "fusion")
+    parts = [
+        NamedPart("fusion", FusionPart(tuned.network(), inputs), tuple(inputs.values())),
+        NamedPart("hybrid", JoinPart(members), members),
+    ]
+    if refinement is not None:
+        parts.append(NamedPart("refined", JoinPart(members, refinement), members))
+    return parts
 
 
 def _network(stage: StageResult) -> StreamNetwork | SequenceNetwork:
