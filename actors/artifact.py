@@ -213,12 +213,7 @@ class ArtifactReader:
     def _images(
         self, name: str, indices: Sequence[int] | np.ndarray, *, channels: int, count: int
     ) -> torch.Tensor:
-        wanted = np.asarray(indices, dtype=np.int64)
-        if wanted.size == 0:
-            raise IndexError(f"no {name} were asked for; give at least one index")
-        low, high = wanted.min(), wanted.max()
-        if low < 0 or high >= count:
-            raise IndexError(f"{name} {low}..{high} were asked for, the clip has {count} of them")
+        wanted = checked_indices(name, indices, count)
         # NumPy's indexing, not torch's: it starts no threads, which cost more than the copy.
         if self._codec == "raw":
             return torch.from_numpy(self._tensors[name][wanted])
@@ -228,6 +223,21 @@ class ArtifactReader:
         return torch.from_numpy(
             decode(encoded, codec=self._codec, channels=channels, size=self.size)
         )
+
+
+def checked_indices(name: str, indices: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
+    """The indices as int64 (n,).
+
+    Raises:
+        IndexError: there are none, or one is outside [0, count).
+    """
+    wanted = np.asarray(indices, dtype=np.int64)
+    if wanted.size == 0:
+        raise IndexError(f"no {name} were asked for; give at least one index")
+    low, high = wanted.min(), wanted.max()
+    if low < 0 or high >= count:
+        raise IndexError(f"{name} {low}..{high} were asked for, the clip has {count} of them")
+    return wanted
 
 
 def _fetch(place: str) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,43 +45,89 @@ def extract_clip(
         MediaError: the file has none of the tracks.
         UserError: a track does not exist.
     """
+    check_tracks(tracks)
+    if flow is None and FLOW in tracks:
+        flow = get_engine(settings.chosen_flow)
+    with _Windows(settings, flow, tracks, overlap) as windows:
+        metadata, spectrogram = read_media(path, settings, tracks, windows)
+    tensors = windows.tensors()
+    if spectrogram is not None:
+        tensors["spectrogram"] = spool(spectrogram)
+    return Clip(metadata=metadata, tensors=tensors)
+
+
+def check_tracks(tracks: Sequence[str]) -> None:
+    """Raises UserError for a track that does not exist."""
     for track in tracks:
         if track not in TRACKS:
             known = ", ".join(TRACKS)
             raise UserError(f"track {track!r} does not exist ({known}){nearest(track, TRACKS)}")
-    if flow is None and FLOW in tracks:
-        flow = get_engine(settings.chosen_flow)
-    return _Extraction(path, settings, tracks, flow, overlap).run()
+
+
+class FrameSink(Protocol):
+    """Where a pass over a file leaves the frames.
+
+    Attributes:
+        size: (H, W) of the frames; None before the first.
+        n_frames, n_flow: RGB frames and flow fields that the clip has.
+    """
+
+    @property
+    def size(self) -> tuple[int, int] | None: ...
+
+    @property
+    def n_frames(self) -> int: ...
+
+    @property
+    def n_flow(self) -> int: ...
+
+    def add(self, frames: Iterator[np.ndarray]) -> None:
+        """Takes the next frames, uint8 (H, W, 3)."""
+        ...
+
+    def finish(self) -> None:
+        """Called once after the last frame."""
+        ...
+
+
+def read_media(
+    path: str, settings: ExtractSettings, tracks: Sequence[str], sink: FrameSink
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """Reads a video once; its frames go to `sink`.
+
+    Returns:
+        The clip's metadata, as an artifact has it, and the spectrogram, float16 (bands, T), or
+        None.
+
+    Raises:
+        MediaError: the file has none of the tracks.
+    """
+    return _Extraction(path, settings, tracks, sink).run()
 
 
 class _Extraction:
     """The state of one pass over one file."""
 
     def __init__(
-        self,
-        path: str,
-        settings: ExtractSettings,
-        tracks: Sequence[str],
-        engine: FlowEngine | None,
-        overlap: bool,
+        self, path: str, settings: ExtractSettings, tracks: Sequence[str], sink: FrameSink
     ) -> None:
         self.path, self.settings = path, settings
         self.tracks = [track for track in TRACKS if track in tracks]
         self.absent: dict[str, MediaError] = {}
-        self.windows = _Windows(settings, engine, self.tracks, overlap)
+        self.sink = sink
         self.pictures: PictureDecoder | None = None
         self.sound: SoundDecoder | None = None
         self.spectrogram: np.ndarray | None = None
         self.unfinished: str | None = None
 
-    def run(self) -> Clip:
-        with open_media(self.path) as media, self.windows:
+    def run(self) -> tuple[dict[str, Any], np.ndarray | None]:
+        with open_media(self.path) as media:
             self._choose(media)
             self._read(media)
         self._judge()
         if len(self.absent) == len(self.tracks):
             raise self._refusal()
-        return Clip(metadata=self._facts(), tensors=self._tensors())
+        return self._facts(), self.spectrogram
 
     def _choose(self, media: Any) -> None:
         """Opens the decoders that are wanted and can be had."""
@@ -123,14 +169,14 @@ class _Extraction:
                 break
             decoder = wanted[packet.stream.index]
             if isinstance(decoder, PictureDecoder):
-                self.windows.add(decoder.decode(packet))
+                self.sink.add(decoder.decode(packet))
             else:
                 decoder.decode(packet)
             if all(d.done for d in decoders):
                 break
         if self.pictures is not None:
-            self.windows.add(self.pictures.finish())
-            self.windows.finish()
+            self.sink.add(self.pictures.finish())
+            self.sink.finish()
         if self.sound is not None:
             self.spectrogram, reason = self.sound.finish()
             if reason is not None:
@@ -156,12 +202,6 @@ class _Extraction:
         kinds = [self.absent[track].kind for track in self.tracks]
         return MediaError(kinds[0], f"{self.path}: {'; '.join(reasons)}")
 
-    def _tensors(self) -> dict[str, Spool]:
-        tensors = self.windows.tensors()
-        if self.spectrogram is not None:
-            tensors["spectrogram"] = spool(self.spectrogram)
-        return tensors
-
     def _facts(self) -> dict[str, Any]:
         pictures, sound, settings = self.pictures, self.sound, self.settings
         seen = pictures is not None and pictures.taken > 0
@@ -171,11 +211,11 @@ class _Extraction:
             "version": VERSION,
             "tracks": self.tracks,
             "absent": {t: self.absent[t].message for t in self.tracks if t in self.absent},
-            "n_frames": self.windows.frames.count,
-            "n_flow": self.windows.flow.count,
+            "n_frames": self.sink.n_frames,
+            "n_flow": self.sink.n_flow,
             "frame_every": settings.frame_every,
             "fps": pictures.rate if pictures and seen else None,
-            "size": self.windows.size if seen else None,
+            "size": self.sink.size if seen else None,
             "source_size": pictures.source_size if pictures and seen else None,
             "rotation": pictures.rotation if pictures and seen else 0,
             "codec": settings.codec,
@@ -221,6 +261,14 @@ class _Windows:
         self.size: tuple[int, int] | None = None
         self.frames = ImageSpool(settings.codec, settings.frame_quality)
         self.flow = ImageSpool(settings.codec, settings.jpeg_quality)
+
+    @property
+    def n_frames(self) -> int:
+        return self.frames.count
+
+    @property
+    def n_flow(self) -> int:
+        return self.flow.count
 
     def __enter__(self) -> _Windows:
         return self

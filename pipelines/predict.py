@@ -146,14 +146,18 @@ def predict_paths(
     if len(paths) >= settings.share_out_from:
         return _predict_shared(model, paths, settings, on_row)
     predictor = ClipPredictor(
-        model, top=settings.top, device=settings.device, refinement=_refinement(settings)
+        model,
+        top=settings.top,
+        device=settings.device,
+        precision=settings.precision,
+        refinement=_refinement(settings),
     )
     rows = []
     for done, path in enumerate(paths, start=1):
         try:
             rows.append(predictor({"path": path}))
         except MediaError as error:
-            rows.append(empty_row(predictor.hybrid, path, str(error)))
+            rows.append(empty_row(predictor.predictor, path, str(error)))
         on_row(done)
     return rows
 
@@ -168,7 +172,7 @@ def _predict_shared(
     from actors.pool.run import PoolResources, run_pool
     from pipelines.steps.job import quiet_libraries, ray_session
     from pipelines.tracking.registry import digest
-    from trainers.hybrid import Hybrid, read_files
+    from trainers.model_files import from_files, read_files
     from trainers.prediction import ClipPredictor, empty_row
 
     files, refinement = read_files(model), _refinement(settings)
@@ -176,7 +180,8 @@ def _predict_shared(
         # Here, not first in every actor: a refinement that does not fit is the user's mistake.
         ClipPredictor(model, top=settings.top, device="cpu", refinement=refinement)
     mark = digest(files if refinement is None else {**files, "--refinement": refinement})
-    folder = Storage(settings.storage).join("predict", f"{mark}-{settings.top}")
+    precision = f"-{settings.precision}" if settings.precision else ""
+    folder = Storage(settings.storage).join("predict", f"{mark}-{settings.top}{precision}")
     copy = folder.join("model")
     for name, content in reversed(files.items()):
         if not copy.exists(name):
@@ -191,6 +196,7 @@ def _predict_shared(
                 copy,
                 top=settings.top,
                 device=settings.device,
+                precision=settings.precision,
                 refinement=refinement,
             ),
             storage=folder,
@@ -198,11 +204,11 @@ def _predict_shared(
             on_row=lambda done, total, row: on_row(done),
             artifacts=False,
         )
-    hybrid = Hybrid.from_files(files)
+    predictor = from_files(files)
     return [
         {**entry["facts"], "path": path}
         if entry["ok"]
-        else empty_row(hybrid, path, f"{entry['kind']}: {entry['message']}")
+        else empty_row(predictor, path, f"{entry['kind']}: {entry['message']}")
         for path, entry in zip(paths, ledger, strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""An ensemble with random weights and tiny clips to look at: what tests of prediction share."""
+"""Hybrid with random weights and tiny clips to look at: what tests of prediction share."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 
 from actors.extract_settings import ExtractSettings
 from actors.flow import TVL1
-from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
+from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS, TRACK_OF
 from trainers.encoders.backbones import build_network
 from trainers.fusion.network import FusionNetwork
-from trainers.hybrid import Hybrid
-from trainers.refinement.fitted import contextual
+from trainers.parts import EmbedPart, FusionPart, JoinPart, ScorePart, SequencePart
+from trainers.predictor import NamedPart, Predictor
+from trainers.refinement.fitted import FittedRefinement, contextual
 from trainers.sequence.recurrent import SequenceNetwork
 from trainers.settings import EmbeddingSettings, FusionSettings, NetworkSettings
 from trainers.streams.settings import StreamSettings, input_channels
@@ -32,26 +33,24 @@ def make_hybrid(
     multi_label: bool = False,
     refined: bool = True,
     seed: int = 0,
-) -> Hybrid:
+) -> Predictor:
     """Random weights, the same for the same seed."""
-    settings, cnns = {}, {}
-    for stream in streams:
-        backbone = "vgg_small" if stream == SPATIAL else "cnn_m_small"
-        network = NetworkSettings(backbone=backbone, weights="none", feature_dim=WIDTH)
-        settings[stream] = StreamSettings(network=network, crop=32, stack=4, window_seconds=0.5)
-        channels = input_channels(stream, settings[stream])
-        cnns[stream] = build_network(
-            network, in_channels=channels, n_classes=len(classes), seed=seed
-        )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        lstms = {
-            stream: SequenceNetwork(WIDTH, len(classes), hidden=(8, 6))
-            for stream in streams
-            if stream in (SPATIAL, MOTION)
-        }
-    rows = np.random.default_rng(seed).random((len(classes), len(classes))) + np.eye(len(classes))
-    return Hybrid(
+    members = (*(f"{s}.sequence" for s in streams if s in (SPATIAL, MOTION)), "fusion")
+    joined = [NamedPart("ensemble", JoinPart(members), members)]
+    if refined:
+        refinement = random_refinement(members, classes, multi_label=multi_label, seed=seed)
+        joined.append(NamedPart("scores", JoinPart(members, refinement), members))
+    inputs = {stream: f"{stream}.embed" for stream in streams}
+    fusion = FusionNetwork(
+        dict.fromkeys(streams, WIDTH),
+        len(classes),
+        FusionSettings(hidden=5),
+        multi_label=multi_label,
+        seed=seed,
+    )
+    return Predictor(
+        system="hybrid",
+        title="Hybrid",
         classes=classes,
         multi_label=multi_label,
         extract=ExtractSettings(
@@ -59,28 +58,56 @@ def make_hybrid(
             codec="raw",
             flow=TVL1(scales=2, warps=1, outer_iterations=1, inner_iterations=5),
         ),
-        stream_settings=settings,
-        embedding=EmbeddingSettings(max_steps=4, test_samples=3),
-        cnns=cnns,
-        lstms=lstms,
-        fusion=FusionNetwork(
-            dict.fromkeys(streams, WIDTH),
-            len(classes),
-            FusionSettings(hidden=5),
-            multi_label=multi_label,
-            seed=seed,
+        streams={stream: TRACK_OF[stream] for stream in streams},
+        parts=(
+            *(p for s in streams for p in stream_parts(s, len(classes), multi_label, seed)),
+            NamedPart("fusion", FusionPart(fusion, inputs), tuple(inputs.values())),
+            *joined,
         ),
-        refinement=contextual(
-            rows / rows.sum(1, keepdims=True),
-            streams=(*(f"{stream}_lstm" for stream in lstms), "fusion"),
-            classes=classes,
-            multi_label=multi_label,
-            normalize=True,
-        )
-        if refined
-        else None,
+        output="scores" if refined else "ensemble",
+        embedding="fusion",
+        rows={"fusion": "regularized fusion"},
         facts={"data": "random weights"},
     )
+
+
+def stream_parts(stream: str, n_classes: int, multi_label: bool, seed: int) -> list[NamedPart]:
+    """A stream's encoder, its own scores, and a sequence model but for sound."""
+    backbone = "vgg_small" if stream == SPATIAL else "cnn_m_small"
+    network = NetworkSettings(backbone=backbone, weights="none", feature_dim=WIDTH)
+    settings = StreamSettings(network=network, crop=32, stack=4, window_seconds=0.5)
+    channels = input_channels(stream, settings)
+    encoder = build_network(network, in_channels=channels, n_classes=n_classes, seed=seed)
+    embedding = EmbeddingSettings(max_steps=4, test_samples=3)
+    embed = EmbedPart(stream, encoder, settings, embedding, multi_label=multi_label)
+    needs = (f"{stream}.embed",)
+    parts = [NamedPart(needs[0], embed), NamedPart(f"{stream}.fit", ScorePart(), needs)]
+    if stream in (SPATIAL, MOTION):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed + len(stream))
+            lstm = SequenceNetwork(WIDTH, n_classes, hidden=(8, 6))
+        sequence = SequencePart(lstm, multi_label=multi_label)
+        parts.append(NamedPart(f"{stream}.sequence", sequence, needs))
+    return parts
+
+
+def random_refinement(
+    members: tuple[str, ...], classes: tuple[str, ...], *, multi_label: bool = False, seed: int = 0
+) -> FittedRefinement:
+    """By a matrix of random confusions."""
+    rows = np.random.default_rng(seed).random((len(classes), len(classes))) + np.eye(len(classes))
+    return contextual(
+        rows / rows.sum(1, keepdims=True),
+        streams=members,
+        classes=classes,
+        multi_label=multi_label,
+        normalize=True,
+    )
+
+
+def join_of(predictor: Predictor) -> JoinPart:
+    """The part whose scores are the answer."""
+    return next(one.part for one in predictor.parts if one.name == predictor.output)
 
 
 def write_clip(
@@ -113,4 +140,13 @@ def write_clip(
     return path
 
 
-__all__ = ["AUDIO", "CLASSES", "MOTION", "SPATIAL", "make_hybrid", "write_clip"]
+__all__ = [
+    "AUDIO",
+    "CLASSES",
+    "MOTION",
+    "SPATIAL",
+    "join_of",
+    "make_hybrid",
+    "random_refinement",
+    "write_clip",
+]

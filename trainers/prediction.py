@@ -1,24 +1,23 @@
-"""From an ensemble's decisions to rows that people and programs read."""
+"""From a system's decisions to rows that people and programs read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actors.errors import MediaError, UserError
+from actors.errors import MediaError
 from actors.storage import Storage
-from trainers.hybrid import ClipPrediction, Hybrid
-from trainers.refinement.fitted import FittedRefinement
+from trainers.model_files import load
+from trainers.predictor import ClipPrediction, Predictor, refined
 
 Row = dict[str, Any]
 
 
 def prediction_row(
-    hybrid: Hybrid, prediction: ClipPrediction, *, top: int = 3, embeddings: bool = False
+    predictor: Predictor, prediction: ClipPrediction, *, top: int = 3, embeddings: bool = False
 ) -> Row:
     """One video as plain values.
 
@@ -35,23 +34,23 @@ def prediction_row(
     """
     decision = prediction.decision
     if decision is None:
-        return empty_row(hybrid, prediction.path, ": ".join(prediction.error or ()))
+        return empty_row(predictor, prediction.path, ": ".join(prediction.error or ()))
     scores = decision.probabilities
     best = np.argsort(-scores, kind="stable")[: max(1, top)].tolist()
     return {
         "path": prediction.path,
-        "label": hybrid.classes[best[0]],
+        "label": predictor.classes[best[0]],
         "probability": float(scores[best[0]]),
-        "labels": [hybrid.classes[index] for index in best],
+        "labels": [predictor.classes[index] for index in best],
         "probabilities": [float(scores[index]) for index in best],
-        **{f"share_{stream}": decision.shares.get(stream, 0.0) for stream in hybrid.streams},
+        **{f"share_{stream}": decision.shares.get(stream, 0.0) for stream in predictor.streams},
         "streams": ",".join(decision.shares),
         "embedding": decision.embedding.tolist() if embeddings else [],
         "error": "",
     }
 
 
-def empty_row(hybrid: Hybrid, path: str, error: str) -> Row:
+def empty_row(predictor: Predictor, path: str, error: str) -> Row:
     """The row of a video that can't be used; the path is not told again in the error."""
     for name in (path, str(Path(path).absolute())):
         error = error.replace(f"{name}: ", "", 1)
@@ -61,7 +60,7 @@ def empty_row(hybrid: Hybrid, path: str, error: str) -> Row:
         "probability": 0.0,
         "labels": [],
         "probabilities": [],
-        **{f"share_{stream}": 0.0 for stream in hybrid.streams},
+        **{f"share_{stream}": 0.0 for stream in predictor.streams},
         "streams": "",
         "embedding": [],
         "error": error,
@@ -72,9 +71,10 @@ class ClipPredictor:
     """What an actor runs on each video; made once per actor, the networks are loaded once.
 
     Args:
-        model: folder that `Hybrid.save` wrote.
+        model: folder that `trainers.model_files.save` wrote.
         top: how many classes to name.
         device: ``auto`` takes a GPU that this process sees.
+        precision: of the encoders; see `trainers.predictor.Predictor.predict_clip`.
         refinement: content of a refinement's file, to be used instead of the model's own.
 
     Raises:
@@ -82,16 +82,17 @@ class ClipPredictor:
     """
 
     def __init__(
-        self, model: Storage, *, top: int, device: str = "auto", refinement: bytes | None = None
+        self,
+        model: Storage,
+        *,
+        top: int,
+        device: str = "auto",
+        precision: str | None = None,
+        refinement: bytes | None = None,
     ) -> None:
-        self.hybrid = Hybrid.load(model)
-        if refinement is not None:
-            other = FittedRefinement.from_bytes(refinement)
-            try:
-                self.hybrid = replace(self.hybrid, refinement=other)
-            except ValueError as error:
-                raise UserError(f"this model can't use it: {error}") from error
-        self._top, self._device = top, device
+        loaded = load(model)
+        self.predictor = loaded if refinement is None else refined(loaded, refinement)
+        self._top, self._device, self._precision = top, device, precision
 
     def __call__(self, row: Mapping[str, Any]) -> Row:
         """The prediction row of ``row["path"]``, with its embedding.
@@ -99,7 +100,9 @@ class ClipPredictor:
         Raises:
             MediaError: the video can't be used.
         """
-        prediction = self.hybrid.predict_clip(row["path"], device=self._device)
+        prediction = self.predictor.predict_clip(
+            row["path"], device=self._device, precision=self._precision
+        )
         if prediction.error is not None:
             raise MediaError(*prediction.error)
-        return prediction_row(self.hybrid, prediction, top=self._top, embeddings=True)
+        return prediction_row(self.predictor, prediction, top=self._top, embeddings=True)

@@ -53,6 +53,21 @@ def decode(
     return stacked
 
 
+def as_decoded(images: np.ndarray, *, codec: str, quality: int) -> np.ndarray:
+    """What reading back gives of images once they are kept: uint8 of the same shape.
+
+    Args:
+        images: uint8 (n, C, H, W), C is 3 or 2.
+        codec: ``raw``, ``zstd`` (both lossless) or ``jpeg``.
+        quality: JPEG's, 1 to 100.
+    """
+    if codec != "jpeg":
+        return images
+    encoded = [np.frombuffer(e, np.uint8) for e in encode(images, codec=codec, quality=quality)]
+    channels, size = images.shape[1], (images.shape[2], images.shape[3])
+    return decode(encoded, codec=codec, channels=channels, size=size)
+
+
 def _above_each_other(fields: np.ndarray) -> np.ndarray:
     """(n, 2, H, W) -> (n, 1, 2 H', W), H' the next whole number of JPEG blocks."""
     n, _, height, width = fields.shape

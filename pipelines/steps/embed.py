@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from trainers.encoders.encoder import Encoder
 from trainers.encoders.factory import build_encoder
-from trainers.parts import EmbedPart, NamedPart, ScorePart
+from trainers.parts import EmbedPart, ScorePart
+from trainers.predictor import NamedPart
 from trainers.streams.kinds import make_stream
 
 from actors.storage import Storage
@@ -123,13 +124,10 @@ def _rows(clips: Sequence[ExtractedClip], given: Given) -> list[dict[str, Any]]:
 def _load(
     stream: str, settings: StreamSettings, given: Given, row: str | None, work: Work
 ) -> tuple[NamedPart, ...]:
-    made = make_stream(stream, settings)
     encoder, _ = load_network(encoder_folder(stream, settings, given, work), NETWORK)
-    name = f"{stream}.embed"
-    embedding = EmbedPart(
-        made, cast(Encoder, encoder), settings.embed, multi_label=given.multi_label
+    part = EmbedPart(
+        make_stream(stream, settings), cast(Encoder, encoder), multi_label=given.multi_label
     )
-    parts = [NamedPart(name, (), embedding)]
-    if row is not None:
-        parts.append(NamedPart(row, (name,), ScorePart()))
-    return tuple(parts)
+    name = f"{stream}.embed"
+    own = [] if row is None else [NamedPart(row, ScorePart(), (name,))]
+    return (NamedPart(name, part), *own)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from trainers.parts import NamedPart
-from trainers.predictor import Predictor
+from trainers.model_files import save
+from trainers.predictor import NamedPart, Predictor
 
 from pipelines.steps.job import Job
 from pipelines.steps.run import run_step
-from pipelines.steps.score import read_scores
+from pipelines.steps.score import REFINED, read_scores
 from pipelines.steps.step import Facts, Step, StepResult, System, Work
 from pipelines.steps.table import read_table
 from pipelines.tracking.provenance import versions
@@ -25,7 +25,6 @@ from trainers.table import Table
 
 VALIDATION_SCORES = "validation_scores.npz"
 """In the run's folder: what pipelines/refine.py can be tried on."""
-REFINED = "refined"
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def _save_and_register(
     work: Work,
 ) -> Facts:
     job = work.job
-    assemble(job, system, results).save(work.storage)
+    save(assemble(job, system, results), work.storage)
     videos = {video.id: video for video in job.manifest.videos}
     evaluation = Evaluation(
         metrics=figures.measures,

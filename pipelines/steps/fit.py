@@ -8,7 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from trainers.parts import NamedPart, SequencePart
+from trainers.parts import SequencePart
+from trainers.predictor import NamedPart
 
 from actors.storage import Storage
 from pipelines.steps.fingerprint import weights_stamp
@@ -98,7 +99,7 @@ def _fit_sequence(stream: str, settings: StreamSettings, given: Given, work: Wor
 def _load_sequence(stream: str, row: str, multi_label: bool, work: Work) -> tuple[NamedPart, ...]:
     network, _ = load_network(work.storage, NETWORK)
     part = SequencePart(cast(Any, network), multi_label=multi_label)
-    return (NamedPart(row, (f"{stream}.embed",), part),)
+    return (NamedPart(row, part, (f"{stream}.embed",)),)
 
 
 def best_step(facts: Facts) -> str:

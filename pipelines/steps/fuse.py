@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from trainers.fusion.contract import FusionModel
-from trainers.parts import FusionPart, NamedPart
+from trainers.parts import FusionPart
+from trainers.predictor import NamedPart
 from trainers.table import Table
 
 from actors.storage import Storage
@@ -61,7 +62,7 @@ def fuse(
         settings=settings,
         needs=(*embeds, "search") if searched else embeds,
         data=given.table(test=False),
-        load=partial(_load, embeds),
+        load=partial(_load, streams),
         job="tune",
         describe=_sparsity,
     )
@@ -162,5 +163,7 @@ def _sparsity(facts: Facts) -> str:
     )
 
 
-def _load(embeds: tuple[str, ...], work: Work) -> tuple[NamedPart, ...]:
-    return (NamedPart("fusion", embeds, FusionPart(load_fused(work.storage))),)
+def _load(streams: Mapping[str, str], work: Work) -> tuple[NamedPart, ...]:
+    inputs = {stream: f"{stream}.embed" for stream in streams}
+    part = FusionPart(load_fused(work.storage), inputs)
+    return (NamedPart("fusion", part, tuple(inputs.values())),)

@@ -10,7 +10,8 @@ from typing import Any, cast
 import numpy as np
 import safetensors.numpy
 import torch
-from trainers.parts import JoinPart, NamedPart
+from trainers.parts import JoinPart
+from trainers.predictor import NamedPart
 
 from actors.storage import Storage
 from pipelines.steps.fit import NETWORK
@@ -35,6 +36,8 @@ from trainers.table import Table
 
 SCORES = "scores.safetensors"
 REFINEMENT = "refinement.safetensors"
+REFINED = "refined"
+"""Row, and part, of the refined ensemble, which is registered."""
 
 
 @dataclass(frozen=True)
@@ -188,5 +191,7 @@ def _write(storage: Storage, rows: Mapping[str, SystemScores]) -> None:
 
 def _load(scores: ScoreSet, work: Work) -> tuple[NamedPart, ...]:
     refinement = read_refinement(work.results["scores"])
-    plain = NamedPart(scores.ensemble, scores.members, JoinPart(None))
-    return (plain, NamedPart("refined", scores.members, JoinPart(refinement)))
+    return (
+        NamedPart(scores.ensemble, JoinPart(scores.members), scores.members),
+        NamedPart(REFINED, JoinPart(scores.members, refinement), scores.members),
+    )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trainers.parts import NamedPart
+from trainers.predictor import NamedPart
 
 from actors.storage import Storage
 

@@ -11,20 +11,21 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from trainers.hybrid import Hybrid
+from trainers.model_files import load
 from trainers.prediction import prediction_row
 
 
-class HybridModel(PythonModel):
+class SystemModel(PythonModel):
     """Paths of videos in, classes out.
 
     Input: a list of paths, or a table with the single column ``path``. Parameters: ``top_k``
     (classes per video), ``embeddings`` (whether to give them), ``device`` (``auto`` takes a GPU
-    if there is one).
+    if there is one), ``precision`` of the encoders (``fp32``, ``bf16``, ``auto``; empty: that of
+    training).
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        self.hybrid = Hybrid.load(context.artifacts["hybrid"])
+        self.predictor = load(context.artifacts["system"])
 
     def predict(
         self,
@@ -34,11 +35,16 @@ class HybridModel(PythonModel):
     ) -> pd.DataFrame:
         """One row per path, in order; a file that can't be used has the reason in ``error``."""
         options = {"top_k": 3, "embeddings": False, "device": "auto", **(params or {})}
-        rows = [
-            prediction_row(self.hybrid, one, top=options["top_k"], embeddings=options["embeddings"])
-            for one in self.hybrid.predict(_paths(model_input), device=options["device"])
-        ]
-        return pd.DataFrame(rows)
+        top, embeddings = options["top_k"], options["embeddings"]
+        predictions = self.predictor.predict(
+            _paths(model_input),
+            device=options["device"],
+            precision=options.get("precision") or None,
+        )
+        return pd.DataFrame(
+            prediction_row(self.predictor, one, top=top, embeddings=embeddings)
+            for one in predictions
+        )
 
 
 def _paths(model_input: Any) -> list[str]:
@@ -51,4 +57,4 @@ def _paths(model_input: Any) -> list[str]:
     return [str(path) for path in model_input[column]]
 
 
-set_model(HybridModel())
+set_model(SystemModel())

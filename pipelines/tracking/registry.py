@@ -1,4 +1,4 @@
-"""The MLflow model registry: a trained ensemble becomes a version, and an alias finds it."""
+"""The MLflow model registry: a trained system becomes a version, and an alias finds it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ from pipelines.cli.launch import ROOT
 from pipelines.cli.model_settings import CHALLENGER, RegistrySettings
 from pipelines.data import Video
 from pipelines.tracking.runs import Run, Tracker
-from trainers.hybrid import FACTS, read_files
+from pipelines.tracking.user_code import user_code
+from trainers.model_files import FACTS, read_files
 
-ARTIFACT = "hybrid"
+ARTIFACT = "system"
+OLD_ARTIFACT = "hybrid"
+"""Of models that version 0.1.0 registered."""
 TEST_MANIFEST = "evaluation/test.json"
 METRIC_TAG, TEST_TAG, WEIGHTS_TAG = "metric.", "test_manifest", "weights"
 
@@ -92,13 +95,13 @@ def register(
     *,
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    """Registers a saved ensemble as a new version, the ``challenger``.
+    """Registers a saved system as a new version, the ``challenger``.
 
     Called again for the same run and the same weights, it finds the version it made.
 
     Args:
         run: the run that trained it.
-        folder: what `Hybrid.save` wrote.
+        folder: what `trainers.model_files.save` wrote.
         evaluation: on the test videos.
         tags: more to keep with the version, such as the data set's name.
 
@@ -106,7 +109,7 @@ def register(
         the version's number, as MLflow writes it.
 
     Raises:
-        UserError: the folder holds no ensemble.
+        UserError: the folder holds no model.
     """
     files = read_files(folder)
     weights = digest(files)
@@ -159,6 +162,7 @@ def signature(streams: Sequence[str]) -> ModelSignature:
                 ParamSpec("top_k", DataType.integer, 3),
                 ParamSpec("embeddings", DataType.boolean, False),
                 ParamSpec("device", text, "auto"),
+                ParamSpec("precision", text, ""),
             ]
         ),
     )
@@ -178,11 +182,12 @@ def find_version(client: MlflowClient, name: str, which: str) -> ModelVersion | 
 
 
 def download(tracker: Tracker, uri: str) -> Storage:
-    """The folder of a registered ensemble, on this machine.
+    """The folder of a registered model, on this machine.
 
     Args:
         uri: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, another URI of MLflow's that holds
-            a model logged by `register`, or a folder that `Hybrid.save` wrote.
+            a model logged by `register`, or a folder that `trainers.model_files.save`
+            wrote.
 
     Raises:
         UserError: there is no such model.
@@ -198,7 +203,9 @@ def download(tracker: Tracker, uri: str) -> Storage:
             f"there is no model {uri} at {tracker.uri}: {reason}; "
             "train one with pipelines/full.py, or give --storage or MLFLOW_TRACKING_URI"
         ) from error
-    return Storage(Path(folder) / "artifacts" / ARTIFACT)
+    artifacts = Path(folder) / "artifacts"
+    older = (artifacts / OLD_ARTIFACT).is_dir() and not (artifacts / ARTIFACT).exists()
+    return Storage(artifacts / (OLD_ARTIFACT if older else ARTIFACT))
 
 
 def _log_model(tracker: Tracker, run: Run, files: Mapping[str, bytes]) -> Any:
@@ -218,8 +225,8 @@ def _log_model(tracker: Tracker, run: Run, files: Mapping[str, bytes]) -> Any:
             model_id=logged.model_id,
             python_model=str(ROOT / "pipelines" / "tracking" / "model_code.py"),
             artifacts={ARTIFACT: str(folder)},
-            code_paths=[str(ROOT / "actors"), str(ROOT / "trainers")],
-            signature=signature(record["streams"]),
+            code_paths=[str(ROOT / "actors"), str(ROOT / "trainers"), *user_code(files)],
+            signature=signature(list(record["streams"])),
             # A path that is not there: the trial prediction that MLflow makes costs nothing.
             input_example=["path/of/a/video.mp4"],
             pip_requirements=requirements(),
@@ -253,7 +260,7 @@ def _log_test_manifest(run: Run, evaluation: Evaluation) -> None:
 
 
 def digest(files: Mapping[str, bytes]) -> str:
-    """Names an ensemble by the contents of its files."""
+    """Names a model by the contents of its files."""
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console as RichConsole
-from small_hybrid import CLASSES, make_hybrid, write_clip
+from small_hybrid import CLASSES, join_of, make_hybrid, write_clip
 
 from actors.errors import UserError
 from actors.storage import Storage
@@ -21,13 +21,14 @@ from pipelines.cli.model_settings import PredictSettings
 from pipelines.predict import find_videos, predict, predict_paths
 from pipelines.report.predictions import check_output, in_words, predictions_table
 from pipelines.steps.console import Console
+from trainers.model_files import save
 from trainers.refinement.fitted import contextual
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("predict")
-    make_hybrid().save(folder / "model")
+    save(make_hybrid(), folder / "model")
     write_clip(folder / "clips" / "one.mp4")
     write_clip(folder / "clips" / "inner" / "mute.mp4", sound=False)
     (folder / "clips" / "broken.mp4").write_bytes(b"nothing to see" * 50)
@@ -115,12 +116,16 @@ def test_a_line_after_the_table_tells_how_many(rows):
 def test_another_refinement_takes_the_place_of_the_models_own(folder, rows, tmp_path):
     hybrid = make_hybrid()
     identity = contextual(
-        np.eye(3), streams=hybrid.members, classes=CLASSES, multi_label=False, normalize=True
+        np.eye(3),
+        streams=join_of(hybrid).members,
+        classes=CLASSES,
+        multi_label=False,
+        normalize=True,
     )
     (tmp_path / "mine.safetensors").write_bytes(identity.to_bytes())
     clip = str(folder / "clips" / "one.mp4")
     (row,) = run(folder, [clip], refinement=str(tmp_path / "mine.safetensors"), top=3)
-    plain = hybrid.predict_clip(clip).decision.systems["hybrid"]
+    plain = hybrid.predict_clip(clip).decision.scores["ensemble"]
     assert row["probabilities"] == pytest.approx(sorted(plain, reverse=True), abs=1e-6)
     assert row["probabilities"] != pytest.approx(rows[2]["probabilities"], abs=1e-6)
 
@@ -130,7 +135,7 @@ def test_refinements_that_do_not_fit_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match="--refinement nowhere does not exist"):
         run(folder, [clip], refinement="nowhere")
     file = tmp_path / "mine.safetensors"
-    file.write_bytes(make_hybrid(classes=("a", "b", "c")).refinement.to_bytes())
+    file.write_bytes(join_of(make_hybrid(classes=("a", "b", "c"))).refinement.to_bytes())
     with pytest.raises(UserError, match="this model can't use it: the refinement is of 3 classes"):
         run(folder, [clip], refinement=str(file))
     file.write_bytes(b"nothing")
@@ -184,6 +189,7 @@ def test_outputs_that_could_not_be_written(output, embeddings, message):
         ({"top": 0}, "--top must be at least 1, not 0"),
         ({"gpus": -1.0}, "--gpus must be 0 or more"),
         ({"device": "tpu"}, "--device must be auto, cpu or cuda, not 'tpu'"),
+        ({"precision": "int8"}, "--precision must be fp32, bf16 or auto, not 'int8'"),
     ],
 )
 def test_settings_out_of_range(options, message):

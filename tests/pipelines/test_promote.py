@@ -18,6 +18,7 @@ from pipelines.promote import main, promote, promote_version, rows_accuracy, row
 from pipelines.steps.console import Console
 from pipelines.tracking.registry import Evaluation, find_version, register
 from pipelines.tracking.runs import Tracker
+from trainers.model_files import save
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def no_server(monkeypatch):
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory) -> Storage:
     storage = Storage(tmp_path_factory.mktemp("gate"))
-    make_hybrid().save(storage.join("hybrid"))
+    save(make_hybrid(), storage.join("model"))
     return storage
 
 
@@ -63,7 +64,7 @@ class Gate:
             return register(
                 self.tracker,
                 run,
-                self.storage.join("hybrid"),
+                self.storage.join("model"),
                 evaluation,
                 RegistrySettings(name=self.name),
             )

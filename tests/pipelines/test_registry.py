@@ -30,7 +30,7 @@ from pipelines.tracking.registry import (
     requirements,
 )
 from pipelines.tracking.runs import Tracker
-from trainers.hybrid import Hybrid
+from trainers.model_files import load, save
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,11 +61,11 @@ def registered(storage, evaluation):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         tracker = Tracker(TrackingSettings(), storage)
-    make_hybrid().save(storage.join("hybrid"))
+    save(make_hybrid(), storage.join("model"))
     settings = RegistrySettings()
     with tracker.parent("job", "one") as run:
         versions = [
-            register(tracker, run, storage.join("hybrid"), evaluation, settings, tags={"data": "d"})
+            register(tracker, run, storage.join("model"), evaluation, settings, tags={"data": "d"})
             for _ in range(2)
         ]
     return tracker, run, versions
@@ -119,7 +119,9 @@ def test_signature_and_example(model):
     signature = model.metadata.signature
     assert [spec.type.name for spec in signature.inputs.inputs] == ["string"]
     assert "share_motion" in signature.outputs.input_names()
-    assert {param.name for param in signature.params.params} == {"top_k", "embeddings", "device"}
+    assert {param.name for param in signature.params.params} == {
+        *("top_k", "embeddings", "device", "precision")
+    }
     assert model.input_example == ["path/of/a/video.mp4"]
 
 
@@ -175,8 +177,8 @@ def test_it_loads_away_from_the_checkout_without_pickles(registered, tmp_path):
         "import sys, mlflow;"
         "m = mlflow.pyfunc.load_model('models:/multiclue/1');"
         "print(m.predict(sys.argv[1:])['label'][0]);"
-        "import trainers.hybrid, actors.storage;"
-        "print(trainers.hybrid.__file__); print(actors.storage.__file__)"
+        "import trainers.predictor, actors.storage;"
+        "print(trainers.predictor.__file__); print(actors.storage.__file__)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, clip],
@@ -198,11 +200,11 @@ def test_it_loads_away_from_the_checkout_without_pickles(registered, tmp_path):
 
 def test_nothing_in_it_is_pickled(registered):
     tracker, _, _ = registered
-    hybrid = download(tracker, "models:/multiclue@challenger").local()
+    folder = download(tracker, "models:/multiclue@challenger").local()
     # Python and Numba leave byte-code and machine code beside what they load.
-    found = [file for file in hybrid.parents[1].rglob("*") if "__pycache__" not in file.parts]
+    found = [file for file in folder.parents[1].rglob("*") if "__pycache__" not in file.parts]
     files = [file for file in found if file.is_file()]
-    assert any(file.name == "hybrid.json" for file in files)
+    assert any(file.name == "system.json" for file in files)
     assert {file.suffix for file in files} <= {
         ".py", ".typed", ".json", ".yaml", ".txt", ".safetensors", ""
     }  # fmt: skip
@@ -211,7 +213,7 @@ def test_nothing_in_it_is_pickled(registered):
     assert all(safetensors.numpy.load(file.read_bytes()) for file in tensors)
     others = [file for file in files if file not in tensors]
     assert not [file for file in others if file.read_bytes().startswith(b"\x80")]
-    assert Hybrid.load(hybrid).classes == CLASSES
+    assert load(folder).classes == CLASSES
 
 
 @pytest.mark.slow

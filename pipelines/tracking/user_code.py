@@ -1,0 +1,79 @@
+"""Code outside of this project that a saved model names: it is registered with the model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainers.model_files import FACTS
+from trainers.named import is_named
+from trainers.parts import read_metadata
+
+OWN = {"actors", "trainers"}
+"""Packages that every registered model has with it."""
+
+
+def user_code(files: Mapping[str, bytes]) -> list[str]:
+    """Folders and files of the packages that a model names as ``package.module:name``.
+
+    Installed packages are left out: the model's requirements name them.
+
+    Args:
+        files: a saved model's; see `trainers.model_files.read_files`.
+    """
+    names = {text.partition(":")[0].partition(".")[0] for text in _named(files)} - OWN
+    found = {place for name in names if (place := _place(name)) is not None}
+    return sorted(str(place) for place in found)
+
+
+def _named(files: Mapping[str, bytes]) -> Iterator[str]:
+    """Every text of the form ``package.module:name`` in the JSON of a model's files."""
+    for name, content in files.items():
+        if name == FACTS:
+            yield from _texts(json.loads(content))
+            continue
+        for value in read_metadata(content).values():
+            try:
+                yield from _texts(json.loads(value))
+            except ValueError:
+                continue  # a plain text
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and is_named(value):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+
+
+def _place(package: str) -> Path | None:
+    """The file or folder of a top-level package; None where it is built in, installed or unknown.
+
+    Nothing of it is imported.
+    """
+    if package in sys.stdlib_module_names:
+        return None
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # of `__main__`
+        return None
+    if spec is None:
+        return None
+    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
+    if not places:
+        return None
+    origin = Path(places[0]).resolve()
+    installed = [*site.getsitepackages(), sysconfig.get_path("stdlib")]
+    if any(origin.is_relative_to(Path(folder).resolve()) for folder in installed):
+        return None
+    return origin.parent if origin.name == "__init__.py" else origin
