@@ -69,7 +69,7 @@ def test_measures_of_single_videos_follow_their_definitions(seed):
 def test_recall_of_a_class_that_is_only_predicted_counts_where_that_is_asked_for():
     scores, labels = np.eye(4)[[0, 2, 1, 1]], [0, 0, 1, 1]
     matrix = measures.confusion_matrix(scores.argmax(1), labels, 4)
-    # Recalls: class 0 one of two, class 1 two of two, class 2 is only predicted, class 3 is nowhere.
+    # Recalls: class 0 one of two, class 1 two of two; class 2 is only predicted, class 3 nowhere.
     assert measures.mean_class_accuracy(scores, labels) == 0.75
     assert measures.mean_recall(matrix) == 0.75
     assert measures.mean_class_accuracy(scores, labels, count_predicted=True) == 0.5
@@ -142,7 +142,10 @@ def test_confusions_go_on_from_a_matrix_of_one_class():
         (lambda: measures.check_multi_label([[0.1, 0.2]], [0, 1]), "1 rows of scores, 2 rows"),
         (lambda: measures.accuracy([0.1, 0.2], [0, 1]), r"must be \(N, C\) .* got \(2,\)"),
         (lambda: measures.accuracy(np.zeros((2, 0)), [0, 1]), r"got \(2, 0\)"),
-        (lambda: measures.mean_average_precision([[0.1]], [0], classes=["a", "b"]), "2 class names"),
+        (
+            lambda: measures.mean_average_precision([[0.1]], [0], classes=["a", "b"]),
+            "2 class names",
+        ),
     ],
 )
 def test_refuses_shapes_and_values_that_have_no_meaning(call, message):
