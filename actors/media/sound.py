@@ -27,8 +27,10 @@ everyday recordings (esc10, fight_surv)."""
 _SECONDS_AT_ONCE = 1.0
 _MAX_PLANES = 8
 """Channels, each in a plane of its own, from which on PyAV 18.1 reads past the last one (7.1!)."""
+_NO_ARRAY = "s64"
+"""A format of samples that PyAV does not turn into an array."""
 _PACKED_FLOAT = "flt"
-_FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
+_FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31}
 
 
 class Spectrogram:
@@ -52,15 +54,12 @@ class Spectrogram:
         if count < 1:
             self._rest = waiting
             return
-        block = torch.from_numpy(waiting[: (count - 1) * s.hop + s.n_fft])
         self._rest = waiting[count * s.hop :]
-        self._columns.append(self._bands(block))
+        self._columns.append(self._bands(torch.from_numpy(waiting)))
 
     def finish(self) -> np.ndarray:
         """The whole spectrogram: float16 (bands, T), T = 1 + samples // hop."""
         self.add(np.zeros(self.settings.n_fft - self.settings.n_fft // 2, np.float32))
-        if not self._columns:
-            return np.zeros((self.settings.bands, 0), np.float16)
         return np.concatenate(self._columns, axis=1)
 
     def _bands(self, block: torch.Tensor) -> np.ndarray:
@@ -92,15 +91,14 @@ def spectrogram(samples: np.ndarray, settings: SoundSettings) -> np.ndarray:
 
 def to_mono(frame: av.AudioFrame) -> np.ndarray:
     """One decoded frame in any sample format as float32 (n,), 1 = full: its channels' mean."""
-    if frame.format.is_planar and len(frame.layout.channels) >= _MAX_PLANES:
+    name, channels = frame.format.packed.name, len(frame.layout.channels)
+    if name == _NO_ARRAY or (frame.format.is_planar and channels >= _MAX_PLANES):
         packed = av.AudioResampler(_PACKED_FLOAT, frame.layout, frame.sample_rate)
         return np.concatenate([to_mono(f) for f in packed.resample(frame) + packed.resample(None)])
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
-        samples = samples.reshape(-1, len(frame.layout.channels)).T
-    name = frame.format.packed.name
-    wide = np.float64 if name in ("s32", "s64", "dbl") else np.float32
-    mean = samples.mean(axis=0, dtype=wide) if len(samples) > 1 else samples[0].astype(wide)
+        samples = samples.reshape(frame.samples, channels).T
+    mean = samples.mean(axis=0, dtype=np.float64 if name in ("s32", "dbl") else np.float32)
     if name == "u8":
         mean -= _FULL_SCALE[name]
     return (mean / _FULL_SCALE.get(name, 1.0)).astype(np.float32)
@@ -164,8 +162,8 @@ class SoundDecoder:
             self.errors += 1
         self.done = True
         if self.samples == 0:
-            what = f"nothing in its {self.errors} packets decodes" if self.errors else "is empty"
-            return None, MediaError("empty", f"the sound stream {what}")
+            broken = f"none of the sound stream's {self.errors} packets can be decoded"
+            return None, MediaError("empty", broken if self.errors else "the sound stream is empty")
         level = 20 * math.log10(self.peak) if self.peak > 0 else -math.inf
         if level < self.settings.silence_dbfs:
             return None, MediaError(

@@ -126,7 +126,7 @@ class Ledger:
 
     def add(self, row: Row, notes: Notes) -> None:
         self._pending.append(row)
-        if time.monotonic() - self._saved > LEDGER_EVERY_S:
+        if time.monotonic() - self._saved >= LEDGER_EVERY_S:
             self.save(notes)
 
     def save(self, notes: Notes) -> None:
@@ -180,6 +180,5 @@ def _part(time_ns: int) -> str:
 
 
 def _time_of(part: str) -> int:
-    """Nanoseconds since 1970 at which a part was written; 0 for a name that tells none."""
-    pieces = part.split("-")
-    return int(pieces[1]) if len(pieces) == 3 else 0
+    """Nanoseconds since 1970 at which a part was written."""
+    return int(part.split("-")[1])

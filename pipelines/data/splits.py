@@ -183,7 +183,7 @@ def cut_share(
     def cost(row: int) -> float:
         """Change of the sum of squares by that; infinite when the group can't be spared."""
         then = after(row)
-        if np.any((then >= total) & (total > 0)):
+        if np.any(then >= total):
             return float("inf")
         return float((weight * ((then - want) ** 2 - (taken - want) ** 2)).sum())
 

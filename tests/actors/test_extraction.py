@@ -134,7 +134,7 @@ def test_damaged_sound_does_not_lose_the_pictures_nor_the_other_way_round(tmp_pa
         patch.setattr(extraction.SoundDecoder, "decode", broken)
         reader = extract(path)
     assert reader.tracks == ("frames", "flow")
-    assert "packets decodes" in reader.metadata["absent"]["sound"]
+    assert "packets can be decoded" in reader.metadata["absent"]["sound"]
     assert reader.metadata["decode_errors"] > 0
     with monkeypatch.context() as patch:
         patch.setattr(extraction.PictureDecoder, "decode", broken)

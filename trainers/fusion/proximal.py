@@ -43,7 +43,7 @@ def proximal_step(weight: Tensor, *, step: float, lambda2: float, lambda3: float
         return shrunk
     norms = torch.linalg.vector_norm(shrunk, dim=-1, keepdim=True)
     # A zero row has norm 0: its factor is set to 0 instead of dividing by it.
-    factor = torch.where(norms > 0, 1 - step * lambda2 / 2 / norms.clamp(min=1e-38), 0)
+    factor = torch.where(norms > 0, 1 - step * lambda2 / 2 / norms, 0)
     return shrunk * torch.clamp(factor, min=0)
 
 
