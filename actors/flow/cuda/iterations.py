@@ -28,31 +28,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from actors.flow.cuda.pieces import HALO, LANES, latest, piece
+from actors.flow.cuda.steps import FLAT, inverse, iteration, primal_dual_iteration
 from actors.flow.cuda.storage import pack_dual, unpack_dual
 
-LANES = tl.constexpr(32)
-HALO = tl.constexpr(4)
-"""Iterations per launch at most, and columns and rows by which neighboring pieces overlap."""
 UNROLL = tl.constexpr(2)
 """Rows per turn of the innermost loop; several spare moving registers from row to row."""
-FLAT = tl.constexpr(1.1920929e-07)
-"""A squared gradient below this carries no motion, as on the CPU."""
-
-
-@triton.jit
-def _inverse(x):
-    """1 / x of positive x: two instructions, where a division takes about eight."""
-    root = tl.rsqrt(x)
-    return root * root
-
-
-@triton.jit
-def piece(width, pieces_wide, STRIPS: tl.constexpr):
-    """Which columns this program's lanes stand on, and whether they are its own to write."""
-    lane = tl.arange(0, LANES)[None, :]
-    strip = (tl.program_id(0) % pieces_wide) * STRIPS + tl.arange(0, STRIPS)[:, None]
-    x = strip * (LANES - 2 * HALO) - HALO + lane
-    return x, (lane >= HALO) & (lane < LANES - HALO) & (x < width)
 
 
 @triton.jit
@@ -61,11 +42,11 @@ def _needed(changes, previous, tolerance, PARTS: tl.constexpr):
     above `previous`, that launch's iterations."""
     parts = tl.num_programs(0)
     part = tl.arange(0, PARTS)[:, None]
-    iteration = tl.arange(0, HALO)[None, :]
-    ran = iteration < previous
-    each = tl.load(changes + part * HALO + iteration, mask=(part < parts) & ran, other=0.0)
+    index = tl.arange(0, HALO)[None, :]
+    ran = index < previous
+    each = tl.load(changes + part * HALO + index, mask=(part < parts) & ran, other=0.0)
     total = tl.sum(each, 0, keep_dims=True)
-    return tl.min(tl.min(tl.where((total <= tolerance) & ran, iteration, HALO) + 1, 1), 0)
+    return tl.min(tl.min(tl.where((total <= tolerance) & ran, index, HALO) + 1, 1), 0)
 
 
 @triton.jit
@@ -83,76 +64,6 @@ def _load_row(state, data, y, x, inside, height, pitch, EDGE: tl.constexpr):
     gy = tl.load(data + plane + place, mask=inside, other=0.0)
     residual = tl.load(data + 2 * plane + place, mask=inside, other=0.0)
     return u, v, pu, pv, gx, gy, residual
-
-
-@triton.jit
-def _iteration(row, above, left, right, within_y, limit, tau, rate):
-    """One iteration on one row (Zach et al., Eq. 13 to 15).
-
-    Args:
-        row: u, v, the four old duals and the four data terms of row r.
-        above: the new u and v and the four old duals of row r - 1.
-        left: lane of the left neighbor.
-        right: lane of the right neighbor, a lane's own where there is none in the image.
-        within_y: 1 if r - 1 and r are both in the image, else 0.
-
-    Returns:
-        The new u and v of row r, the new duals of row r - 1, the squared change.
-    """
-    u, v, pux, puy, pvx, pvy, gx, gy, inverse, residual = row
-    old_u, old_v, qux, quy, qvx, qvy = above
-    step = tl.minimum(tl.maximum((residual + gx * u + gy * v) * inverse, -limit), limit)
-    change_u = pux - tl.gather(pux, left, 1) + (puy - quy) + step * gx
-    change_v = pvx - tl.gather(pvx, left, 1) + (pvy - qvy) + step * gy
-    u += change_u
-    v += change_v
-    ux = tl.gather(old_u, right, 1) - old_u
-    uy = (u - old_u) * within_y
-    vx = tl.gather(old_v, right, 1) - old_v
-    vy = (v - old_v) * within_y
-    shrink_u = _inverse(1.0 + rate * tl.sqrt(ux * ux + uy * uy))
-    shrink_v = _inverse(1.0 + rate * tl.sqrt(vx * vx + vy * vy))
-    qux = (qux + tau * ux) * shrink_u
-    quy = (quy + tau * uy) * shrink_u
-    qvx = (qvx + tau * vx) * shrink_v
-    qvy = (qvy + tau * vy) * shrink_v
-    return (u, v), (qux, quy, qvx, qvy), change_u * change_u + change_v * change_v
-
-
-@triton.jit
-def _primal_dual_iteration(row, above, left, right, within_y, limit, tau, rate, sigma):
-    """As `_iteration`, of Chambolle and Pock's iterations (2011, Algorithm 1).
-
-    Args:
-        above: of row r - 1 the new u and v, the four old duals, and u and v extrapolated.
-        limit: lambda * tau.
-        tau: primal step.
-        rate: tau / (tau + theta).
-        sigma: dual step.
-
-    Returns:
-        The new u and v of row r, the new duals of row r - 1, the squared change, and u and v of
-        row r extrapolated.
-    """
-    u, v, pux, puy, pvx, pvy, gx, gy, inverse, residual = row
-    _, _, qux, quy, qvx, qvy, bar_u, bar_v = above
-    change_u = tau * (pux - tl.gather(pux, left, 1) + (puy - quy))
-    change_v = tau * (pvx - tl.gather(pvx, left, 1) + (pvy - qvy))
-    residual += gx * (u + change_u) + gy * (v + change_v)
-    step = tl.minimum(tl.maximum(rate * residual * inverse, -limit), limit)
-    change_u += step * gx
-    change_v += step * gy
-    u += change_u
-    v += change_v
-    new_bar_u, new_bar_v = u + change_u, v + change_v
-    qux += sigma * (tl.gather(bar_u, right, 1) - bar_u)
-    quy += sigma * (new_bar_u - bar_u) * within_y
-    qvx += sigma * (tl.gather(bar_v, right, 1) - bar_v)
-    qvy += sigma * (new_bar_v - bar_v) * within_y
-    shrink_u = tl.rsqrt(tl.maximum(qux * qux + quy * quy, 1.0))
-    shrink_v = tl.rsqrt(tl.maximum(qvx * qvx + qvy * qvy, 1.0))
-    duals = qux * shrink_u, quy * shrink_u, qvx * shrink_v, qvy * shrink_v
-    return (u, v), duals, change_u * change_u + change_v * change_v, (new_bar_u, new_bar_v)
 
 
 @triton.jit
@@ -184,8 +95,8 @@ def _walk(
     right = tl.where(inside & (x < width - 1) & (lane < LANES - 1), lane + 1, lane)
     squared = gx * gx + gy * gy
     # Where it is flat the reciprocal may be infinite, and isn't used.
-    inverse = tl.where(squared > FLAT, -_inverse(tl.maximum(squared, FLAT)), 0.0)
-    flow, term = (u, v), (gx, gy, inverse, residual)
+    reciprocal = tl.where(squared > FLAT, -inverse(tl.maximum(squared, FLAT)), 0.0)
+    flow, term = (u, v), (gx, gy, reciprocal, residual)
     duals = unpack_dual(pu, grain) + unpack_dual(pv, grain)
     new_aboves, new_terms, new_errors = (), (), ()
     for k in tl.static_range(ITERATIONS):
@@ -195,13 +106,11 @@ def _walk(
         above = aboves[k]
         row, bars = flow + duals + term, ()
         if PRIMAL_DUAL:
-            new, new_duals, squares, bars = _primal_dual_iteration(
+            new, new_duals, squares, bars = primal_dual_iteration(
                 row, above, left, right, within_y, limit, tau, rate, sigma
             )
         else:
-            new, new_duals, squares = _iteration(
-                row, above, left, right, within_y, limit, tau, rate
-            )
+            new, new_duals, squares = iteration(row, above, left, right, within_y, limit, tau, rate)
         if EDGE:
             squares = tl.where((y - k >= start) & (y - k < stop), squares, 0.0)
         if PARTIAL:
@@ -294,19 +203,6 @@ def _advance_by(
             walk, source, target, data, y, x, own, start, stop, height, width, pitch,
             limit, tau, rate, sigma, grain, count, True, True, PRIMAL_DUAL, HALO - 1,
         )  # fmt: skip
-
-
-@triton.jit
-def latest(states, slots, room, pair):
-    """Where a pair's latest state is kept for this piece: its slot, what that says (1 bit for the
-    side, 2 for a pair that is done), this state and the other one, to be written.
-    """
-    slot = slots + pair * tl.num_programs(0) + tl.program_id(0)
-    state = tl.load(slot)
-    tl.debug_barrier()  # The first warp to end writes the slot: all have read it by then.
-    side = state & 1
-    first = states + pair * 2 * room
-    return slot, state, first + side * room, first + (1 - side) * room
 
 
 @triton.jit(

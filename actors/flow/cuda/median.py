@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from actors.flow.cuda.iterations import latest, piece
+from actors.flow.cuda.pieces import latest, piece
 
 
 @triton.jit

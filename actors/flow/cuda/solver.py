@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from actors.flow.cuda import iterations, median, pyramid
+from actors.flow.cuda import iterations, median, pieces, pyramid
 from actors.flow.cuda.batches import ceiling
 from actors.flow.settings import TVL1
 from actors.flow.tvl1 import pyramid_scales
@@ -24,8 +24,8 @@ FEWEST_ROWS = 32
 """Rows of a piece at least: each costs 2 HALO rows more than it yields."""
 FEWEST_PARTS = 64
 """Room for so many pieces is compiled in at least, so that most sizes share a kernel."""
-HALO: int = iterations.HALO.value
-USEFUL: int = iterations.LANES.value - 2 * HALO
+HALO: int = pieces.HALO.value
+USEFUL: int = pieces.LANES.value - 2 * HALO
 """Columns of a strip that are its own."""
 MARGIN: int = pyramid.MARGIN.value
 Record = Callable[[Callable[[], None]], Callable[[], None]]
