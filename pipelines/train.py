@@ -84,6 +84,7 @@ def train(job: Job, extraction: Extraction) -> dict[str, TrainedStream]:
         # A failure is told at once, not when the other streams are done days later: leaving the
         # job shuts Ray down, and with it their fits, which go on from their checkpoints next time.
         pool.shutdown(wait=False, cancel_futures=True)
+    job.end_fits()
     return {stream: future.result() for stream, future in futures.items()}
 
 
@@ -164,7 +165,7 @@ def _fit(
         spec = FitSpec(name, make_task, save_fitted, optimizer, job.settings.seed, storage)
         with job.tracker.child(job.run, name) as run, _watch(job, name, run, optimizer) as say:
             run.log_params({"optimizer": optimizer, "stage": name})
-            result = fit_with_ray(spec, _resources(job), say)
+            result = fit_with_ray(spec, _resources(job), say, job.fit_pool())
             run.log_curve(result["history"])
         return result
 
