@@ -25,14 +25,14 @@ from pipelines.steps.job import Job
 from pipelines.steps.opening import open_job
 
 
-def extract(job: Job) -> Extraction:
-    """Extracts what has not been extracted yet."""
+def extract(job: Job, *, fits_follow: bool = True) -> Extraction:
+    """Extracts what has not been extracted yet; workers that fit start meanwhile."""
     if job.extraction is None:
-        job.extraction = extract_clips(job)
+        job.extraction = extract_clips(job, fits_follow=fits_follow)
     return job.extraction
 
 
 def main(asked: Asked) -> None:
     """Runs this job."""
     with open_job(asked.settings, asked.manifest) as job:
-        extract(job)
+        extract(job, fits_follow=False)

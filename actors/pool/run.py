@@ -12,12 +12,13 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from actors.errors import MediaError
 from actors.pool.ledger import CRASH, Ledger, Notes
@@ -25,6 +26,10 @@ from actors.storage import Storage
 
 CRASHES_ALLOWED = 2
 """A video that took its process down this often in one run is rejected, not tried for ever."""
+
+WORKERS_KEPT = 3
+"""A process keeps the workers of so many runs, the latest: as many as streams are embedded at
+once."""
 
 ROWS_PER_BLOCK = 8
 MIN_BLOCKS = 64
@@ -79,7 +84,7 @@ class PoolResources:
 
 
 class _Guarded:
-    """One actor: runs the worker on a batch of rows, turning what goes wrong into rows."""
+    """Runs the worker on a batch of rows, turning what goes wrong into rows."""
 
     def __init__(self, make_worker: Callable[[], ClipWorker], notes: Notes) -> None:
         self._worker, self._notes = make_worker(), notes
@@ -108,6 +113,22 @@ class _Guarded:
             raise MediaError(CRASH, f"the process died {past} times while working on this file")
 
 
+_kept: OrderedDict[str, _Guarded] = OrderedDict()
+"""The workers of this process, by the run that they are of."""
+
+
+def _work(
+    batch: dict[str, Any], make_worker: Callable[[], ClipWorker], notes: Notes
+) -> Iterator[dict[str, list[str]]]:
+    """One task: as `_Guarded`, with the worker that this process has of the same run."""
+    if notes.session not in _kept:
+        _kept[notes.session] = _Guarded(make_worker, notes)
+        while len(_kept) > WORKERS_KEPT:
+            _kept.popitem(last=False)
+    _kept.move_to_end(notes.session)
+    yield from _kept[notes.session](batch)
+
+
 def run_pool(
     rows: Sequence[Row],
     make_worker: Callable[[], ClipWorker],
@@ -121,7 +142,7 @@ def run_pool(
 
     Args:
         rows: each with ``id``, ``name`` (the artifact's file name) and what the worker needs.
-        make_worker: called once in each actor.
+        make_worker: called once in each process.
         storage: where the artifacts and the ledger are.
         on_row: called with (done, total, ledger row) as each video ends.
         artifacts: whether the worker writes a file ``name`` into `storage` for each row; a row
@@ -163,12 +184,28 @@ def _stream(
     blocks = min(len(todo), max(MIN_BLOCKS, len(todo) // ROWS_PER_BLOCK))
     items = [{"row": json.dumps(row)} for row in todo]
     dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-        _Guarded,
-        fn_constructor_args=(make_worker, notes),
+        **_engine(make_worker, notes, resources, min(resources.actors, len(todo))),
         batch_size=None,
-        compute=ActorPoolStrategy(size=min(resources.actors, len(todo))),
         num_cpus=resources.cpus,
         num_gpus=resources.gpus,
     )
     for item in dataset.iter_rows():
         yield json.loads(item["row"])
+
+
+def _engine(
+    make_worker: Callable[[], ClipWorker], notes: Notes, resources: PoolResources, size: int
+) -> Mapping[str, Any]:
+    """Tasks, as Ray keeps their processes for the next step's tasks; with GPUs actors, as Ray ends
+    the process of a task that had one."""
+    if resources.gpus:
+        return {
+            "fn": _Guarded,
+            "fn_constructor_args": (make_worker, notes),
+            "compute": ActorPoolStrategy(size=size),
+        }
+    return {
+        "fn": _work,
+        "fn_args": (make_worker, notes),
+        "compute": TaskPoolStrategy(size=size),
+    }

@@ -25,7 +25,7 @@ from pipelines.report.comparison import (
     to_csv,
     to_latex,
 )
-from pipelines.steps.extract import extract
+from pipelines.extract import extract
 from pipelines.steps.fingerprint import fingerprint
 from pipelines.steps.fuse import fused_settings
 from pipelines.steps.job import Job

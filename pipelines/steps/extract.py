@@ -63,8 +63,11 @@ class Extraction:
     fingerprint: str
 
 
-def extract(job: Job) -> Extraction:
+def extract(job: Job, *, fits_follow: bool = True) -> Extraction:
     """Extracts what has not been extracted yet, and checks that enough is left to train on.
+
+    Args:
+        fits_follow: start the workers of the fits meanwhile.
 
     Raises:
         TooManyRejected: more than `max_rejected_share` of the videos can't be used.
@@ -75,7 +78,7 @@ def extract(job: Job) -> Extraction:
     mark, storage, known = _find(job, rows)
     if known is None:
         check_streams(job.manifest.videos, job.settings.streams, job.console)
-    outcomes = known or _run(job, rows, storage)
+    outcomes = known or _run(job, rows, storage, fits_follow)
     name = f"{fingerprint([row['name'] for row in rows])}.json"
     _show(job, outcomes, storage.join("seconds"), name, time.monotonic() - begun)
     _show_notes(job, outcomes)
@@ -139,11 +142,15 @@ def _narrowed(outcome: dict[str, Any], tracks: Sequence[str]) -> dict[str, Any]:
     return cached | {"ok": False, "kind": "no_stream", "message": reasons}
 
 
-def _run(job: Job, rows: list[dict[str, str]], storage: Storage) -> list[dict[str, Any]]:
+def _run(
+    job: Job, rows: list[dict[str, str]], storage: Storage, fits_follow: bool
+) -> list[dict[str, Any]]:
     """All outcomes, in the order of the rows."""
     from actors.pool.run import PoolResources, run_pool
 
     job.board()
+    if fits_follow:
+        job.fit_pool()
     wanted = job.settings.resources
     resources = PoolResources.for_cluster(
         max_actors=wanted.extract_actors,

@@ -127,7 +127,7 @@ def fit(
 
     spec = FitSpec(work.step.name, make_task, save_fitted, settings, seed, work.storage)
     with _progress(work, settings) as report:
-        return fit_with_ray(spec, fit_resources(work.job), report)
+        return fit_with_ray(spec, fit_resources(work.job), report, work.job.fit_pool())
 
 
 @contextmanager

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from actors.pool.board import Board
     from pipelines.steps.extract import Extraction
     from pipelines.steps.given import Given
+    from trainers.fit.pool import FitPool
 
 T = TypeVar("T")
+
+FITTING_MODULES = ("trainers.encoders.task", "trainers.sequence.task")
+"""What workers that fit import while they wait."""
 
 
 @dataclass
@@ -65,10 +69,12 @@ class Job:
     _stack: ExitStack = field(default_factory=ExitStack)
     _ray_lock: Any = field(default_factory=threading.RLock)
     _board: Board | None = None
+    _fits: FitPool | None = None
 
     def do(self, steps: Sequence[Step]) -> Mapping[str, StepResult]:
         """Runs the steps that have not been run in this job; returns all results."""
         self.results = run(self, steps, self.results)
+        self.end_fits()
         return self.results
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
@@ -106,3 +112,28 @@ class Job:
                 self._board = self._stack.enter_context(Board())
                 self.console.say(f"  [dim]Ray is ready after {time.monotonic() - begun:.1f} s[/]")
             return self._board
+
+    def fit_pool(self) -> FitPool | None:
+        """Workers for fits, which the first call starts in the background; None where each fit has
+        workers of its own (with GPUs or several) or none."""
+        if self.settings.resources.fit_workers != 1:
+            return None
+        with self._ray_lock:
+            self.board()
+            import ray
+
+            have = ray.cluster_resources()
+            if self._fits is None and not (have.get("GPU") and self.settings.resources.fit_gpus):
+                from trainers.fit.pool import FitPool
+
+                workers = min(max(len(self.settings.streams), 1), int(have.get("CPU", 1)))
+                pool = FitPool(workers, self.files.path("ray"), preload=FITTING_MODULES)
+                self._fits = self._stack.enter_context(pool)
+            return self._fits
+
+    def end_fits(self) -> None:
+        """No fit follows soon: lets the workers go, without waiting for them."""
+        with self._ray_lock:
+            pool, self._fits = self._fits, None
+        if pool is not None:
+            pool.retire()

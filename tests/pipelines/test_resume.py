@@ -144,7 +144,7 @@ def assert_same(one: Path, other: Path, reports: tuple[dict, dict]) -> None:
             assert all((expected[key] == found[key]).all() for key in expected), file
 
 
-WORKERS = ("ray::MapWorker", "ray::RayTrainWorker", "ray::ImplicitFunc")
+WORKERS = ("ray::MapBatches", "ray::RayTrainWorker", "ray::ImplicitFunc")
 """Titles of processes in which Ray Data, Ray Train and Ray Tune do their work."""
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 import torch
@@ -16,6 +17,9 @@ from actors.errors import UserError
 from actors.storage import Storage
 from trainers.fit.loop import FitResult, FitTask, fit
 from trainers.settings import OptimizerSettings
+
+if TYPE_CHECKING:
+    from trainers.fit.pool import FitPool
 
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.json"
@@ -60,8 +64,14 @@ class FitResources:
     gpus: float = 0.0
 
 
-def fit_with_ray(spec: FitSpec, resources: FitResources, progress: Progress) -> dict[str, Any]:
+def fit_with_ray(
+    spec: FitSpec, resources: FitResources, progress: Progress, pool: FitPool | None = None
+) -> dict[str, Any]:
     """Runs the fit to its end, from its last checkpoint if there is one.
+
+    Args:
+        pool: workers that are there already. A fit of one worker without a GPU is theirs; others
+            have workers of their own, whose start is little beside their work.
 
     Returns:
         history (list of metrics by step), best_step, steps, waited_s and step_s.
@@ -71,6 +81,15 @@ def fit_with_ray(spec: FitSpec, resources: FitResources, progress: Progress) -> 
     if resources.workers == 0:
         _fit_here(spec, progress, rank=0, world_size=1, device="cpu", wrap=None)
         return spec.output.read_json(RESULT)
+    if pool is not None and resources.workers == 1 and not resources.gpus:
+        pool.run(spec.name, partial(_fit_kept, spec, progress, resources.cpus))
+    else:
+        _fit_alone(spec, resources, progress)
+    return spec.output.read_json(RESULT)
+
+
+def _fit_alone(spec: FitSpec, resources: FitResources, progress: Progress) -> None:
+    """A run of Ray Train for this fit."""
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     trainer = TorchTrainer(
         _fit_on_worker,
@@ -96,7 +115,13 @@ def fit_with_ray(spec: FitSpec, resources: FitResources, progress: Progress) -> 
     trainer.fit()
     if spec.output.exists(REFUSAL):
         raise UserError(f"{spec.name}: {spec.output.read_json(REFUSAL)}")
-    return spec.output.read_json(RESULT)
+
+
+def _fit_kept(spec: FitSpec, progress: Progress, cpus: float, stop: Callable[[], bool]) -> None:
+    """A fit on a worker of a pool, which may have fitted others before."""
+    if not spec.output.exists(RESULT):
+        torch.set_num_threads(max(1, int(cpus)))
+        _fit_here(spec, progress, rank=0, world_size=1, device="cpu", wrap=None, stop=stop)
 
 
 def _fit_on_worker(config: dict[str, Any]) -> None:
@@ -128,6 +153,7 @@ def _fit_here(
     world_size: int,
     device: str,
     wrap: Callable[[torch.nn.Module], torch.nn.Module] | None,
+    stop: Callable[[], bool] | None = None,
 ) -> None:
     task = spec.make_task()
     first = rank == 0
@@ -155,8 +181,9 @@ def _fit_here(
         load=load,
         save=save,
         progress=tell,
+        should_stop=stop,
     )
-    if first:
+    if first and not result.stopped:
         _write_result(spec, task, result)
 
 
