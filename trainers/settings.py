@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from actors.errors import UserError
+from actors.errors import UserError, nearest
+from actors.neutral import neutral
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """How a network is fitted; the defaults are the published ones of the spatial CNN."""
+    """Optimizer, schedule, validation and checkpoints of a fit.
+
+    The defaults are the published ones of Hybrid's spatial CNN.
+    """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     """Optimizer."""
@@ -39,13 +43,13 @@ class OptimizerSettings:
     keep: Literal["score", "loss", "last"] = "score"
     """Whose weights are kept: of the look with the best score (of equal ones the least loss), of
     that with the least loss (steadier on few validation clips), or of the last step."""
-    checkpoint_every: int = 1_000
+    checkpoint_every: int = neutral(1_000)
     """Steps between two checkpoints."""
     mixed_precision: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """Half precision on a GPU: auto takes bf16 where the GPU has it, else fp16. Never on a CPU."""
-    loader_threads: int = 4
+    loader_threads: int = neutral(4)
     """Threads that cut samples while the network is busy."""
-    prefetch: int = 4
+    prefetch: int = neutral(4)
     """Batches kept ready."""
 
     def __post_init__(self) -> None:
@@ -78,73 +82,105 @@ class OptimizerSettings:
 
 
 @dataclass(frozen=True)
-class NetworkSettings:
-    """Which network, and what it starts from; the defaults are the spatial stream's."""
+class EncoderSettings:
+    """Which encoder, what it starts from, and which part of it is trained."""
 
-    backbone: str = "vgg19"
-    """vgg19, cnn_m, vgg_small, cnn_m_small, or any classification model of torchvision."""
+    name: str = "torchvision:vgg19"
+    """own:NAME, torchvision:NAME, timm:NAME, or package.module:function."""
     weights: str | None = "imagenet"
-    """Where weights come from: imagenet (torchvision's, from its cache), the path of a
+    """Initial weights: imagenet (from the library's cache or its server), the path of a
     .safetensors or .pt file, or none."""
+    frozen: bool = False
+    """Use the encoder as it is: it is not trained and gives features without class scores."""
+    fine_tune_from: str | None = None
+    """Name of the first layer that is trained; the layers before it stay as they are. null trains
+    all."""
     dropout: float = 0.5
     """Share of units dropped after each fully connected layer in training (where a torchvision
-    model has dropout layers, theirs)."""
+    model has dropout layers, theirs; in a timm model before its classifier)."""
     feature_dim: int | None = None
-    """Width of fc6, whose output is the feature, in the project's own families; null is their own
+    """Width of fc6, whose output is the feature, in the own encoders; null is the published one
     (cnn_m 4096, the small ones 128)."""
     hidden_dim: int | None = None
-    """Width of fc7 in cnn_m; null is 4096."""
+    """Width of fc7 in own:cnn_m; null is 4096."""
 
     def __post_init__(self) -> None:
+        check_encoder_name(self.name)
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be in [0, 1), not {self.dropout}")
         for name in ("feature_dim", "hidden_dim"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
+        if self.frozen and self.fine_tune_from is not None:
+            raise UserError(
+                f"a frozen encoder is not trained, so fine_tune_from {self.fine_tune_from!r} has "
+                "no meaning: set it to null, or frozen to false"
+            )
+
+
+def check_encoder_name(name: str) -> None:
+    """Checks that an encoder's name says where the encoder comes from.
+
+    Raises:
+        UserError: it has no source before a colon.
+    """
+    source, _, rest = name.partition(":")
+    if not source or not rest:
+        raise UserError(
+            f"encoder {name!r} does not say where it comes from: write own:NAME, "
+            "torchvision:NAME (such as torchvision:vgg19), timm:NAME, or package.module:function"
+        )
 
 
 @dataclass(frozen=True)
 class EmbeddingSettings:
-    """What is taken of a clip."""
+    """Which samples of a clip are embedded."""
 
     max_steps: int = 50
     """Longest feature sequence; a longer clip is sampled evenly."""
     test_samples: int = 25
-    """Uniformly spaced samples whose scores are averaged."""
+    """Uniformly spaced samples whose class scores are averaged."""
     batch_size: int = 64
-    """Samples that go through the network together."""
+    """Samples that go through the encoder together."""
     half_precision: bool = True
     """Half precision on a GPU."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """On a CPU: fp32; bf16 with channels last (cosine similarity of the features to those of fp32
+    0.9999 or more, several times as fast on CPUs with AVX512-BF16); auto: bf16 on such CPUs, else
+    fp32 with channels last."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "test_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.precision not in ("fp32", "bf16", "auto"):
+            raise UserError(f"precision must be fp32, bf16 or auto, not {self.precision!r}")
 
 
 @dataclass(frozen=True)
 class SequenceSettings:
-    """Size and fitting of a stream's LSTM (Jiang et al., section IV-A-2)."""
+    """A stream's sequence model and its fit (defaults: Jiang et al., section IV-A-2)."""
 
+    model: str = "lstm"
+    """lstm (PyTorch's), peephole (its gates see the cell, as in the paper's equations),
+    package.module:function, or none: the stream has no sequence model."""
     hidden: tuple[int, ...] = (1024, 512)
-    """Units of the stacked LSTM layers, from the input up."""
-    cell: Literal["lstm", "peephole"] = "lstm"
-    """lstm is PyTorch's; in peephole the gates see the cell, as the paper's equations have it."""
+    """Units of the stacked layers, from the input up."""
     dropout: float = 0.0
     """Share of units dropped between layers and before the classifier in training."""
     input_dropout: float = 0.0
     """Share of the features dropped in training."""
     input_noise: float = 0.0
     """Standard deviation of the noise added to standardized features in training, in units of
-    theirs; on few clips it covers the marks that the CNN's own training left in them."""
+    theirs; on few clips it covers the marks that the encoder's own training left in them."""
     standardize: bool = True
     """Shift and scale each feature to zero mean and unit variance over the training clips."""
     class_weights: bool = False
     """Weigh classes by their inverse frequency in the loss."""
-    cache_mb: int = 2048
+    cache_mb: int = neutral(2048)
     """Megabytes of feature sequences kept in memory."""
-    optimizer: OptimizerSettings = OptimizerSettings(
+    fit: OptimizerSettings = OptimizerSettings(
         lr=1e-4,
         batch_size=10,
         weight_decay=0.0,
@@ -160,8 +196,7 @@ class SequenceSettings:
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
             raise UserError(f"hidden must name at least one layer of 1 unit, not {self.hidden}")
-        if self.cell not in ("lstm", "peephole"):
-            raise UserError(f"cell must be lstm or peephole, not {self.cell!r}")
+        check_sequence_name(self.model)
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be in [0, 1), not {self.dropout}")
         if not 0 <= self.input_dropout < 1:
@@ -170,6 +205,28 @@ class SequenceSettings:
             raise UserError(f"input_noise must be 0 or more, not {self.input_noise}")
         if self.cache_mb < 0:
             raise UserError(f"cache_mb must be 0 or more, not {self.cache_mb}")
+
+    @property
+    def present(self) -> bool:
+        """Whether there is a sequence model at all."""
+        return self.model != "none"
+
+
+SEQUENCE_MODELS = ("none", "lstm", "peephole")
+"""Names of the sequence models that come with Multiclue, and of there being none."""
+
+
+def check_sequence_name(name: str) -> None:
+    """Checks that a sequence model's name is known, or that of a user's function.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if name not in SEQUENCE_MODELS and ":" not in name:
+        raise UserError(
+            f"there is no sequence model {name!r}: choose {', '.join(SEQUENCE_MODELS)} or "
+            f"package.module:function{nearest(name, SEQUENCE_MODELS)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,59 @@
-"""Settings of one stream's network and of how samples are cut from its clips."""
+"""Settings of a stream: its track, how samples are cut from it, its encoder and what follows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from actors.errors import UserError, nearest
-from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
-from trainers.settings import NetworkSettings, OptimizerSettings
+from actors.errors import UserError
+from actors.neutral import neutral
+from actors.tracks import FRAMES
+from trainers.settings import (
+    EmbeddingSettings,
+    EncoderSettings,
+    OptimizerSettings,
+    SequenceSettings,
+)
 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """How one stream's network is built, fed and fitted.
+    """A stream: a track, samples of it, an encoder, and how they are fitted.
 
-    The defaults are the published ones of the spatial stream; `default_stream_settings` gives each
-    stream its own.
+    The defaults are the published ones of Hybrid's spatial stream, without its LSTM.
     """
 
-    network: NetworkSettings = NetworkSettings()
-    """The network and the weights it starts from."""
-    optimizer: OptimizerSettings = OptimizerSettings()
-    """Optimizer, schedule, validation and checkpoints."""
-    crop: int | None = 224
+    track: str = FRAMES
+    """What extraction keeps of a clip and the stream sees: frames, flow or sound."""
+    samples: str = "auto"
+    """How samples are cut from the track: frames, flow_stacks, spectrograms, or
+    package.module:function; auto: the usual way of the track."""
+    encoder: str = "torchvision:vgg19"
+    """Network from a sample to features: own:NAME, torchvision:NAME, timm:NAME, or
+    package.module:function."""
+    weights: str | None = "imagenet"
+    """Initial weights of the encoder: imagenet (from the library's cache or its server), the path
+    of a .safetensors or .pt file, or none."""
+    frozen: bool = False
+    """Use the encoder as it is: it is not trained and gives features without class scores."""
+    fine_tune_from: str | None = None
+    """Name of the first layer that is trained; the layers before it stay as they are. null trains
+    all."""
+    dropout: float = 0.5
+    """Share of units dropped after each fully connected layer in training (where a torchvision
+    model has dropout layers, theirs; in a timm model before its classifier)."""
+    feature_dim: int | None = None
+    """Width of fc6, whose output is the feature, in the own encoders; null is the published one
+    (cnn_m 4096, the small ones 128)."""
+    hidden_dim: int | None = None
+    """Width of fc7 in own:cnn_m; null is 4096."""
+    crop: int | None = None
     """Side in pixels of the square cut from frames and flow fields (a smaller picture is scaled up
-    to it); for audio the side that the spectrogram's window is resized to, or null for as it is."""
+    to it), and which a spectrogram's window is resized to; null: the encoder's own size, or
+    spectrograms as they are where it takes any size."""
     stack: int = 10
-    """Flow fields in a stack, L; the motion network has 2L input channels."""
+    """Flow fields in a stack, L; the encoder has 2L input channels."""
     window_seconds: float = 4.0
-    """Seconds of sound in one audio sample; a shorter clip is repeated."""
+    """Seconds of sound in one sample; a shorter clip is repeated."""
     flip: bool = True
     """Mirror every second sample in training, negating the x displacements of flow. Turn it off
     where left and right tell classes apart. Sound is never mirrored."""
@@ -42,10 +68,16 @@ class StreamSettings:
     """Uniformly spaced samples per validation clip whose mean score counts while training."""
     class_weights: bool = False
     """Weigh classes by their inverse frequency in the loss."""
-    open_files: int = 256
+    open_files: int = neutral(256)
     """Artifacts kept open at a time."""
-    cache_mb: int = 512
+    cache_mb: int = neutral(512)
     """Megabytes of decoded frames, fields and spectrograms kept in memory; 0 keeps none."""
+    fit: OptimizerSettings = OptimizerSettings()
+    """Fit of the encoder."""
+    embed: EmbeddingSettings = EmbeddingSettings()
+    """Embedding of the clips by the encoder."""
+    sequence: SequenceSettings = SequenceSettings(model="none")
+    """Sequence model over the features."""
 
     def __post_init__(self) -> None:
         for name in ("stack", "samples_per_clip", "validation_samples", "open_files"):
@@ -59,40 +91,22 @@ class StreamSettings:
             raise UserError(f"color_jitter must be in [0, 1), not {self.color_jitter}")
         if self.cache_mb < 0:
             raise UserError(f"cache_mb must be 0 or more, not {self.cache_mb}")
-        if self.optimizer.batch_size % self.samples_per_clip:
+        if self.fit.batch_size % self.samples_per_clip:
             raise UserError(
                 f"samples_per_clip {self.samples_per_clip} must divide the batch size "
-                f"{self.optimizer.batch_size}"
+                f"{self.fit.batch_size}"
             )
+        _ = self.encoder_settings  # which checks its own
 
-
-def input_channels(stream: str, settings: StreamSettings) -> int:
-    """Channels of a stream's samples: 3 for frames, 2L for stacks, 1 for spectrograms."""
-    return {SPATIAL: 3, MOTION: 2 * settings.stack, AUDIO: 1}[stream]
-
-
-def default_stream_settings(stream: str) -> StreamSettings:
-    """The published settings of a stream (Jiang et al., section IV-A-2).
-
-    The paper gives networks, batch size, momentum, learning rates and their drops. Where it is
-    silent: dropout 0.9 and 2048 units in fc7 for the motion network, and the end of fine-tuning
-    at 20,000 steps, are those of the two-stream networks it builds on (Simonyan and Zisserman,
-    2014, table 1 and section 5).
-
-    Raises:
-        UserError: there is no such stream.
-    """
-    if stream not in STREAMS:
-        raise UserError(f"there is no stream {stream!r}{nearest(stream, STREAMS)}")
-    if stream == SPATIAL:
-        return StreamSettings()
-    if stream == AUDIO:
-        # The paper starts it from ImageNet as well; nobody publishes CNN-M weights in a form that
-        # torchvision fetches, so a user who has them names the file.
-        return StreamSettings(network=NetworkSettings(backbone="cnn_m", weights="none"), flip=False)
-    return StreamSettings(
-        network=NetworkSettings(backbone="cnn_m", weights="none", hidden_dim=2048, dropout=0.9),
-        optimizer=OptimizerSettings(
-            lr=1e-2, lr_drop_every=100_000, max_steps=250_000, evaluate_every=2_000
-        ),
-    )
+    @property
+    def encoder_settings(self) -> EncoderSettings:
+        """The part that `trainers.encoders.factory.build_encoder` takes."""
+        return EncoderSettings(
+            name=self.encoder,
+            weights=self.weights,
+            frozen=self.frozen,
+            fine_tune_from=self.fine_tune_from,
+            dropout=self.dropout,
+            feature_dim=self.feature_dim,
+            hidden_dim=self.hidden_dim,
+        )
