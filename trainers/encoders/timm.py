@@ -70,7 +70,8 @@ def build(
 
 def _model(name: str, in_channels: int, *, pretrained: bool) -> Any:
     timm = _timm()
-    if pretrained and not timm.models.get_pretrained_cfg(name).has_weights:
+    published = timm.models.get_pretrained_cfg(name)
+    if pretrained and not (published and published.has_weights):
         raise UserError(
             f"nobody publishes weights of 'timm:{name}': give the path of a .safetensors or .pt "
             "file as weights, or none to start from scratch"

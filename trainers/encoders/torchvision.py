@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torchvision
 from torch import Tensor, nn
@@ -11,11 +11,7 @@ from actors.errors import UserError, nearest
 from actors.weights import published_state
 from trainers.encoders.encoder import Encoder
 from trainers.encoders.layers import first_conv, last_layer, put
-from trainers.encoders.specification import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    InputSpecification,
-)
+from trainers.encoders.specification import InputSpecification
 from trainers.encoders.weights import fit_model_state, is_own, saved_specification
 from trainers.settings import EncoderSettings
 
@@ -94,7 +90,9 @@ def _specification(
         return saved_specification(str(settings.weights), in_channels)
     transforms: Any = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     size = transforms.crop_size[0]
-    interpolation = "bicubic" if transforms.interpolation.value == "bicubic" else "bilinear"
+    interpolation: Literal["bilinear", "bicubic"] = (
+        "bicubic" if transforms.interpolation.value == "bicubic" else "bilinear"
+    )
     given = InputSpecification(in_channels, size, interpolation=interpolation)
     if state is None or in_channels != 3:
         return given
@@ -108,7 +106,6 @@ def _moments(transforms: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the weights' transforms, of values in 0 to 255."""
     mean = tuple(round(255 * float(value), 6) for value in transforms.mean)
     std = tuple(round(255 * float(value), 6) for value in transforms.std)
-    assert len(mean) == len(IMAGENET_MEAN) and len(std) == len(IMAGENET_STD)
     return mean, std
 
 

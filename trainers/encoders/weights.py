@@ -11,6 +11,7 @@ import safetensors
 from torch import Tensor, nn
 
 from actors.errors import UserError
+from trainers.encoders.encoder import Encoder
 from trainers.encoders.layers import first_conv, last_layer
 from trainers.encoders.specification import InputSpecification
 from trainers.records import from_record
@@ -66,8 +67,10 @@ def fit_model_state(model: nn.Module, state: dict[str, Tensor], *, source: str) 
         UserError: a tensor is missing or has another shape.
     """
     conv1 = f"{first_conv(model)[0]}.weight"
-    last, _ = last_layer(model)
-    head = [n for n in (f"{last}.weight", f"{last}.bias") if n in model.state_dict()]
+    head: list[str] = []
+    if not isinstance(model, Encoder) or model.tail is not None:
+        last, _ = last_layer(model)
+        head = [n for n in (f"{last}.weight", f"{last}.bias") if n in model.state_dict()]
     fit_state(model, state, conv1=conv1, head=head, source=source)
 
 
