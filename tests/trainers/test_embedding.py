@@ -14,47 +14,71 @@ from trainers.embedding import (
     embedding_positions,
     read_embedding,
 )
-from trainers.encoders.backbones import build_network
+from trainers.encoders.factory import build_encoder
 from trainers.network_files import save_network
-from trainers.sequence.recurrent import SequenceNetwork
-from trainers.settings import EmbeddingSettings, NetworkSettings
-from trainers.streams.samples import crop_samples, cut, normalize
-from trainers.streams.settings import StreamSettings, input_channels
+from trainers.sequence.factory import build_sequence_model
+from trainers.settings import EmbeddingSettings, SequenceSettings
+from trainers.streams.kinds import make_stream
+from trainers.streams.settings import StreamSettings
 
-SETTINGS = StreamSettings(crop=16, window_seconds=2.0)
-
-
-def network_of(stream):
-    settings = NetworkSettings("vgg_small", weights="none", feature_dim=12)
-    channels = input_channels(stream, SETTINGS)
-    return build_network(settings, in_channels=channels, n_classes=3).eval()
+SETTINGS = StreamSettings(
+    encoder="own:vgg_small", weights="none", feature_dim=12, crop=16, window_seconds=2.0
+)
+TRACKS = ("frames", "flow", "sound")
 
 
-@pytest.mark.parametrize("stream", ["spatial", "motion", "audio"])
-def test_features_and_scores_are_those_of_each_position(stream):
-    clip, network = ArrayClip(1), network_of(stream)
+def stream_of(track, **options):
+    return make_stream(f"my {track}", replace(SETTINGS, track=track, **options))
+
+
+def encoder_of(stream, n_classes=3):
+    return build_encoder(
+        stream.settings.encoder_settings, in_channels=stream.channels, n_classes=n_classes
+    ).eval()
+
+
+def embed(track, clip, chosen, **options):
+    stream = stream_of(track)
+    return embed_clip(encoder_of(stream), stream, clip, settings=chosen, **options)
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_features_and_scores_are_those_of_each_position(track):
+    clip, stream = ArrayClip(1), stream_of(track)
+    encoder = encoder_of(stream)
     chosen = EmbeddingSettings(max_steps=5, test_samples=3, batch_size=2)
-    found = embed_clip(network, clip, stream, SETTINGS, embedding=chosen)
-    n = {"spatial": 8, "motion": 6, "audio": 41}[stream]
+    found = embed_clip(encoder, stream, clip, settings=chosen)
+    n = {"frames": 8, "flow": 6, "sound": 41}[track]
     steps, tests = embedding_positions(n, chosen)
     assert set(tests) <= set(steps)
     with torch.no_grad():
         for positions, got in ((steps, found.features), (tests, None)):
-            samples = crop_samples(cut(clip, stream, SETTINGS, positions), stream, SETTINGS)
-            inputs = normalize(samples, stream, SETTINGS)
+            inputs = stream.normalize(stream.crop(stream.cut(clip, positions)))
             if got is not None:
-                torch.testing.assert_close(got, network.features(inputs))
-        torch.testing.assert_close(found.scores, network(inputs).softmax(1).mean(0))
+                torch.testing.assert_close(got, encoder.features(inputs))
+        torch.testing.assert_close(found.scores, encoder(inputs).softmax(1).mean(0))
     assert found.features.dtype == torch.float32
     assert float(found.scores.sum()) == pytest.approx(1, abs=1e-5)
+    assert found.metadata == {"stream": f"my {track}", "positions": n}
+
+
+def test_a_frozen_encoder_gives_features_alone(tmp_path):
+    clip, stream = ArrayClip(1), stream_of("frames", frozen=True)
+    chosen = EmbeddingSettings(max_steps=3, test_samples=8)
+    found = embed_clip(encoder_of(stream), stream, clip, settings=chosen)
+    assert found.features.shape == (3, 12)
+    assert found.scores is None
+    again = Embedding.from_bytes(found.to_bytes())
+    assert again.scores is None
+    assert torch.equal(again.features, found.features)
 
 
 def test_nothing_is_seen_twice():
-    seen = []
-    network = network_of("spatial")
-    network.body.register_forward_hook(lambda m, x, y: seen.append(len(y)))
+    seen, stream = [], stream_of("frames")
+    encoder = encoder_of(stream)
+    encoder.body.register_forward_hook(lambda m, x, y: seen.append(len(y)))
     chosen = EmbeddingSettings(max_steps=6, test_samples=25)
-    embed_clip(network, ArrayClip(0), "spatial", SETTINGS, embedding=chosen)
+    embed_clip(encoder, stream, ArrayClip(0), settings=chosen)
     # 6 of the 8 frames are features, the 25 test samples want all 8: each goes through once.
     assert sum(seen) == 8
 
@@ -76,22 +100,17 @@ def test_positions_are_spread_and_short_clips_used_whole():
 
 def test_times_are_seconds_from_the_start():
     clip = ArrayClip(0)
-    chosen = EmbeddingSettings(max_steps=100)
-    times = {
-        s: embed_clip(network_of(s), clip, s, SETTINGS, embedding=chosen).times
-        for s in ("spatial", "motion", "audio")
-    }
+    times = {t: embed(t, clip, EmbeddingSettings(max_steps=100)).times for t in TRACKS}
     # 10 frames per second, every second one kept; flow between all; 20 columns per second.
-    torch.testing.assert_close(times["spatial"], torch.arange(8) * 0.2)
-    torch.testing.assert_close(times["motion"], torch.arange(6) * 0.1)
-    torch.testing.assert_close(times["audio"], torch.arange(41) * 0.05)
+    torch.testing.assert_close(times["frames"], torch.arange(8) * 0.2)
+    torch.testing.assert_close(times["flow"], torch.arange(6) * 0.1)
+    torch.testing.assert_close(times["sound"], torch.arange(41) * 0.05)
 
 
 def test_sigmoid_scores_of_several_labels():
-    clip, network = ArrayClip(1), network_of("spatial")
     one = EmbeddingSettings(max_steps=1, test_samples=1)
-    found = embed_clip(network, clip, "spatial", SETTINGS, embedding=one, multi_label=True)
-    single = embed_clip(network, clip, "spatial", SETTINGS, embedding=one)
+    found = embed("frames", ArrayClip(1), one, multi_label=True)
+    single = embed("frames", ArrayClip(1), one)
     logits = torch.logit(found.scores.double())
     torch.testing.assert_close(logits.softmax(0).float(), single.scores, atol=1e-5, rtol=1e-4)
 
@@ -110,9 +129,9 @@ def test_an_embedding_survives_its_file(tmp_path):
 def test_an_embedder_writes_beside_the_clips_name(tmp_path, monkeypatch):
     monkeypatch.setattr(trainers.embedding.ArtifactReader, "open", lambda p: open_array_clip("4"))
     storage = Storage(tmp_path)
-    save_network(storage, "net.safetensors", network_of("motion"))
+    save_network(storage, "net.safetensors", encoder_of(stream_of("flow")))
     embedder = ClipEmbedder(
-        *(storage, "net.safetensors", "motion", SETTINGS, EmbeddingSettings()),
+        *(storage, "net.safetensors", "motion", replace(SETTINGS, track="flow")),
         storage.join("embeddings"),
         device="cpu",
     )
@@ -125,8 +144,7 @@ def test_an_embedder_writes_beside_the_clips_name(tmp_path, monkeypatch):
 
 def test_a_sequence_model_is_no_network_for_clips(tmp_path):
     storage = Storage(tmp_path)
-    save_network(storage, "lstm.safetensors", SequenceNetwork(4, 2, hidden=(3,)))
+    model = build_sequence_model(SequenceSettings(hidden=(3,)), feature_dim=4, n_classes=2)
+    save_network(storage, "lstm.safetensors", model)
     with pytest.raises(UserError, match="is a sequence model"):
-        ClipEmbedder(
-            *(storage, "lstm.safetensors", "motion", SETTINGS, EmbeddingSettings(), storage)
-        )
+        ClipEmbedder(storage, "lstm.safetensors", "motion", SETTINGS, storage)

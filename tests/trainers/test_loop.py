@@ -9,11 +9,12 @@ from clips import array_examples, open_array_clip
 from torch import nn
 
 from actors.errors import UserError
-from trainers.encoders.task import StreamSettings, StreamTask
+from trainers.encoders.task import EncoderTask
 from trainers.fit.loop import fit
 from trainers.fit.optimizer import build_optimizer
 from trainers.fit.prefetch import prefetch
-from trainers.settings import NetworkSettings, OptimizerSettings
+from trainers.settings import OptimizerSettings
+from trainers.streams.settings import StreamSettings
 
 OPTIMIZER = OptimizerSettings(
     name="sgd",
@@ -29,9 +30,15 @@ OPTIMIZER = OptimizerSettings(
 
 
 def stream_task(optimizer=OPTIMIZER, **options):
-    network = NetworkSettings("cnn_m_small", weights="none", dropout=0.5, feature_dim=16)
-    settings = StreamSettings(network=network, crop=16, optimizer=optimizer, **options)
-    return StreamTask("spatial", settings, array_examples(), 3, False, 5, opener=open_array_clip)
+    settings = StreamSettings(
+        encoder="own:cnn_m_small",
+        weights="none",
+        feature_dim=16,
+        crop=16,
+        fit=optimizer,
+        **options,
+    )
+    return EncoderTask("spatial", settings, array_examples(), 3, False, 5, opener=open_array_clip)
 
 
 class Interrupted(Exception):
@@ -52,7 +59,7 @@ def test_a_resumed_fit_is_bit_for_bit_an_undisturbed_one(optimizer, dies_after):
     whole = fit(stream_task(optimizer), optimizer, seed=1)
     kept = []
 
-    class Dying(StreamTask):
+    class Dying(EncoderTask):
         def loss(self, model, batch):
             self.asked = getattr(self, "asked", 0) + 1
             if self.asked > dies_after * optimizer.accumulate:

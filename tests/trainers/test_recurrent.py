@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from actors.errors import UserError
 from trainers.embedding import Embedding
 from trainers.fit.examples import Example
 from trainers.fit.loop import fit
 from trainers.network_files import network_from_bytes, network_to_bytes
-from trainers.sequence.recurrent import PeepholeLSTM, SequenceNetwork, last_step
-from trainers.sequence.task import SequenceTask, feature_moments, score_sequence
+from trainers.sequence.factory import build_sequence_model
+from trainers.sequence.model import SequenceModel
+from trainers.sequence.recurrent import PeepholeLSTM
+from trainers.sequence.task import SequenceTask, apply_sequence, feature_moments, score_sequence
 from trainers.settings import OptimizerSettings, SequenceSettings
 
 
@@ -63,15 +66,69 @@ def test_without_peepholes_the_cell_is_pytorchs():
     torch.testing.assert_close(layer(x)[0], known(x)[0])
 
 
-@pytest.mark.parametrize("cell", ["lstm", "peephole"])
-def test_padding_changes_nothing(cell):
+def model_of(width=4, n_classes=3, **options):
+    chosen = SequenceSettings(**{"hidden": (6, 5), **options})
+    return build_sequence_model(chosen, feature_dim=width, n_classes=n_classes)
+
+
+@pytest.mark.parametrize("name", ["lstm", "peephole"])
+def test_padding_changes_nothing(name):
     torch.manual_seed(0)
-    network = SequenceNetwork(4, 3, hidden=(6, 5), cell=cell).eval()
+    model = model_of(model=name).eval()
     short = torch.randn(3, 4)
     padded = torch.cat([short, torch.full((5, 4), 1e3)])
-    together = network(torch.stack([padded, torch.randn(8, 4)]))
-    torch.testing.assert_close(together[0, :3], network(short[None])[0])
-    torch.testing.assert_close(last_step(together, torch.tensor([3, 8]))[0], together[0, 2])
+    lengths = torch.tensor([3, 8])
+    steps, clips, embeddings = model(torch.stack([padded, torch.randn(8, 4)]), lengths)
+    alone = model(short[None], torch.tensor([3]))
+    torch.testing.assert_close(steps[0, :3], alone[0][0])
+    torch.testing.assert_close(clips[0], alone[1][0])
+    torch.testing.assert_close(embeddings[0], alone[2][0])
+    assert torch.equal(clips[0], steps[0, 2])
+    assert torch.equal(clips[1], steps[1, 7])
+    torch.testing.assert_close(model.classifier(embeddings), clips)
+    assert embeddings.shape == (2, 5)
+
+
+class MeanPooling(SequenceModel):
+    """A classifier of the mean of the valid steps; it has no logits of steps."""
+
+    def __init__(self, feature_dim: int, n_classes: int) -> None:
+        super().__init__(feature_dim)
+        self.classifier = torch.nn.Linear(feature_dim, n_classes)
+
+    def forward(self, features, lengths):
+        steps = torch.arange(features.shape[1], device=features.device)
+        valid = (steps < lengths[:, None])[..., None]
+        x = torch.where(valid, self.standardize(features), 0).sum(1) / lengths[:, None]
+        return None, self.classifier(x), x
+
+
+def mean_pooling(settings: SequenceSettings, feature_dim: int, n_classes: int) -> MeanPooling:
+    return MeanPooling(feature_dim, n_classes)
+
+
+def test_a_users_sequence_model_is_fitted_and_saved_like_ours(tmp_path):
+    examples = write_sequences(tmp_path)
+    chosen = replace(settings(max_steps=3), model=f"{__name__}:mean_pooling")
+    task = SequenceTask("clip", chosen, examples, 2, False, seed=0)
+    batch = task.batch(0)
+    _, logits, _ = task.model(batch["features"], batch["lengths"])
+    expected = torch.nn.functional.cross_entropy(logits, batch["targets"])
+    torch.testing.assert_close(task.loss(task.model, batch), expected)
+    assert {"score", "loss"} <= set(task.evaluate(task.model))
+    again, _ = network_from_bytes(network_to_bytes(task.model))
+    scores, embedding = apply_sequence(again, batch["features"][0, :5])
+    assert torch.equal(scores, apply_sequence(task.model.eval(), batch["features"][0, :5])[0])
+    assert embedding.shape == (6,)
+
+
+def test_a_sequence_model_that_does_not_exist_is_named():
+    with pytest.raises(UserError, match="did you mean 'peephole'"):
+        SequenceSettings(model="peepholes")
+    with pytest.raises(UserError, match="is 'none'"):
+        model_of(model="none")
+    with pytest.raises(UserError, match="SequenceModel"):
+        model_of(model=f"{__name__}:settings")
 
 
 def write_sequences(folder, *, n=30, seed=0, width=6):
@@ -94,17 +151,17 @@ def write_sequences(folder, *, n=30, seed=0, width=6):
 
 
 def settings(**options):
-    optimizer = OptimizerSettings(
+    fit = OptimizerSettings(
         name="adam", lr=1e-2, batch_size=10, weight_decay=0.0, clip_norm=5.0, loader_threads=1
     )
-    return SequenceSettings(hidden=(24, 16), optimizer=replace(optimizer, **options))
+    return SequenceSettings(hidden=(24, 16), fit=replace(fit, **options))
 
 
 def test_an_lstm_learns_the_order_of_events(tmp_path):
     chosen = settings(max_steps=150, evaluate_every=50)
     examples = write_sequences(tmp_path, n=150)
     task = SequenceTask("spatial", chosen, examples, 2, False, seed=0)
-    result = fit(task, chosen.optimizer, seed=0)
+    result = fit(task, chosen.fit, seed=0)
     assert result.history[-1]["score"] >= 0.9
     features = Embedding.from_bytes((tmp_path / "3.safetensors").read_bytes()).features
     scores = score_sequence(task.model.eval(), features)
@@ -120,7 +177,7 @@ def test_the_loss_is_the_mean_over_valid_steps(tmp_path):
     expected = []
     columns = (batch[name] for name in ("features", "lengths", "targets"))
     for features, n, target in zip(*columns, strict=True):
-        logits = task.model(features[None, :n])[0]
+        logits = task.model(features[None, :n], n[None])[0][0]
         expected.append(torch.nn.functional.cross_entropy(logits, target.expand(n)))
     torch.testing.assert_close(task.loss(task.model, batch), torch.stack(expected).mean())
 
@@ -144,27 +201,27 @@ def test_a_feature_that_never_changes_is_left_alone():
 @pytest.mark.parametrize("option", ["input_noise", "input_dropout"])
 def test_noise_and_dropout_of_inputs_are_off_in_eval_mode_and_repeat_by_seed(option):
     torch.manual_seed(0)
-    network = SequenceNetwork(6, 3, hidden=(8,), **{option: 0.5})
-    plain = SequenceNetwork(6, 3, hidden=(8,))
-    plain.load_state_dict(network.state_dict())
-    x = torch.randn(4, 7, 6)
+    model = model_of(6, hidden=(8,), **{option: 0.5})
+    plain = model_of(6, hidden=(8,))
+    plain.load_state_dict(model.state_dict())
+    x, lengths = torch.randn(4, 7, 6), torch.full((4,), 7)
 
     def trained(seed):
         torch.manual_seed(seed)
-        return network.train()(x)
+        return model.train()(x, lengths)[0]
 
     assert torch.equal(trained(1), trained(1))
     assert not torch.equal(trained(1), trained(2))
-    assert not torch.equal(trained(1), plain.train()(x))
-    assert torch.equal(network.eval()(x), plain.eval()(x))
-    again, _ = network_from_bytes(network_to_bytes(network))
-    assert again.description[option] == 0.5
+    assert not torch.equal(trained(1), plain.train()(x, lengths)[0])
+    assert torch.equal(model.eval()(x, lengths)[0], plain.eval()(x, lengths)[0])
+    again, _ = network_from_bytes(network_to_bytes(model))
+    assert again.description["settings"][option] == 0.5
 
 
 def test_input_noise_has_its_deviation_half_of_the_variance_common_to_a_clips_steps():
     torch.manual_seed(0)
-    network = SequenceNetwork(50, 3, hidden=(8,), input_noise=0.4)
-    noise = network._noise(torch.zeros(400, 20, 50))
+    model = model_of(50, hidden=(8,), input_noise=0.4)
+    noise = model._noise(torch.zeros(400, 20, 50))
     assert noise.std() == pytest.approx(0.4, rel=0.02)
     common = noise.mean(1).var()  # over clips; what differs between steps leaves 1/20 of its own
     assert common == pytest.approx(0.4**2 / 2 * (1 + 1 / 20), rel=0.05)
@@ -177,7 +234,7 @@ def test_a_fit_with_disturbed_inputs_repeats_by_seed(tmp_path, option):
 
     def weights(seed):
         task = SequenceTask("spatial", chosen, examples, 2, False, seed=0)
-        return fit(task, chosen.optimizer, seed=seed).best_state["classifier.weight"]
+        return fit(task, chosen.fit, seed=seed).best_state["classifier.weight"]
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))

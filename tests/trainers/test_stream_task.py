@@ -5,40 +5,40 @@ import torch
 from clips import array_examples, open_array_clip
 
 from actors.errors import UserError
-from trainers.encoders.task import (
-    StreamSettings,
-    StreamTask,
-    Targets,
-    default_stream_settings,
-    draw_examples,
-)
-from trainers.fit.examples import Example
+from trainers.encoders.task import EncoderTask
+from trainers.fit.examples import Example, draw_examples
 from trainers.fit.loop import fit
-from trainers.settings import NetworkSettings, OptimizerSettings
+from trainers.fit.objective import Objective
+from trainers.settings import OptimizerSettings
+from trainers.streams.settings import StreamSettings
 
 SETTINGS = StreamSettings(
-    network=NetworkSettings("cnn_m_small", weights="none", feature_dim=32, dropout=0.2),
+    encoder="own:cnn_m_small",
+    weights="none",
+    feature_dim=32,
+    dropout=0.2,
     crop=16,
     flip=False,
     window_seconds=2.0,
-    optimizer=OptimizerSettings(
+    fit=OptimizerSettings(
         name="adam", lr=3e-3, batch_size=12, max_steps=40, evaluate_every=20, loader_threads=1
     ),
 )
 
 
-def make(stream="spatial", settings=SETTINGS, examples=None, **options):
+def make(track="frames", settings=SETTINGS, examples=None, **options):
     arguments = {"n_classes": 3, "multi_label": False, "seed": 0, **options}
     examples = array_examples() if examples is None else examples
-    return StreamTask(stream, settings, examples, opener=open_array_clip, **arguments)
+    settings = replace(settings, track=track)
+    return EncoderTask(track, settings, examples, opener=open_array_clip, **arguments)
 
 
-@pytest.mark.parametrize("stream", ["spatial", "motion", "audio"])
-@pytest.mark.parametrize("backbone", ["vgg_small", "cnn_m_small"])
-def test_the_small_networks_learn_each_streams_clue(stream, backbone):
-    chosen = replace(SETTINGS, network=replace(SETTINGS.network, backbone=backbone))
-    task = make(stream, chosen)
-    result = fit(task, chosen.optimizer, seed=0)
+@pytest.mark.parametrize("track", ["frames", "flow", "sound"])
+@pytest.mark.parametrize("name", ["vgg_small", "cnn_m_small"])
+def test_the_small_encoders_learn_what_each_track_shows(track, name):
+    chosen = replace(SETTINGS, encoder=f"own:{name}")
+    task = make(track, chosen)
+    result = fit(task, chosen.fit, seed=0)
     assert result.history[-1]["score"] == 1.0
     assert result.history[-1]["loss"] < 0.3
 
@@ -70,19 +70,19 @@ def test_colors_are_jittered_within_bounds_and_only_in_training():
     jittered = make(settings=replace(SETTINGS, color_jitter=0.3))
     plain, batch = make().batch(2), jittered.batch(2)
     assert torch.equal(batch["inputs"], plain["inputs"])
-    gains = batch["gains"].flatten()
+    gains = batch["augmentation"].flatten()
     assert gains.shape == (36,)
     assert 0.7 <= gains.min() < 0.8 < 1.2 < gains.max() <= 1.3
-    assert torch.equal(gains, jittered.batch(2)["gains"].flatten())
+    assert torch.equal(gains, jittered.batch(2)["augmentation"].flatten())
     jittered.model.eval()
     seen = []
     jittered.model.register_forward_hook(lambda model, inputs, _: seen.append(inputs[0]))
-    jittered.loss(jittered.model, {**batch, "gains": torch.full((12, 3, 1, 1), 0.5)})
+    jittered.loss(jittered.model, {**batch, "augmentation": torch.full((12, 3), 0.5)})
     halved = {**batch, "inputs": batch["inputs"] * 0.5}
-    halved.pop("gains")
+    halved.pop("augmentation")
     jittered.loss(jittered.model, halved)
     torch.testing.assert_close(seen[0], seen[1])
-    assert "gains" not in make("motion", replace(SETTINGS, color_jitter=0.3)).batch(0)
+    assert "augmentation" not in make("flow", replace(SETTINGS, color_jitter=0.3)).batch(0)
 
 
 def test_every_clip_comes_once_an_epoch():
@@ -111,45 +111,33 @@ def test_several_labels_make_independent_scores():
     examples = [
         replace(e, targets=() if i % 3 == 2 else (0, i % 3)) for i, e in enumerate(array_examples())
     ]
-    task = make("spatial", examples=examples, n_classes=2, multi_label=True)
+    task = make("frames", examples=examples, n_classes=2, multi_label=True)
     assert task.batch(0)["targets"].shape == (12, 2)
-    result = fit(task, task.settings.optimizer, seed=0)
+    result = fit(task, task.settings.fit, seed=0)
     assert result.history[-1]["score"] == result.history[-1]["map"] == pytest.approx(1.0)
 
 
 def test_class_weights_are_inverse_frequencies():
     examples = [Example(str(i), str(i), (int(i == 0),), "train") for i in range(4)]
-    targets = Targets(examples, 2, multi_label=False, class_weights=True)
+    objective = Objective(examples, 2, multi_label=False, class_weights=True)
     logits = torch.zeros(2, 2)
-    losses = targets.losses(logits, torch.tensor([0, 1])) / torch.log(torch.tensor(2.0))
+    losses = objective.losses(logits, torch.tensor([0, 1])) / torch.log(torch.tensor(2.0))
     torch.testing.assert_close(losses, torch.tensor([4 / 6, 4 / 2]))
-    weighted = [float(targets.losses(torch.zeros(1, 2), targets.tensor([e]))) for e in examples]
+    weighted = [float(objective.losses(torch.zeros(1, 2), objective.tensor([e]))) for e in examples]
     assert sum(weighted) / 4 == pytest.approx(0.6931, abs=1e-4)
-    several = Targets(examples, 2, multi_label=True, class_weights=True)
+    several = Objective(examples, 2, multi_label=True, class_weights=True)
     assert several._weights.tolist() == pytest.approx([1 / 3, 3])
 
 
-def test_the_defaults_are_the_published_ones():
-    spatial, motion, audio = (default_stream_settings(s) for s in ("spatial", "motion", "audio"))
-    assert (spatial.network.backbone, spatial.network.weights) == ("vgg19", "imagenet")
-    for chosen in (spatial, audio):
-        assert (chosen.optimizer.lr, chosen.optimizer.lr_drop_every) == (1e-3, 14_000)
-    assert (motion.network.backbone, motion.network.weights, motion.stack) == ("cnn_m", "none", 10)
-    assert (motion.optimizer.lr, motion.optimizer.lr_drop_every) == (1e-2, 100_000)
-    for chosen in (spatial, motion, audio):
-        assert (chosen.optimizer.batch_size, chosen.optimizer.momentum) == (256, 0.9)
-        assert chosen.optimizer.lr_drop_factor == 0.1
-    with pytest.raises(UserError, match="did you mean 'motion'"):
-        default_stream_settings("motoin")
-
-
 def test_mistakes_are_found_before_fitting():
-    with pytest.raises(UserError, match="no training clip has what the motion stream needs"):
-        make("motion", examples=[Example("a", "0", (0,), "val")])
+    with pytest.raises(UserError, match="no training clip has what the flow stream needs"):
+        make("flow", examples=[Example("a", "0", (0,), "val")])
     with pytest.raises(UserError, match="crop is null"):
-        make("spatial", replace(SETTINGS, crop=None))
-    tiny = replace(SETTINGS, crop=8, network=NetworkSettings("alexnet", weights="none"))
-    with pytest.raises(UserError, match="alexnet takes no pictures of 8x8"):
-        make("spatial", tiny)
+        make("frames", replace(SETTINGS, crop=None))
+    tiny = replace(SETTINGS, crop=8, encoder="torchvision:alexnet")
+    with pytest.raises(UserError, match="torchvision:alexnet takes no samples of 8x8"):
+        make("frames", tiny)
+    with pytest.raises(UserError, match="there is nothing to fit"):
+        make("frames", replace(SETTINGS, frozen=True))
     with pytest.raises(UserError, match="samples_per_clip 5 must divide"):
         replace(SETTINGS, samples_per_clip=5)
