@@ -24,7 +24,8 @@ for name in theirs:  # what other libraries do when they are imported is theirs 
         pass
 
 def state():
-    loggers = {n: l.level for n, l in logging.root.manager.loggerDict.items() if hasattr(l, "level")}
+    known = logging.root.manager.loggerDict.items()
+    loggers = {n: one.level for n, one in known if hasattr(one, "level")}
     return {
         "environment": dict(os.environ),
         "path": list(sys.path),

@@ -26,9 +26,10 @@ SMALL = """
 preset: demo
 streams: spatial,audio
 embedding: {max_steps: 6, test_samples: 6}
-spatial: {optimizer: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
-audio: {optimizer: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
-spatial_lstm: {optimizer: {max_steps: 60, evaluate_every: 20, checkpoint_every: 2}}
+spatial:
+  fit: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}
+  sequence: {fit: {max_steps: 60, evaluate_every: 20, checkpoint_every: 2}}
+audio: {fit: {max_steps: 40, evaluate_every: 10, checkpoint_every: 2}}
 search: {trials: 6, folds: 2, concurrent: 1}
 max_rejected_share: 0.2
 """
