@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import safetensors.numpy
-from trainers.fusion.contract import FusionModel
-from trainers.table import Table
 
+from trainers.fusion.contract import FusionModel
 from trainers.settings import FusionSettings
+from trainers.table import Table
 
 
 class NearestMean(FusionModel):

@@ -8,11 +8,11 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from trainers.encoders.backbones import build_network
 
 from actors.extract_settings import ExtractSettings
 from actors.flow import TVL1
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS, TRACK_OF
-from trainers.encoders.backbones import build_network
 from trainers.fusion.network import FusionNetwork
 from trainers.parts import EmbedPart, FusionPart, JoinPart, ScorePart, SequencePart
 from trainers.predictor import NamedPart, Predictor

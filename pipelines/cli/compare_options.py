@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from trainers.comparison.names import row_names
+
 from actors.errors import UserError, nearest
 from pipelines.cli.command_line import read_data
-from pipelines.cli.settings import SEQUENCE_STREAMS, Settings, parse_settings
+from pipelines.cli.settings import Settings, parse_settings
 from pipelines.data import NUMBERED, Manifest
-from trainers.comparison.names import row_names
 
 OPTIONS = {
     "methods": "Rows (svm_mkl,rdnn) or tables (table1,table2,table3) to compare; default: all.",
@@ -73,8 +74,8 @@ def check_methods(settings: Settings, methods: Sequence[str]) -> None:
     Raises:
         UserError: a name that no row or table has.
     """
-    streams = settings.chosen_streams
-    names = row_names(streams, [s for s in streams if s in SEQUENCE_STREAMS])
+    streams = settings.streams
+    names = row_names(list(streams), [s for s, one in streams.items() if one.sequence.present])
     for method in methods:
         if method not in names and method not in TABLES:
             raise UserError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actors.errors import UserError
+from actors.neutral import neutral
 from pipelines.cli.launch import ROOT
 
 CHALLENGER, CHAMPION = "challenger", "champion"
@@ -40,7 +41,7 @@ class RegistrySettings:
 
     name: str = "multiclue"
     """Name of the registered model."""
-    margin: float = 0.0
+    margin: float = neutral(0.0)
     """By how much (a share, 0 to 1) a challenger's main measure must exceed the champion's; 0: it
     must be better at all."""
 

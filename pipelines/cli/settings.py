@@ -1,203 +1,59 @@
-"""All settings of a job in one tree, and the command line that fills it."""
+"""All settings of a job, and the command line that gives them."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, Namespace
-
 from actors.errors import UserError, nearest
-from actors.extract_settings import ExtractSettings
-from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS
-from pipelines.cli.arguments import Parser
-from pipelines.cli.model_settings import RegistrySettings, TrackingSettings, default_storage
-from pipelines.data.splits import SplitSettings
-from trainers.settings import (
-    EmbeddingSettings,
-    FusionSettings,
-    RefinementSettings,
-    SequenceSettings,
-)
-from trainers.streams.settings import StreamSettings, default_stream_settings
-from tuning.settings import SearchSettings
+from actors.tracks import TRACKS
+from pipelines.cli.arguments import no_option
+from pipelines.cli.help_pages import show
+from pipelines.cli.job_settings import JobSettings
+from pipelines.cli.layout import STREAMS, Layout, default_streams, lay_out, stream_class
+from pipelines.cli.options import Given, Option, build
+from pipelines.cli.settings_help import settings_help
+from pipelines.cli.sources import Source, Words, option_values, read_file, read_words, spread
+from pipelines.systems import DEFAULT, SYSTEMS, settings_class
+from trainers.streams.settings import StreamSettings
 
 PRESETS_FOLDER = Path(__file__).parent / "presets"
-
-SEQUENCE_STREAMS = (SPATIAL, MOTION)
-"""Streams that have an LSTM (Jiang et al., figure 1)."""
+DEFAULT_PRESET = "demo"
 
 
 @dataclass(frozen=True)
-class ResourceSettings:
-    """What the stages ask Ray for; with less at hand, fewer run side by side."""
+class Settings(JobSettings):
+    """Settings of a job and of the system that it trains.
 
-    extract_actors: int | None = None
-    """Processes that decode and compute flow; null: one per CPU, or per share of a GPU."""
-    extract_gpus: float = 0.1
-    """Share of a GPU per extracting process, where the cluster has GPUs; 0 finds flow on CPUs.
-    While some of the processes that share a GPU decode, others keep it at work."""
-    embed_actors: int | None = None
-    """Processes that embed clips; null: one per CPU, or per share of a GPU."""
-    embed_gpus: float = 0.33
-    """Share of a GPU per embedding process, where the cluster has GPUs."""
-    fit_workers: int = 1
-    """Processes per fit, which share its batches (DDP); 0 fits in the driver, without Ray Train."""
-    fit_cpus: float | None = None
-    """CPUs per fitting process; null: the cluster's CPUs shared by three fits, at most 4."""
-    fit_gpus: float = 0.33
-    """Share of a GPU per fitting process, where the cluster has GPUs; 0.33 lets three share one."""
+    Args:
+        system_settings: instance of the system's settings class.
+    """
+
+    system_settings: Any = field(default_factory=lambda: settings_class(DEFAULT)())
 
     def __post_init__(self) -> None:
-        for name in ("extract_actors", "embed_actors"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"resources.{name} must be at least 1, not {value}")
-        for name in ("extract_gpus", "embed_gpus", "fit_gpus", "fit_workers"):
-            if getattr(self, name) < 0:
-                raise UserError(f"resources.{name} must be 0 or more, not {getattr(self, name)}")
-        if self.fit_cpus is not None and self.fit_cpus <= 0:
-            raise UserError(f"resources.fit_cpus must be above 0, not {self.fit_cpus}")
-
-
-def _stream(name: str) -> Any:
-    return field(default_factory=lambda: default_stream_settings(name))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A whole job. What presets don't set has the published values."""
-
-    data: str | None = None
-    """Folder or file with the labeled videos; without it the demo set is made and used."""
-    format: str = "folders"
-    """How `data` is laid out: folders, csv, ucf101, hmdb51 or ccv."""
-    storage: str = field(default_factory=default_storage)
-    """Where artifacts, networks, runs and reports are kept: a folder or a URI that pyarrow
-    opens."""
-    streams: str = ",".join(STREAMS)
-    """Clues to use, separated by commas."""
-    report: str | None = None
-    """File for the figures of the report as JSON; the HTML page is always in the storage."""
-    seed: int = 0
-    """Fixes splits, initial weights, batches and the search."""
-    max_rejected_share: float = 0.05
-    """The job stops when more than this share of the videos can't be used."""
-    splits: SplitSettings = SplitSettings()
-    """Training, validation and test."""
-    extract: ExtractSettings = ExtractSettings()
-    """What is kept of a video."""
-    spatial: StreamSettings = _stream(SPATIAL)
-    """CNN on single frames."""
-    motion: StreamSettings = _stream(MOTION)
-    """CNN on stacks of optical flow."""
-    audio: StreamSettings = _stream(AUDIO)
-    """CNN on spectrograms."""
-    embedding: EmbeddingSettings = EmbeddingSettings()
-    """What is taken of a clip for LSTMs and fusion, and for a CNN's own scores."""
-    spatial_lstm: SequenceSettings = SequenceSettings()
-    """LSTM over the frames' features."""
-    motion_lstm: SequenceSettings = SequenceSettings()
-    """LSTM over the stacks' features."""
-    fusion: FusionSettings = FusionSettings()
-    """Regularized fusion network."""
-    search: SearchSettings = SearchSettings()
-    """Search for the fusion network's lambda2 and lambda3."""
-    refinement: RefinementSettings = RefinementSettings()
-    """How the ensemble's scores are refined."""
-    resources: ResourceSettings = ResourceSettings()
-    """CPUs and GPUs."""
-    tracking: TrackingSettings = TrackingSettings()
-    """MLflow runs."""
-    registry: RegistrySettings = RegistrySettings()
-    """MLflow model registry and promotion."""
-
-    def __post_init__(self) -> None:
-        for name in _words(self.streams):
-            if name not in STREAMS:
+        super().__post_init__()
+        for name, stream in self.streams.items():
+            if stream.track not in TRACKS:
                 raise UserError(
-                    f"there is no stream {name!r}; --streams takes some of {','.join(STREAMS)}"
-                    f"{nearest(name, STREAMS)}"
+                    f"{name}.track takes one of {', '.join(TRACKS)}, not {stream.track!r}"
+                    f"{nearest(stream.track, TRACKS)}"
                 )
-        if not self.chosen_streams:
-            raise UserError(f"--streams is empty; give some of {','.join(STREAMS)}")
-        if not 0 <= self.max_rejected_share <= 1:
-            raise UserError(
-                f"max_rejected_share must be between 0 and 1, not {self.max_rejected_share}"
-            )
 
     @property
-    def chosen_streams(self) -> tuple[str, ...]:
-        """The streams in their fixed order, whatever order they were given in."""
-        return tuple(stream for stream in STREAMS if stream in _words(self.streams))
+    def streams(self) -> Mapping[str, StreamSettings]:
+        """The system's streams by name, in their order; empty if it has none."""
+        return getattr(self.system_settings, STREAMS, {})
 
-    def stream(self, name: str) -> StreamSettings:
-        return {SPATIAL: self.spatial, MOTION: self.motion, AUDIO: self.audio}[name]
-
-    def sequence(self, name: str) -> SequenceSettings:
-        return {SPATIAL: self.spatial_lstm, MOTION: self.motion_lstm}[name]
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def presets() -> list[str]:
-    return sorted(path.stem for path in PRESETS_FOLDER.glob("*.yaml"))
-
-
-def preset_file(name: str) -> Path:
-    """The file of a preset.
-
-    Raises:
-        UserError: there is no such preset.
-    """
-    if name not in presets():
-        raise UserError(
-            f"there is no preset {name!r}; --preset takes {' or '.join(presets())}"
-            f"{nearest(name, presets())}"
-        )
-    return PRESETS_FOLDER / f"{name}.yaml"
-
-
-MAIN_OPTIONS = {
-    "Data": ("data", "format", "streams", "splits.group_pattern", "splits.validation_share",
-             "splits.test_share", "splits.number", "max_rejected_share"),
-    "Settings": ("preset", "config", "seed"),
-    "Results": ("storage", "report", "registry.name", "registry.margin", "tracking.uri"),
-    "Clips": ("extract.flow_method", "extract.fps", "extract.short_side", "extract.max_seconds"),
-    "Networks (motion, audio as spatial; motion_lstm as spatial_lstm)": (
-        "spatial.network.backbone", "spatial.network.weights", "spatial.optimizer.lr",
-        "spatial.optimizer.batch_size", "spatial.optimizer.max_steps",
-        "spatial_lstm.optimizer.max_steps",
-    ),
-    "Joining": ("search.trials", "fusion.lambda2", "fusion.lambda3", "refinement.method"),
-    "CPUs and GPUs": ("resources.extract_actors", "resources.extract_gpus",
-                      "resources.fit_workers", "resources.fit_gpus"),
-}  # fmt: skip
-"""What `--help` shows."""
-
-
-def make_parser(
-    description: str, *, preset: str = "demo", own: Mapping[str, str] | None = None
-) -> Parser:
-    parser = Parser(
-        Settings,
-        main=MAIN_OPTIONS,
-        own=own,
-        description=description,
-        default_config_files=[str(preset_file(preset))],
-        exit_on_error=False,
-    )
-    parser.add_argument("--preset", default=preset, help="demo (two cores, minutes) or paper")
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with settings")
-    parser.add_class_arguments(Settings)
-    return parser
+    @property
+    def tracks(self) -> tuple[str, ...]:
+        """The tracks that the streams need, in the order of `TRACKS`."""
+        needed = {stream.track for stream in self.streams.values()}
+        return tuple(track for track in TRACKS if track in needed)
 
 
 def parse_settings(
@@ -206,58 +62,128 @@ def parse_settings(
     *,
     own: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Reads the command line: preset, then YAML files, then single settings.
+    """Reads the command line: preset, then YAML files in order, then single settings.
 
     Args:
         own: options that the job has read already -> their help.
 
     Raises:
         UserError: a setting that does not exist, of the wrong type or out of range.
+        SystemExit: help was asked for and shown.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = make_parser(description, preset=_named_preset(arguments), own=own)
-    parser.given = arguments
+    words = read_words(sys.argv[1:] if arguments is None else arguments)
+    if words.inputs and words.help is None:
+        raise no_option(words.inputs[0])
+    files = [read_file(_needed("config", path)) for path in _all(words, "config")]
+    system = str(_chosen("system", words, files) or DEFAULT)
+    preset = _chosen("preset", words, files)
+    sources = [*_preset(system, preset), *files]
+    first = dict(_first_options(words))
+    layout, sources = lay_out(system, [*sources, Source(first)])
+    if words.help is not None:
+        preset = str(preset or DEFAULT_PRESET)
+        everything = words.help == "--help-all"
+        show(settings_help(layout, sources, description, preset, own or {}, everything=everything))
+    return _settings(layout, [*sources, _command_line(words, layout)], system, own or {})
+
+
+def _settings(
+    layout: Layout, sources: Sequence[Source], system: str, own: Mapping[str, str]
+) -> Settings:
+    given: dict[str, Given] = {}
+    members = layout.members()
+    names = option_names(layout, own)
+    for source in sources:
+        content = {n: v for n, v in source.content.items() if n not in ("preset", "system")}
+        given |= spread(Source(content, source.file), members, names)
+    streams = {name: build(layout.streams[name], given, f"{name}.") for name in layout.chosen}
+    made = {STREAMS: streams} if layout.streams else {}
+    system_settings = build(layout.system, given, made=made)
+    job = build(layout.job, given, made={"system": system})
+    values = {one.name: getattr(job, one.name) for one in fields(job)}
     try:
-        parsed = parser.parse_args(arguments)
-        parsed.pop("preset"), parsed.pop("config"), parsed.pop("__default_config__", None)
-        settings = parser.instantiate(parsed)
-    except (UserError, ArgumentError, TypeError, ValueError) as error:
-        raise parser.in_words(str(error), error) from error
-    return Settings(**vars(settings)) if isinstance(settings, Namespace) else settings
+        return Settings(**values, system_settings=system_settings)
+    except UserError as error:
+        name, _, rest = str(error).partition(" ")
+        place = given[name].place if name in given else name
+        raise UserError(f"{place} {rest}") from error
 
 
-def _named_preset(arguments: Sequence[str]) -> str:
-    """The preset is known before the rest is parsed, because it sets the rest's defaults."""
-    name, config = "demo", None
-    for i, text in enumerate(arguments):
-        for option in ("--preset", "--config"):
-            value = None
-            if text == option and i + 1 < len(arguments):
-                value = arguments[i + 1]
-            elif text.startswith(option + "="):
-                value = text.split("=", 1)[1]
-            if value is not None and option == "--preset":
-                return value
-            if value is not None:
-                config = value
-    if config is not None:
-        name = _preset_in_file(config) or name
-    return name
+def option_names(layout: Layout, own: Mapping[str, str]) -> list[str]:
+    """Names of all options that a job takes, such as ``spatial.fit.lr``."""
+    first = layout.first(DEFAULT_PRESET).members
+    single = {name for name, one in layout.members().items() if isinstance(one, Option)}
+    return sorted(single | {*first, *own})
 
 
-def _preset_in_file(config: str) -> str | None:
-    path = Path(config)
-    if not path.is_file():
-        raise UserError(f"--config {config}: there is no such file")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"--config {config} is not YAML: {error}") from error
-    return content.get("preset") if isinstance(content, dict) else None
+def _command_line(words: Words, layout: Layout) -> Source:
+    members = layout.members() | dict(layout.first(DEFAULT_PRESET).members)
+    given = dict(option_values(words, members))
+    early = ("config", "preset", *((STREAMS,) if layout.streams else ()))
+    return Source({name: value for name, value in given.items() if name not in early})
 
 
-def to_json(settings: Any) -> str:
-    """The resolved settings as text that is the same for the same settings."""
+def _first_options(words: Words) -> dict[str, str]:
+    """What the command line says of streams, if anything."""
+    return {n: _needed(n, value) for n, value in words.options if n == STREAMS}
+
+
+def _all(words: Words, option: str) -> list[str | None]:
+    return [value for name, value in words.options if name == option]
+
+
+def _needed(option: str, value: str | None) -> str:
+    if value is None:
+        raise UserError(f"--{option} needs a value")
+    return value
+
+
+def _chosen(option: str, words: Words, files: Sequence[Source]) -> Any:
+    """The last value on the command line, else in the files."""
+    values = [file.content.get(option) for file in files]
+    values += [_needed(option, value) for value in _all(words, option)]
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def presets(system: str) -> list[str]:
+    """Names of a system's presets."""
+    return sorted(path.stem for path in (PRESETS_FOLDER / system).glob("*.yaml"))
+
+
+def _preset(system: str, name: Any) -> list[Source]:
+    """The settings of a preset; none for a user's system, which has no presets.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    known = presets(system) if system in SYSTEMS else []
+    if name is None and DEFAULT_PRESET not in known:
+        return []
+    name = str(name or DEFAULT_PRESET)
+    every = {one for other in SYSTEMS for one in presets(other)}
+    if name not in known and (known or name not in every):
+        takes = " or ".join(known or sorted(every))
+        raise UserError(
+            f"there is no preset {name!r}; --preset takes {takes}{nearest(name, known or every)}"
+        )
+    return [read_file(str(PRESETS_FOLDER / system / f"{name}.yaml"))] if name in known else []
+
+
+def as_config(settings: Settings) -> dict[str, Any]:
+    """The settings as plain values in the form of a YAML file.
+
+    Read with ``--config``, they give the same settings again.
+    """
     from pipelines.steps.caching import plain
 
-    return json.dumps(plain(settings), indent=1, sort_keys=True)
+    job = {one.name: plain(getattr(settings, one.name)) for one in fields(JobSettings)}
+    system = plain(settings.system_settings)
+    kind = type(settings.system_settings)
+    if stream_class(kind) is not None:
+        system[STREAMS] = dict.fromkeys(default_streams(kind)) | system[STREAMS]
+    return job | system
+
+
+def to_json(settings: Settings) -> str:
+    """The resolved settings as text that is the same for the same settings."""
+    return json.dumps(as_config(settings), indent=1, sort_keys=True, default=str)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.cli.compare_options import AskedComparison, Plan, check_methods
 from pipelines.cli.settings import Settings
+from pipelines.extract import extract
 from pipelines.report.compared import describe, summarize
 from pipelines.report.comparison import (
     Comparison,
@@ -25,7 +26,6 @@ from pipelines.report.comparison import (
     to_csv,
     to_latex,
 )
-from pipelines.extract import extract
 from pipelines.steps.fingerprint import fingerprint
 from pipelines.steps.fuse import fused_settings
 from pipelines.steps.job import Job

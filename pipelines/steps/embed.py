@@ -7,12 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from trainers.encoders.encoder import Encoder
-from trainers.encoders.factory import build_encoder
-from trainers.parts import EmbedPart, ScorePart
-from trainers.predictor import NamedPart
-from trainers.streams.kinds import make_stream
-
 from actors.storage import Storage
 from pipelines.steps.extract import ExtractedClip
 from pipelines.steps.fingerprint import weights_stamp
@@ -20,8 +14,13 @@ from pipelines.steps.fit import NETWORK
 from pipelines.steps.given import Given
 from pipelines.steps.step import Facts, Step, Work
 from trainers.embedding import ClipEmbedder
+from trainers.encoders.encoder import Encoder
+from trainers.encoders.factory import build_encoder
 from trainers.network_files import load_network, save_network
+from trainers.parts import EmbedPart, ScorePart
+from trainers.predictor import NamedPart
 from trainers.settings import OptimizerSettings, SequenceSettings
+from trainers.streams.kinds import make_stream
 from trainers.streams.settings import StreamSettings
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from trainers.model_files import save
-from trainers.predictor import NamedPart, Predictor
 
 from pipelines.steps.job import Job
 from pipelines.steps.run import run_step
@@ -21,6 +19,8 @@ from pipelines.steps.table import read_table
 from pipelines.tracking.provenance import versions
 from pipelines.tracking.registry import Evaluation, register
 from trainers.evaluation import MethodFigures, SystemScores, evaluate_scores
+from trainers.model_files import save
+from trainers.predictor import NamedPart, Predictor
 from trainers.table import Table
 
 VALIDATION_SCORES = "validation_scores.npz"

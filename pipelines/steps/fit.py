@@ -8,9 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from trainers.parts import SequencePart
-from trainers.predictor import NamedPart
-
 from actors.storage import Storage
 from pipelines.steps.fingerprint import weights_stamp
 from pipelines.steps.given import Given
@@ -19,6 +16,8 @@ from pipelines.steps.step import Facts, Step, Work
 from trainers.encoders.task import EncoderTask
 from trainers.fit.loop import FitTask
 from trainers.network_files import load_network, save_network
+from trainers.parts import SequencePart
+from trainers.predictor import NamedPart
 from trainers.sequence.task import SequenceTask
 from trainers.settings import EmbeddingSettings, OptimizerSettings, SequenceSettings
 from trainers.streams.settings import StreamSettings

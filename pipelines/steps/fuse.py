@@ -9,10 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from trainers.fusion.contract import FusionModel
-from trainers.parts import FusionPart
-from trainers.predictor import NamedPart
-from trainers.table import Table
 
 from actors.storage import Storage
 from pipelines.steps.given import Given
@@ -20,7 +16,11 @@ from pipelines.steps.job import Job
 from pipelines.steps.step import Facts, Step, Work
 from pipelines.steps.table import read_table
 from trainers.fusion import models
+from trainers.fusion.contract import FusionModel
+from trainers.parts import FusionPart
+from trainers.predictor import NamedPart
 from trainers.settings import FusionSettings
+from trainers.table import Table
 from tuning.settings import SearchSettings
 
 FUSION = "fusion.safetensors"

@@ -10,8 +10,6 @@ from typing import Any, cast
 import numpy as np
 import safetensors.numpy
 import torch
-from trainers.parts import JoinPart
-from trainers.predictor import NamedPart
 
 from actors.storage import Storage
 from pipelines.steps.fit import NETWORK
@@ -29,6 +27,8 @@ from trainers.evaluation import (
     refined_scores,
 )
 from trainers.network_files import load_network
+from trainers.parts import JoinPart
+from trainers.predictor import NamedPart
 from trainers.refinement.fitted import METHODS, FittedRefinement
 from trainers.sequence.task import score_sequence
 from trainers.settings import RefinementSettings

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trainers.predictor import NamedPart
-
 from actors.storage import Storage
+from trainers.predictor import NamedPart
 
 if TYPE_CHECKING:
     from pipelines.steps.job import Job

@@ -1,1 +1,103 @@
-"""Systems: one file each; a function from settings to a tuple of steps."""
+"""Systems: one file per system, a function from settings to a tuple of steps.
+
+Light: reading a command line imports this module and the settings of the system that it names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
+from types import SimpleNamespace
+from typing import Any, get_type_hints
+
+from actors.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class SystemNames:
+    """Where a system is found, as ``module:name``.
+
+    Args:
+        settings: class of its settings, in a module that is quick to import.
+        function: from settings to the system.
+    """
+
+    settings: str
+    function: str
+
+
+SYSTEMS = {
+    "hybrid": SystemNames(
+        "pipelines.systems.hybrid_settings:HybridSettings", "pipelines.systems.hybrid:hybrid"
+    ),
+}
+"""The systems that come with Multiclue, by name."""
+
+DEFAULT = "hybrid"
+
+
+def settings_class(system: str) -> type:
+    """The dataclass of a system's settings.
+
+    Args:
+        system: a name in `SYSTEMS`, or ``package.module:function``; that module is imported, and
+            the annotation of the function's first parameter is the class.
+
+    Raises:
+        UserError: no such system, or a function without such an annotation.
+    """
+    if system in SYSTEMS:
+        module, _, name = SYSTEMS[system].settings.partition(":")
+        return getattr(importlib.import_module(module), name)
+    return _annotated(system_function(system), system)
+
+
+def system_function(system: str) -> Callable[..., Any]:
+    """The function that makes a system.
+
+    Args:
+        system: a name in `SYSTEMS`, or ``package.module:function``.
+
+    Raises:
+        UserError: no such system.
+    """
+    named = SYSTEMS[system].function if system in SYSTEMS else system
+    module, colon, name = named.partition(":")
+    if not colon or not module or not name:
+        raise UserError(
+            f"there is no system {system!r}; --system takes {', '.join(SYSTEMS)} or "
+            f"package.module:function{nearest(system, SYSTEMS)}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise UserError(
+            f"--system {system} can't be imported: {error}; modules are looked for in the current "
+            "folder and on PYTHONPATH"
+        ) from error
+    if not inspect.isfunction(found):
+        what = "has no function" if found is None else "has something else than a function under"
+        raise UserError(f"--system {system}: the module {module} {what} {name!r}")
+    return found
+
+
+def _annotated(function: Callable[..., Any], system: str) -> type:
+    """The class that annotates a function's first parameter."""
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    kind = None
+    if first is not None and first.annotation is not first.empty:
+        alone = SimpleNamespace(__annotations__={first.name: first.annotation})
+        try:
+            kind = get_type_hints(alone, globalns=vars(inspect.getmodule(function)))[first.name]
+        except NameError as error:
+            raise UserError(
+                f"--system {system}: the annotation of its first parameter can't be found: {error}"
+            ) from error
+    if not isinstance(kind, type) or not is_dataclass(kind):
+        raise UserError(
+            f"--system {system}: annotate its first parameter with the class of its settings, a "
+            f"frozen dataclass, as in `def {system.partition(':')[2]}(settings: MySettings, given)`"
+        )
+    return kind

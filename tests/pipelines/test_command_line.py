@@ -13,8 +13,10 @@ from actors.errors import UserError
 from pipelines.cli.arguments import parse_arguments
 from pipelines.cli.compare_options import read_comparison
 from pipelines.cli.launch import ROOT
+from pipelines.cli.layout import lay_out
 from pipelines.cli.model_settings import PredictSettings
-from pipelines.cli.settings import MAIN_OPTIONS, Settings, make_parser, parse_settings
+from pipelines.cli.settings import Settings, option_names, parse_settings
+from pipelines.cli.settings_help import MAIN_OPTIONS
 from pipelines.refine import RefineSettings
 
 JOBS = ("full", "extract", "train", "tune", "evaluate", "compare", "promote", "predict", "refine")
@@ -41,7 +43,7 @@ def run_job(job: str, *arguments: str) -> tuple[subprocess.CompletedProcess, set
 def test_help_imports_nothing_slow(job: str) -> None:
     done, imported = run_job(job, "--help")
     assert done.returncode == 0 and done.stdout.startswith(f"usage: {job}.py")
-    assert "jsonargparse" in imported and not imported & SLOW
+    assert "yaml" in imported and not imported & SLOW
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -49,13 +51,13 @@ def test_a_typo_imports_nothing_slow(job: str) -> None:
     done, imported = run_job(job, "--nosuch", "1")
     assert done.returncode == 2
     assert done.stderr.startswith("multiclue: there is no option --nosuch")
-    assert "jsonargparse" in imported and not imported & SLOW
+    assert "yaml" in imported and not imported & SLOW
 
 
 def test_data_that_is_not_there_is_told_before_anything_slow_is_imported(tmp_path: Path) -> None:
     done, imported = run_job("full", "--data", str(tmp_path / "nowhere"))
     assert done.returncode == 2 and "nowhere does not exist" in done.stderr
-    assert "jsonargparse" in imported and not imported & SLOW
+    assert "yaml" in imported and not imported & SLOW
 
 
 def refuse(*arguments: str) -> str:
@@ -74,15 +76,15 @@ def refuse(*arguments: str) -> str:
             "--extract.flow_method takes one of tvl1, exact, fast or raft, not 'fats'; "
             "did you mean 'fast' or 'raft'?",
         ),
-        ("--spatial.optimizer.lr abc", "--spatial.optimizer.lr takes a number, not 'abc'"),
-        ("--spatial.optimizer.lr=abc", "--spatial.optimizer.lr takes a number, not 'abc'"),
+        ("--spatial.fit.lr abc", "--spatial.fit.lr takes a number, not 'abc'"),
+        ("--spatial.fit.lr=abc", "--spatial.fit.lr takes a number, not 'abc'"),
         (
-            "--spatial.optimizer.lrr 0.1",
-            "there is no option --spatial.optimizer.lrr; did you mean '--spatial.optimizer.lr'?",
+            "--spatial.fit.lrr 0.1",
+            "there is no option --spatial.fit.lrr; did you mean '--spatial.fit.lr'?",
         ),
         (
-            "--spatal.optimizer.lr 0.1",
-            "there is no option --spatal.optimizer.lr; did you mean '--spatial.optimizer.lr'?",
+            "--spatal.fit.lr 0.1",
+            "there is no option --spatal.fit.lr; did you mean '--spatial.fit.lr'?",
         ),
         (
             "--group_pattern x",
@@ -95,14 +97,28 @@ def refuse(*arguments: str) -> str:
         ("--see 3", "there is no option --see; did you mean '--seed'?"),
         ("--search.concurrent 1.5", "--search.concurrent takes a whole number, or null, not '1.5'"),
         ("--spatial.flip maybe", "--spatial.flip takes true or false, not 'maybe'"),
-        ("--motion_lstm.hidden 8,9", "--motion_lstm.hidden takes a list such as [8, 8], not '8,9'"),
+        ("--motion.sequence.hidden 8,9", "--motion.sequence.hidden takes a list such as [8, 8], "
+                                         "not '8,9'"),
+        (
+            "--spatial.optimizer.lr 0.1",
+            "there is no option --spatial.optimizer.lr; did you mean '--spatial.fit.lr' or "
+            "'--spatial.sequence.fit.lr'?",
+        ),
+        (
+            "--motion.sequence.model ltsm",
+            "--motion.sequence.model: there is no sequence model 'ltsm': choose none, lstm, "
+            "peephole or package.module:function; did you mean 'lstm'?",
+        ),
+        ("--audio.track sond", "--audio.track takes one of frames, flow, sound, not 'sond'; "
+                               "did you mean 'sound'?"),
+        ("--extract.fps 0", "--extract.fps is 0.0; it must be above 0 and finite"),
         ("--search high", "--search takes a YAML file with its settings, not 'high'"),
         ("--seed", "--seed needs a value: a whole number"),
         ("video.mp4", "'video.mp4' is no option: options begin with --"),
         ("--config missing.yaml", "--config missing.yaml: there is no such file"),
         ("--preset papr", "there is no preset 'papr'; --preset takes demo or paper; "
                           "did you mean 'paper'?"),
-        ("--spatial.optimizer.lr -1", "--spatial.optimizer.lr must be above 0, not -1.0"),
+        ("--spatial.fit.lr -1", "--spatial.fit.lr must be above 0, not -1.0"),
     ],
 )  # fmt: skip
 def test_mistakes_in_plain_words(given: str, told: str) -> None:
@@ -115,11 +131,11 @@ def test_mistakes_in_plain_words(given: str, told: str) -> None:
         ("sed: 3", "there is no setting sed; did you mean 'seed'?"),
         ("search: {trails: 3}", "there is no setting search.trails; did you mean 'search.trials'?"),
         (
-            "spatial: {optimizer: {lrr: 3}}",
-            "there is no setting spatial.optimizer.lrr; did you mean 'spatial.optimizer.lr'?",
+            "spatial: {fit: {lrr: 3}}",
+            "there is no setting spatial.fit.lrr; did you mean 'spatial.fit.lr'?",
         ),
         ("seed: often", "seed takes a whole number, not 'often'"),
-        ("spatial: {optimizer: {lr: fast}}", "spatial.optimizer.lr takes a number, not 'fast'"),
+        ("spatial: {fit: {lr: fast}}", "spatial.fit.lr takes a number, not 'fast'"),
     ],
 )
 def test_mistakes_in_a_file_name_the_file(tmp_path: Path, content: str, told: str) -> None:
@@ -133,27 +149,27 @@ def test_mistakes_in_a_file_name_the_file(tmp_path: Path, content: str, told: st
     ("content", "options", "told"),
     [
         (
-            "spatial: {optimizer: {lr: -1}}",
-            "--motion.optimizer.lr 0.01",
-            "{file}: spatial.optimizer.lr must be above 0, not -1.0",
+            "spatial: {fit: {lr: -1}}",
+            "--motion.fit.lr 0.01",
+            "{file}: spatial.fit.lr must be above 0, not -1.0",
         ),
         (
-            "spatial: {optimizer: {lr: -1}}",
+            "spatial: {fit: {lr: -1}}",
             "",
-            "{file}: spatial.optimizer.lr must be above 0, not -1.0",
+            "{file}: spatial.fit.lr must be above 0, not -1.0",
         ),
         (
-            "spatial: {optimizer: {lr: 1}}",
-            "--spatial.optimizer.lr=-2",
-            "--spatial.optimizer.lr must be above 0, not -2.0",
+            "spatial: {fit: {lr: 1}}",
+            "--spatial.fit.lr=-2",
+            "--spatial.fit.lr must be above 0, not -2.0",
         ),
         (
-            "spatial: {optimizer: {lr: -1}}",
-            "--motion.optimizer.lr -1",
-            "{file}: spatial.optimizer.lr or --motion.optimizer.lr: lr must be above 0, not -1.0",
+            "spatial: {fit: {lr: -1}}",
+            "--motion.fit.lr -1",
+            "{file}: spatial.fit.lr must be above 0, not -1.0",
         ),
-        ("motion_lstm: {hidden: [0]}", "", "{file}: motion_lstm.hidden must name at least one "
-                                           "layer of 1 unit, not (0,)"),
+        ("motion: {sequence: {hidden: [0]}}", "", "{file}: motion.sequence.hidden must name at "
+                                                  "least one layer of 1 unit, not (0,)"),
         ("fusion: {lambda2: -0.1}", "--fusion.lambda3 0.2",
          "{file}: fusion.lambda2 must be at least 0, got -0.1"),
     ],
@@ -177,21 +193,46 @@ def test_options_of_one_job_alone_are_known_to_it() -> None:
         parse_arguments(RefineSettings, "", ["--given", "logit"])
 
 
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        parse_settings("what the job does", arguments)
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
 def test_the_short_help_shows_the_main_options_and_the_long_one_all(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    parser = make_parser("what the job does")
-    shown = {}
-    for option in ("--help", "--help-all"):
-        with pytest.raises(SystemExit) as ended:
-            parser.parse_args([option])
-        assert ended.value.code == 0
-        shown[option] = capsys.readouterr().out
-    short, long = shown["--help"], shown["--help-all"]
-    assert len(short.splitlines()) < 100 < len(long.splitlines())
-    assert all(f"\n  --{name} " in short for names in MAIN_OPTIONS.values() for name in names)
-    words = long.replace("[", " ").replace("]", " ").split()
-    assert {f"--{name}" for name in parser.names()} <= set(words)
+    short, long = shown(capsys, "--help"), shown(capsys, "--help-all")
+    assert len(short.splitlines()) < 150 < len(long.splitlines())
+    assert all(f"\n  --{name}" in short for names in MAIN_OPTIONS.values() for name in names)
     assert "what the job does" in short and "--help-all shows every setting" in short
-    assert f"(default: {parse_settings('', []).spatial.optimizer.lr})" in short
-    assert Settings().spatial.optimizer.lr != parse_settings("", []).spatial.optimizer.lr
+    lr = parse_settings("", []).streams["spatial"].fit.lr
+    assert f"--spatial.fit.lr X      Learning rate at the first step. (default: {lr})" in short
+    assert Settings().streams["spatial"].fit.lr != lr
+    headings = ["spatial", "spatial.fit", "spatial.embed", "spatial.sequence", "motion.fit",
+                "fusion", "search", "refinement"]  # fmt: skip
+    assert all(f"\n{heading}:\n" in long for heading in headings)
+    layout, _ = lay_out("hybrid", [])
+    words = long.replace("[", " ").replace("]", " ").split()
+    assert all(f"--{name}" in words for name in option_names(layout, {}))
+
+
+def test_help_shows_the_streams_and_defaults_that_files_give(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("streams: {clip: {encoder: 'timm:x'}, audio: null}")
+    long = shown(capsys, "--help-all", "--config", str(file))
+    assert "\nclip.fit:\n" in long and "(default: timm:x)" in long and "\naudio:\n" not in long
+    assert "\n  --preset VALUE" in long
+
+
+def test_help_of_a_small_job(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(PredictSettings, "predicts", ["--help"], inputs="videos")
+    short = capsys.readouterr().out
+    assert "INPUT ..." in short and "--embeddings  " in short and "--tracking.uri" not in short
+    with pytest.raises(SystemExit):
+        parse_arguments(PredictSettings, "predicts", ["--help-all"], inputs="videos")
+    assert "--tracking.uri" in capsys.readouterr().out

@@ -25,7 +25,7 @@ for name in theirs:  # what other libraries do when they are imported is theirs 
 
 def state():
     known = logging.root.manager.loggerDict.items()
-    loggers = {name: one.level for name, one in known if hasattr(one, "level")}
+    loggers = {n: one.level for n, one in known if hasattr(one, "level")}
     return {
         "environment": dict(os.environ),
         "path": list(sys.path),

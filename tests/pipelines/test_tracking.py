@@ -94,7 +94,7 @@ def test_settings_become_flat_parameters_and_changed_ones_tags(tracker):
         run.log_params({"spatial": StreamSettings(), "long": "x" * 9000, "workers": 1})
         run.log_params({"spatial": StreamSettings(), "long": "x" * 9000, "workers": 2})
     data = state(tracker, run.id).data
-    assert data.params["spatial.optimizer.lr"] == "0.001"
+    assert data.params["spatial.fit.lr"] == "0.001"
     assert data.params["workers"] == "1"
     assert data.tags["resumed_with.workers"] == "2"
     assert [tag for tag in data.tags if tag.startswith("resumed_with")] == ["resumed_with.workers"]
@@ -239,7 +239,7 @@ def test_the_environment_is_put_back(monkeypatch):
 def test_nested_settings_are_laid_flat():
     flat = flatten({"a": {"b": {"c": 1}, "d": None}, "s": StreamSettings()})
     assert flat["a.b.c"] == 1 and flat["a.d"] is None
-    assert flat["s.network.backbone"] == "vgg19"
+    assert flat["s.encoder"] == "torchvision:vgg19"
 
 
 @pytest.mark.slow

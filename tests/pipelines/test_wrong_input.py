@@ -51,8 +51,8 @@ def test_a_preset_that_does_not_exist(place: list[str]) -> None:
 
 
 def test_a_backbone_that_does_not_exist(place: list[str]) -> None:
-    message = refuse(*place, "--spatial.network.backbone", "vgg91")
-    assert "spatial" in message and "'vgg91'" in message and "vgg19" in message
+    message = refuse(*place, "--spatial.encoder", "torchvision:vgg91")
+    assert "spatial" in message and "vgg91" in message and "vgg19" in message
 
 
 def test_a_format_that_does_not_exist(place: list[str], tmp_path: Path) -> None:
@@ -77,11 +77,11 @@ def test_a_negative_lambda(place: list[str]) -> None:
 
 
 def test_a_setting_of_the_wrong_type(place: list[str]) -> None:
-    assert "spatial.optimizer.lr" in refuse(*place, "--spatial.optimizer.lr", "quick")
+    assert "spatial.fit.lr" in refuse(*place, "--spatial.fit.lr", "quick")
 
 
 def test_a_setting_that_does_not_exist(place: list[str]) -> None:
-    assert "--spatial.optimizer.rate" in refuse(*place, "--spatial.optimizer.rate", "1")
+    assert "--spatial.fit.rate" in refuse(*place, "--spatial.fit.rate", "1")
 
 
 def test_a_config_file_that_does_not_exist(place: list[str], tmp_path: Path) -> None:
@@ -91,13 +91,13 @@ def test_a_config_file_that_does_not_exist(place: list[str], tmp_path: Path) -> 
 def test_weights_of_the_wrong_shape(place: list[str], tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     save_file({"body.0.weight": torch.zeros(1, 2, 3, 3)}, file)
-    message = refuse(*place, "--spatial.network.weights", str(file))
-    assert "spatial.network" in message and "body.0.weight" in message
+    message = refuse(*place, "--spatial.weights", str(file))
+    assert "spatial" in message and "body.0.weight" in message
 
 
 def test_weights_that_are_not_there(place: list[str], tmp_path: Path) -> None:
-    message = refuse(*place, "--motion.network.weights", str(tmp_path / "gone.pt"))
-    assert "motion.network" in message and "gone.pt" in message
+    message = refuse(*place, "--motion.weights", str(tmp_path / "gone.pt"))
+    assert "motion" in message and "gone.pt" in message
 
 
 def test_flow_that_can_not_be_found_as_asked(place: list[str], tmp_path: Path) -> None:
