@@ -50,11 +50,12 @@ from pipelines.steps.job import Job, open_job
 from pipelines.tracking.runs import Run
 from pipelines.train import train
 from pipelines.tune import Tuned, tune
-from trainers.comparison.rows import Material, Row, rows
+from trainers.comparison.rows import Row, RowInputs, rows
 from trainers.comparison.task import compute_row
+from trainers.targets import Targets
 
 VERSION = 2
-"""Changes when a row's method does, so that rows of before are not taken for it."""
+"""Changes when a row's method does, so that earlier results are not taken for it."""
 SCORES = "scores.safetensors"
 HYBRID = "hybrid"
 
@@ -65,7 +66,7 @@ class ComparedSplit:
 
     name: str
     ids: tuple[str, ...]
-    targets: NDArray[np.float32]
+    targets: Targets
     groups: NDArray[np.str_]
     scores: Mapping[str, NDArray[np.float64]]
     facts: Mapping[str, Facts]
@@ -93,25 +94,23 @@ def compare_split(job: Job, name: str, chosen: Sequence[Row]) -> ComparedSplit:
     trained = train(job, extraction)
     tuned = tune(job, extraction, trained)
     scored = score_systems(job, trained, tuned)
-    ids = [clip.video.id for clip in tuned.inputs.clips if clip.video.split == "test"]
-    return run_rows(job, name, chosen, _material(job, tuned, scored), ids, scored.fingerprint)
+    return run_rows(job, name, chosen, _row_inputs(job, tuned, scored), scored.fingerprint)
 
 
 def run_rows(
     job: Job,
     name: str,
     chosen: Sequence[Row],
-    material: Material,
-    ids: Sequence[str],
+    inputs: RowInputs,
     scored: str,
 ) -> ComparedSplit:
     """Runs the rows side by side; a finished one is taken from the storage.
 
     Args:
-        ids: of the test clips.
+        inputs: what the rows are computed from.
         scored: fingerprint of the systems' scores, and with them of all that they depend on.
     """
-    shared = _Shared(job, material)
+    shared = _Shared(job, inputs)
     pool = ThreadPoolExecutor(len(chosen), thread_name_prefix="row")
     futures = {row.name: pool.submit(_run_row, job, row, scored, shared) for row in chosen}
     try:
@@ -121,12 +120,12 @@ def run_rows(
         # A failure or a stop is not to wait for the other rows; they are kept as far as they are.
         pool.shutdown(wait=False, cancel_futures=True)
     stages = {row: future.result() for row, future in futures.items()}
-    test = material.splits == "test"
+    test = inputs.part("test")
     return ComparedSplit(
         name=name,
-        ids=tuple(ids),
-        targets=material.targets[test],
-        groups=material.groups[test],
+        ids=tuple(map(str, test.ids)),
+        targets=test.targets,
+        groups=test.groups,
         scores={
             row: safetensors.numpy.load(stage.storage.read_bytes(SCORES))["scores"]
             for row, stage in stages.items()
@@ -135,28 +134,22 @@ def run_rows(
     )
 
 
-def _material(job: Job, tuned: Tuned, scored: StageResult) -> Material:
-    inputs = tuned.inputs
+def _row_inputs(job: Job, tuned: Tuned, scored: StageResult) -> RowInputs:
     own = {name: tuned.search.facts[name] for name in ("lambda2", "lambda3")}
-    return Material(
-        features={name: value.numpy() for name, value in inputs.features.items()},
-        present={name: value.numpy() for name, value in inputs.present.items()},
-        targets=inputs.targets.numpy(),
-        groups=inputs.groups,
-        splits=inputs.splits,
+    return RowInputs(
+        table=tuned.inputs.table,
         systems=read_scores(scored),
         fusion=replace(job.settings.fusion, **own),
-        multi_label=job.manifest.multi_label,
         seed=job.settings.seed,
         notes=scored.facts["choice"]["notes"],
     )
 
 
 class _Shared:
-    """The material in Ray's object store, put there when the first row has to be computed."""
+    """The inputs in Ray's object store, put there when the first row has to be computed."""
 
-    def __init__(self, job: Job, material: Material) -> None:
-        self.job, self.material = job, material
+    def __init__(self, job: Job, inputs: RowInputs) -> None:
+        self.job, self.inputs = job, inputs
         self._reference: Any = None
         self._lock = threading.Lock()
 
@@ -166,9 +159,9 @@ class _Shared:
         self.job.board()
         with self._lock:
             if self._reference is None:
-                self._reference = ray.put(self.material)
+                self._reference = ray.put(self.inputs)
         task: Any = ray.remote(num_cpus=1)(compute_row)
-        streams = tuple(self.material.features)
+        streams = self.inputs.table.names
         lstms = [s for s in streams if s in SEQUENCE_STREAMS]
         scores, chosen, seconds = ray.get(task.remote(row.name, streams, lstms, self._reference))
         return scores, chosen, seconds
@@ -179,30 +172,28 @@ def _run_row(job: Job, row: Row, scored: str, shared: _Shared) -> StageResult:
         with job.tracker.child(job.run, f"compare {row.name}") as run:
             scores, chosen, seconds = shared.compute(row)
             run.log_params({"method": row.label, "table": row.table, **chosen})
-            _log_measures(run, shared.material, scores, seconds)
+            _log_measures(run, shared.inputs, scores, seconds)
         content = {"scores": np.ascontiguousarray(scores, np.float64)}
         storage.write_bytes(SCORES, safetensors.numpy.save(content))
         return {"chosen": chosen, "seconds": seconds}
 
-    material = shared.material
-    key = [VERSION, row.name, row.settings, material.fusion, scored]
-    key += [material.targets.shape, material.seed, list(material.groups), list(material.splits)]
+    inputs, table = shared.inputs, shared.inputs.table
+    shape = len(table), table.targets.n_classes
+    key = [VERSION, row.name, row.settings, inputs.fusion, scored]
+    key += [shape, inputs.seed, list(table.groups), list(table.splits)]
     result = run_stage(job.storage, f"compare_{row.name}", key, work)
     chosen = describe(result.facts["chosen"])
-    # The stage's own time holds the wait for a free CPU, so the row's is told.
-    told = replace(result, name="compare", seconds=result.facts["seconds"])
-    job.note(told, text=f"{row.label}: {chosen}" if chosen else row.label)
+    # The stage's own time holds the wait for a free CPU, so the row's is shown.
+    shown = replace(result, name="compare", seconds=result.facts["seconds"])
+    job.note(shown, text=f"{row.label}: {chosen}" if chosen else row.label)
     return result
 
 
-def _log_measures(
-    run: Run, material: Material, scores: NDArray[np.float64], seconds: float
-) -> None:
+def _log_measures(run: Run, inputs: RowInputs, scores: NDArray[np.float64], seconds: float) -> None:
     from trainers.metrics.measures import summary
 
-    targets = material.targets[material.splits == "test"]
-    truth = targets.astype(bool) if material.multi_label else targets.argmax(1)
-    measures = summary(scores, truth, multi_label=material.multi_label)
+    targets = inputs.part("test").targets
+    measures = summary(scores, targets.truth(), multi_label=targets.multi_label)
     run.log_metrics({**measures, "seconds": seconds})
 
 

@@ -31,7 +31,6 @@ from pipelines.cli.command_line import Asked
 from pipelines.data import Manifest
 from pipelines.extract import Extraction, extract
 from pipelines.steps.caching import Facts, StageResult
-from pipelines.steps.inputs import FusionInputs
 from pipelines.steps.job import Job, open_job
 from pipelines.steps.scores import collect_scores
 from pipelines.tracking.provenance import versions
@@ -43,16 +42,17 @@ from trainers.evaluation import (
     MethodFigures,
     Refinements,
     SystemScores,
+    ensemble_scores,
+    evaluate_scores,
     fit_refinements,
-    hybrid_scores,
-    judge,
-    members,
-    refined_systems,
+    member_scores,
+    refined_scores,
 )
 from trainers.hybrid import REFINEMENT, Hybrid
 from trainers.network_files import load_network
 from trainers.refinement.fitted import METHODS, FittedRefinement
 from trainers.sequence.recurrent import SequenceNetwork
+from trainers.table import Table
 
 VALIDATION_SCORES = "validation_scores.npz"
 """In the run's folder: what pipelines/refine.py can be tried on."""
@@ -80,17 +80,16 @@ class Evaluated:
 def evaluate(
     job: Job, extraction: Extraction, trained: Mapping[str, TrainedStream], tuned: Tuned
 ) -> Evaluated:
-    """Scores, joins, refines and judges; then saves and registers the ensemble."""
+    """Scores, joins, refines and evaluates; then saves and registers the ensemble."""
     stage = score_systems(job, trained, tuned)
     scores = read_scores(stage)
-    if len(tuned.inputs.rows("val")):
-        content = validation_file(scores, tuned.inputs, job.manifest)
+    table = tuned.inputs.table
+    if len(table.rows("val")):
+        content = validation_file(scores, table, job.manifest)
         job.files.write_bytes(VALIDATION_SCORES, content)
-    test = tuned.inputs.rows("test")
-    targets = tuned.inputs.targets.numpy()[test]
-    multi_label = job.manifest.multi_label
+    test = table.rows("test")
     figures = {
-        name: judge(system.part(test), targets, multi_label=multi_label)
+        name: evaluate_scores(system.part(test), table.targets[test])
         for name, system in scores.items()
     }
     version = _register(job, trained, tuned, stage, figures["refined"])
@@ -100,27 +99,22 @@ def evaluate(
 def score_systems(job: Job, trained: Mapping[str, TrainedStream], tuned: Tuned) -> StageResult:
     """Every system's scores of every usable clip, the refined ensemble's among them."""
     settings, multi_label = job.settings.refinement, job.manifest.multi_label
-    inputs = tuned.inputs
+    inputs, table = tuned.inputs, tuned.inputs.table
 
     def work(storage: Storage) -> Facts:
-        few_threads(inputs.features)
+        few_threads(table)
         with job.console.stage("evaluate", unit="clips"):
             systems = collect_scores(trained, tuned, multi_label=multi_label)
-            systems["hybrid"] = hybrid_scores(systems)
-            held_out = inputs.rows("val")
+            systems["hybrid"] = ensemble_scores(systems)
+            members = member_scores(systems, table)
             refinements = fit_refinements(
-                members({name: one.part(held_out) for name, one in systems.items()}),
-                _truth(inputs, held_out, multi_label=multi_label),
-                inputs.groups[held_out],
-                settings,
-                classes=job.manifest.classes,
-                multi_label=multi_label,
+                members.part(members.rows("val")), settings, classes=job.manifest.classes
             )
-            systems |= refined_systems(systems, refinements)
+            systems |= refined_scores(systems["hybrid"], members, refinements)
         _write_scores(storage, systems)
         if refinements.chosen is not None:
             storage.write_bytes(REFINEMENT, refinements.chosen.to_bytes())
-        return {"systems": list(systems), "choice": _told(refinements)}
+        return {"systems": list(systems), "choice": _choice_facts(refinements)}
 
     key = [
         "every refinement",
@@ -138,12 +132,7 @@ def score_systems(job: Job, trained: Mapping[str, TrainedStream], tuned: Tuned) 
     )
 
 
-def _truth(inputs: FusionInputs, rows: NDArray[np.intp], *, multi_label: bool) -> NDArray:
-    targets = inputs.targets.numpy()[rows]
-    return targets.astype(bool) if multi_label else targets.argmax(1)
-
-
-def _told(refinements: Refinements) -> Facts:
+def _choice_facts(refinements: Refinements) -> Facts:
     choice = refinements.choice
     return {
         "method": choice.name,
@@ -153,22 +142,21 @@ def _told(refinements: Refinements) -> Facts:
     }
 
 
-def validation_file(
-    scores: Mapping[str, SystemScores], inputs: FusionInputs, manifest: Manifest
-) -> bytes:
+def validation_file(scores: Mapping[str, SystemScores], table: Table, manifest: Manifest) -> bytes:
     """The ensemble's members on the validation clips, as pipelines/refine.py reads them."""
-    rows = inputs.rows("val")
+    members = member_scores(scores, table)
+    held_out = members.part(members.rows("val"))
     arrays: dict[str, NDArray] = {}
-    for name in members(scores):
-        arrays[f"{name}_scores"] = scores[name].scores[rows]
-        arrays[f"{name}_present"] = scores[name].present[rows]
+    for name in members.names:
+        arrays[f"{name}_scores"] = held_out.features[name]
+        arrays[f"{name}_present"] = held_out.present[name]
     content = io.BytesIO()
     np.savez(
         content,
-        labels=_truth(inputs, rows, multi_label=manifest.multi_label),
+        labels=held_out.targets.truth(),
         class_names=np.array(manifest.classes, dtype=str),
-        video_ids=np.array([inputs.clips[row].video.id for row in rows], dtype=str),
-        groups=inputs.groups[rows],
+        video_ids=held_out.ids,
+        groups=held_out.groups,
         allow_pickle=False,
         **arrays,
     )

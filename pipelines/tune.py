@@ -23,18 +23,19 @@ if __name__ == "__main__":
     start("pipelines.tune", lambda: read_job(__doc__ or ""))
 
 import torch
-from torch import Tensor
 
 from actors.storage import Storage
 from pipelines.cli.command_line import Asked
 from pipelines.extract import Extraction, extract
 from pipelines.steps.caching import Facts, StageResult
-from pipelines.steps.inputs import FusionInputs, read_inputs
+from pipelines.steps.inputs import EmbeddedClips, read_inputs
 from pipelines.steps.job import Job, open_job
 from pipelines.train import TrainedStream, train
+from trainers.fusion import models
+from trainers.fusion.contract import FusionModel
 from trainers.fusion.network import FusionNetwork
-from trainers.fusion.training import fit_fusion
 from trainers.settings import FusionSettings
+from trainers.table import Table
 
 FUSION = "fusion.safetensors"
 SEARCH_FOLDER = "tune"
@@ -46,12 +47,17 @@ SMALL = 10_000_000
 class Tuned:
     """The fitted fusion network and how its regularizers were found."""
 
-    inputs: FusionInputs
+    inputs: EmbeddedClips
     search: StageResult
     fusion: StageResult
 
+    def fused(self) -> FusionModel:
+        return models.from_bytes(self.fusion.storage.read_bytes(FUSION), where=FUSION)
+
     def network(self) -> FusionNetwork:
-        return FusionNetwork.from_bytes(self.fusion.storage.read_bytes(FUSION))
+        model = self.fused()
+        assert isinstance(model, FusionNetwork)
+        return model
 
 
 def tune(job: Job, extraction: Extraction, trained: Mapping[str, TrainedStream]) -> Tuned:
@@ -76,26 +82,22 @@ def _no_search(job: Job) -> StageResult:
     return StageResult("search", "none", job.storage, facts, 0.0, cached=True)
 
 
-def _search(job: Job, inputs: FusionInputs, embedded: dict[str, str]) -> StageResult:
-    settings, rows = job.settings.search, inputs.rows("train")
+def _search(job: Job, inputs: EmbeddedClips, embedded: dict[str, str]) -> StageResult:
+    settings = job.settings.search
 
     def work(storage: Storage) -> Facts:
         from tuning.ray_search import search
 
         job.board()
-        features, present, targets = inputs.part(rows)
+        train = inputs.table.part(inputs.table.rows("train"))
         with job.console.stage("search", total=settings.trials, unit="trials") as progress:
             result = search(
-                features,
-                present,
-                targets,
-                inputs.groups[rows],
+                train,
                 settings,
                 fusion=job.settings.fusion,
                 storage=storage,
                 name=SEARCH_FOLDER,
                 seed=job.settings.seed,
-                multi_label=job.manifest.multi_label,
                 progress=lambda done, total, trial: progress.update(done, total),
             )
         _record_trials(job, result.trials, result.curves)
@@ -111,13 +113,13 @@ def _search(job: Job, inputs: FusionInputs, embedded: dict[str, str]) -> StageRe
     return job.stage("search", key, work, items=settings.trials, unit="trials", describe=describe)
 
 
-def few_threads(features: Mapping[str, Tensor]) -> None:
+def few_threads(table: Table) -> None:
     """Small products are slower on many threads, above all beside Ray's own processes."""
-    numbers = sum(value.numel() for value in features.values())
+    numbers = sum(value.size for value in table.features.values())
     torch.set_num_threads(1 if numbers < SMALL else min(os.cpu_count() or 1, 8))
 
 
-def _rows_key(job: Job, inputs: FusionInputs) -> list[Any]:
+def _rows_key(job: Job, inputs: EmbeddedClips) -> list[Any]:
     return [
         job.manifest.classes,
         [(c.artifact, c.video.labels, c.video.split, c.video.group) for c in inputs.clips],
@@ -137,7 +139,7 @@ def _record_trials(
 
 
 def _refit(
-    job: Job, inputs: FusionInputs, embedded: dict[str, str], settings: FusionSettings
+    job: Job, inputs: EmbeddedClips, embedded: dict[str, str], settings: FusionSettings
 ) -> StageResult:
     def work(storage: Storage) -> Facts:
         history: list[dict[str, float]] = []
@@ -150,23 +152,26 @@ def _refit(
                 history.append({"step": epoch, **measures})
                 progress.update(epoch)
 
-            validation = inputs.rows("val")
-            few_threads(inputs.features)
-            network = fit_fusion(
-                *inputs.part(inputs.rows("train")),
+            table = inputs.table
+            validation = table.part(table.rows("val"))
+            few_threads(table)
+            model = models.fit(
+                table.part(table.rows("train")),
                 settings,
                 seed=job.settings.seed,
-                validation=inputs.part(validation) if len(validation) else None,
-                multi_label=job.manifest.multi_label,
+                validation=validation if len(validation) else None,
                 on_epoch=listen,
             )
-            storage.write_bytes(FUSION, network.to_bytes())
+            storage.write_bytes(FUSION, models.to_bytes(model))
+            sparsity = model.sparsity() if isinstance(model, FusionNetwork) else {}
             run.log_params(settings)
             run.log_curve(history)
-            run.log_metrics(network.sparsity())
-        return {"history": history, **network.sparsity()}
+            run.log_metrics(sparsity)
+        return {"history": history, **sparsity}
 
     def describe(facts: Facts) -> str:
+        if "zero_rows" not in facts:
+            return settings.model
         return (
             f"{facts['zero_rows']:.0%} of the fused neurons' rows and "
             f"{facts['zero_entries']:.0%} of the weights are zero"

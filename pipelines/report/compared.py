@@ -47,7 +47,7 @@ def _row(splits: Sequence[ComparedSplit], row: Row, *, multi_label: bool) -> Com
     found = [
         summary(
             split.scores[row.name],
-            split.targets.astype(bool) if multi_label else split.targets.argmax(1),
+            split.targets.truth(),
             multi_label=multi_label,
         )
         for split in splits
@@ -102,7 +102,7 @@ def _tests(
         Paired(
             split.scores[name],
             split.scores[HYBRID],
-            split.targets.astype(np.float64),
+            split.targets.dense(np.float64),
             split.groups,
             np.array(split.ids),
         )
@@ -125,7 +125,7 @@ def _mcnemar(splits: Sequence[ComparedSplit], name: str) -> float:
     for split in splits:
         fresh = np.array([clip not in seen for clip in split.ids], bool)
         seen.update(split.ids)
-        truth = split.targets.argmax(1)
+        truth = split.targets.classes()
         right.append((split.scores[name].argmax(1) == truth)[fresh])
         other.append((split.scores[HYBRID].argmax(1) == truth)[fresh])
     return mcnemar(np.concatenate(right), np.concatenate(other))
@@ -135,7 +135,7 @@ def _precisions(splits: Sequence[ComparedSplit], name: str) -> NDArray[np.float6
     """(C,) mean over the splits that have a test clip of the class; NaN where none has."""
     found = np.stack(
         [
-            mean_average_precision(split.scores[name], split.targets.astype(int)).per_class
+            mean_average_precision(split.scores[name], split.targets.dense(int)).per_class
             for split in splits
         ]
     )

@@ -39,6 +39,7 @@ from pipelines.train import TrainedStream
 from pipelines.tune import SEARCH_FOLDER, Tuned
 from trainers.evaluation import MethodFigures, SystemScores, confusions, per_class_ap
 from trainers.refinement.fitted import METHODS
+from trainers.targets import Targets
 
 FIGURES = ("accuracy", "mean_class_accuracy", "map", "hit5", "n")
 """What MLflow keeps of a method."""
@@ -119,8 +120,8 @@ def _gather(
     evaluated: Evaluated,
     promotion: Mapping[str, Any],
 ) -> ReportData:
-    test = tuned.inputs.rows("test")
-    targets = tuned.inputs.targets.numpy()[test]
+    test = tuned.inputs.table.rows("test")
+    targets = tuned.inputs.table.targets[test]
     on_test = {name: system.part(test) for name, system in evaluated.scores.items()}
     classes, multi_label = job.manifest.classes, job.manifest.multi_label
     before = on_test["hybrid"]
@@ -191,7 +192,7 @@ def _methods(
     tuned: Tuned,
     evaluated: Evaluated,
     on_test: Mapping[str, SystemScores],
-    targets: NDArray[np.floating],
+    targets: Targets,
 ) -> list[MethodResult]:
     """One row per method; two for a stream that some test clips lack."""
     known = _ceilings(job, on_test, targets)
@@ -252,13 +253,13 @@ def _row(
 
 
 def _ceilings(
-    job: Job, on_test: Mapping[str, SystemScores], targets: NDArray[np.floating]
+    job: Job, on_test: Mapping[str, SystemScores], targets: Targets
 ) -> dict[str, tuple[float, float]]:
     """Method -> (ceiling, share of it reached); only the demo's ceilings are known."""
     classes = job.manifest.classes
     if job.settings.data is not None or not set(classes) <= set(CLUES):
         return {}
-    true = [classes[i] for i in targets.argmax(1)]
+    true = [classes[i] for i in targets.classes()]
     found = {}
     for name, ceiling in ceilings().items():
         if name in on_test:
@@ -302,11 +303,12 @@ def _examples(
     job: Job, extraction: Extraction, tuned: Tuned, evaluated: Evaluated
 ) -> list[ExampleClip]:
     """Test clips spread evenly over the test split, wrong ones among them if there are any."""
-    inputs, test = tuned.inputs, tuned.inputs.rows("test")
+    inputs, test = tuned.inputs, tuned.inputs.table.rows("test")
     if not len(test):
         return []
     refined = evaluated.scores["refined"].scores[test]
-    wrong = test[inputs.targets.numpy()[test, refined.argmax(1)] == 0]
+    right = inputs.table.targets[test].dense(bool)[np.arange(len(test)), refined.argmax(1)]
+    wrong = test[~right]
     chosen = [int(row) for row in _spread(wrong, EXAMPLES // 3)]
     rest = [row for row in test if row not in chosen]
     chosen += [int(row) for row in _spread(rest, EXAMPLES - len(chosen))]

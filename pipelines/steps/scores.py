@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from pipelines.steps.inputs import FusionInputs
+from pipelines.steps.inputs import EmbeddedClips
 from pipelines.train import NETWORK, TrainedStream
 from pipelines.tune import Tuned
 from trainers.embedding import Embedding
@@ -23,7 +23,9 @@ def collect_scores(
     """System -> its scores, in the order in which the report lists them."""
     inputs = tuned.inputs
     cnns = {
-        f"{stream}_cnn": SystemScores(inputs.cnn_scores[stream], inputs.present[stream].numpy())
+        f"{stream}_cnn": SystemScores(
+            inputs.cnn_scores.features[stream], inputs.cnn_scores.present[stream]
+        )
         for stream in trained
     }
     lstms = {
@@ -32,17 +34,17 @@ def collect_scores(
         if fitted.lstm is not None
     }
     everywhere = np.ones(len(inputs.clips), bool)
-    fused = tuned.network().scores(inputs.features, inputs.present)
+    fused = tuned.fused().scores(inputs.table.features, inputs.table.present)
     return {**cnns, **lstms, "fusion": SystemScores(fused, everywhere)}
 
 
-def lstm_scores(inputs: FusionInputs, fitted: TrainedStream, *, multi_label: bool) -> SystemScores:
+def lstm_scores(inputs: EmbeddedClips, fitted: TrainedStream, *, multi_label: bool) -> SystemScores:
     """The last step's scores; one clip at a time, so that memory does not grow with the clips."""
     assert fitted.lstm is not None
     network, _ = load_network(fitted.lstm.storage, NETWORK)
     assert isinstance(network, SequenceNetwork)
-    present = inputs.present[fitted.stream].numpy()
-    scores = np.zeros((len(inputs.clips), inputs.targets.shape[1]), np.float32)
+    present = inputs.table.present[fitted.stream]
+    scores = np.zeros((len(inputs.clips), inputs.table.targets.n_classes), np.float32)
     with torch.inference_mode():
         for row in np.flatnonzero(present):
             blob = fitted.embeddings.read_bytes(inputs.clips[row].artifact)
