@@ -40,7 +40,7 @@ from pipelines.steps.console import Console
 from trainers.metrics.calibration import Reliability, reliability
 from trainers.metrics.measures import summary
 from trainers.refinement.choose import Choice, choose, cross_validate, default_folds
-from trainers.refinement.fitted import METHODS, FittedRefinement, make_method, stack_of
+from trainers.refinement.fitted import METHODS, FittedRefinement, make_method
 from trainers.refinement.late_fusion import (
     GapWeighted,
     MeanOfLogits,
@@ -49,7 +49,13 @@ from trainers.refinement.late_fusion import (
     WeightedMean,
 )
 from trainers.refinement.learned import LearnedRefinement
-from trainers.refinement.score_streams import Floats, ScoreMethod, Stack, to_probabilities
+from trainers.refinement.score_streams import (
+    Floats,
+    ScoreMethod,
+    logit_table,
+    to_probabilities,
+)
+from trainers.table import Table as ClipTable
 
 AUTO = "auto"
 GIVEN = (AUTO, "logits", "probabilities")
@@ -120,7 +126,8 @@ def refine_scores(path: Path, settings: RefineSettings, console: Console) -> Ref
     output = Path(settings.output).absolute()
     Storage(output.parent).check_writable()
     data = read_scores(path, groups=settings.groups, given=settings.given)
-    folds = min(settings.folds or default_folds(data.groups), len(np.unique(data.groups)))
+    groups = data.table.groups
+    folds = min(settings.folds or default_folds(groups), len(np.unique(groups)))
     _say_what_is_there(console, path, data, folds)
     # Threads share the folds; a BLAS that starts threads of its own inside them only waits.
     with threadpool_limits(1, user_api="blas"):
@@ -140,22 +147,20 @@ def refine_scores(path: Path, settings: RefineSettings, console: Console) -> Ref
 
 def compare(data: ScoreFile, folds: int, console: Console) -> tuple[list[Row], Choice]:
     """Every way to join the streams on held-out groups, and which refinement is chosen."""
-    stack = stack_of(data.scores, given=data.given, multi_label=data.multi_label)
+    logits = logit_table(data.table, given=data.given, multi_label=data.multi_label)
     makers = methods(data)
     fits = len(makers) * folds
     with console.stage("cross-validate", total=fits, unit="fits", alike=False) as progress:
         held_out = cross_validate(
             {name: make for name, (_, make) in makers.items()},
-            stack,
-            data.truth,
-            data.groups,
+            logits,
             folds,
             on_fit=progress.update,
         )
     candidates = {name: held_out[PLAIN[data.given] if name == "none" else name] for name in METHODS}
-    choice = choose(candidates, data.truth, data.groups, multi_label=data.multi_label)
+    choice = choose(candidates, logits.targets, logits.groups)
     labels = {name: label for name, (label, _) in makers.items()}
-    streams = {f"stream {name}": _alone(stack, name, data) for name in stack.names}
+    streams = {f"stream {name}": _alone(logits, name) for name in logits.names}
     rows = [_row(name, name, scores, data) for name, scores in streams.items()]
     return rows + [_row(n, labels[n], scores, data) for n, scores in held_out.items()], choice
 
@@ -182,32 +187,30 @@ def methods(data: ScoreFile) -> dict[str, tuple[str, Callable[[], ScoreMethod]]]
     return found | {n: (labels.get(n, METHODS[n]), maker(n)) for n in METHODS if n != "none"}
 
 
-def _alone(stack: Stack, name: str, data: ScoreFile) -> Floats:
+def _alone(logits: ClipTable, name: str) -> Floats:
     """One stream's probabilities; NaN for the clips that lack it."""
-    scores = to_probabilities(stack.one(name), multi_label=data.multi_label)
-    return np.where(stack.present[stack.names.index(name)][:, None], scores, np.nan)
+    scores = to_probabilities(logits.features[name], multi_label=logits.multi_label)
+    return np.where(logits.present[name][:, None], scores, np.nan)
 
 
 def _row(name: str, label: str, scores: Floats, data: ScoreFile) -> Row:
-    there = ~np.isnan(scores).any(1)
-    figures = summary(scores[there], data.truth[there], multi_label=data.multi_label)
-    curve = reliability(scores[there], data.truth[there], multi_label=data.multi_label)
+    there = np.asarray(~np.isnan(scores).any(1))
+    truth = data.table.targets[there].truth()
+    figures = summary(scores[there], truth, multi_label=data.multi_label)
+    curve = reliability(scores[there], truth, multi_label=data.multi_label)
     return Row(name, label, scores, {**figures, "ece": curve.ece, "n": int(there.sum())})
 
 
 def _fit(name: str, path: Path, data: ScoreFile, rows: Sequence[Row]) -> FittedRefinement:
-    """The refinement on all clips; the file tells what it was fitted on and how it did."""
+    """The refinement on all clips; its facts name what it was fitted on and its figures."""
     return FittedRefinement.fit(
         name,
-        data.scores,
-        data.truth,
+        data.table,
         given=data.given,
         classes=data.classes,
-        multi_label=data.multi_label,
-        groups=data.groups,
         facts={
             "scores": path.name,
-            "clips": len(data.truth),
+            "clips": len(data.table),
             "cross_validated": {row.name: dict(row.figures) for row in rows},
         },
     )
@@ -239,7 +242,7 @@ def _page(
         reason=f"{METHODS[choice.name]}: {choice.reason}",
         note=refinement.note,
         classes=data.classes,
-        streams=tuple(data.scores),
+        streams=data.table.names,
         borrowing=method.borrowing if known else None,
         fallback=method.fallback,
         curves={
@@ -251,7 +254,7 @@ def _page(
 
 
 def _curve(row: Row, data: ScoreFile) -> Reliability:
-    return reliability(row.scores, data.truth, multi_label=data.multi_label)
+    return reliability(row.scores, data.table.targets.truth(), multi_label=data.multi_label)
 
 
 def columns(data: ScoreFile) -> list[tuple[str, str]]:
@@ -267,9 +270,10 @@ def columns(data: ScoreFile) -> list[tuple[str, str]]:
 
 
 def _about(data: ScoreFile, folds: int) -> str:
-    groups = len(np.unique(data.groups))
+    table = data.table
+    groups = len(np.unique(table.groups))
     return (
-        f"{len(data.truth):,} clips, {len(data.classes):,} classes, {len(data.scores)} streams of "
+        f"{len(table):,} clips, {len(data.classes):,} classes, {len(table.names)} streams of "
         f"{data.given}; {groups:,} groups ({data.grouped_by}), {folds} folds"
     )
 

@@ -1,4 +1,4 @@
-"""Reads the scores of any system from an .npz file; mistakes in it are told in one line.
+"""Reads the scores of any system from an .npz file; a mistake in it is a message of one line.
 
 The file holds one array `<stream>_scores` (N, C) per stream, of logits or probabilities, and
 `labels`: (N,) class indices, or (N, C) zeros and ones of multi-label clips. It may hold
@@ -12,15 +12,16 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.errors import UserError, nearest
-from trainers.refinement.fitted import Given
-from trainers.refinement.score_streams import shown
+from trainers.refinement.score_streams import Given, score_table
+from trainers.table import Table
+from trainers.targets import Targets, shown
 
 SCORES, PRESENT = "_scores", "_present"
 UCF_GROUP = r"_(g\d+)_c\d+"
@@ -32,24 +33,22 @@ class ScoreFile:
     """What a file holds.
 
     Args:
-        scores: stream -> (N, C) float64; NaN in the rows of clips that lack it.
+        table: the streams' scores in double precision, with targets, groups, and the video ids
+            where the file has them.
         given: whether these are logits or probabilities.
-        truth: (N,) class indices, or (N, C) booleans of multi-label clips.
         classes: C names.
-        groups: (N,) what a fold must not cut.
         grouped_by: in words, where the groups come from.
     """
 
-    scores: Mapping[str, NDArray[np.float64]]
+    table: Table
     given: Given
-    truth: NDArray
     classes: tuple[str, ...]
-    groups: NDArray
     grouped_by: str
 
     @property
     def multi_label(self) -> bool:
-        return self.truth.ndim == 2
+        """Whether a clip may have several classes."""
+        return self.table.multi_label
 
 
 def read_scores(path: Path, *, groups: str | None = None, given: str = "auto") -> ScoreFile:
@@ -66,7 +65,7 @@ def read_scores(path: Path, *, groups: str | None = None, given: str = "auto") -
     arrays = _load(path)
     scores = _scores(arrays, path)
     n, c = next(iter(scores.values())).shape
-    truth = _truth(arrays, path, n, c)
+    targets = _targets(arrays, path, n, c)
     names, by = _groups(arrays, path, n, groups)
     if len(np.unique(names)) < 2:
         raise UserError(
@@ -74,8 +73,12 @@ def read_scores(path: Path, *, groups: str | None = None, given: str = "auto") -
             "give other groups with --groups"
         )
     classes = _strings(arrays, "class_names", c, path) or tuple(map(str, range(c)))
-    kind = _given(scores, given, path, multi_label=truth.ndim == 2)
-    return ScoreFile(scores, kind, truth, classes, names, by)
+    kind = _given(scores, given, path, multi_label=targets.multi_label)
+    table = score_table(scores, targets, groups=names)
+    ids = _strings(arrays, "video_ids", n, path)
+    if ids is not None:
+        table = replace(table, ids=np.array(ids))
+    return ScoreFile(table, kind, classes, by)
 
 
 UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, MemoryError)
@@ -136,7 +139,7 @@ def _one(arrays: Mapping[str, NDArray], stream: str, path: Path) -> NDArray[np.f
     return scores
 
 
-def _truth(arrays: Mapping[str, NDArray], path: Path, n: int, c: int) -> NDArray:
+def _targets(arrays: Mapping[str, NDArray], path: Path, n: int, c: int) -> Targets:
     if "labels" not in arrays:
         hint = nearest("labels", arrays)
         raise UserError(f"{path} has no array labels; it has {', '.join(arrays)}{hint}")
@@ -148,7 +151,7 @@ def _truth(arrays: Mapping[str, NDArray], path: Path, n: int, c: int) -> NDArray
         if len(wrong):
             raise UserError(f"{path}: labels of several classes must be 0 or 1, not so in rows "
                             f"{shown(wrong)}")  # fmt: skip
-        return labels.astype(bool)
+        return Targets.from_dense(labels, multi_label=True)
     if labels.shape != (n,):
         raise UserError(f"{path}: labels are {labels.shape}, the scores {(n, c)}")
     if labels.dtype.kind not in "iu":
@@ -159,7 +162,7 @@ def _truth(arrays: Mapping[str, NDArray], path: Path, n: int, c: int) -> NDArray
             f"{path}: labels must lie in 0..{c - 1}, but row {wrong[0]} has {labels[wrong[0]]} "
             f"({len(wrong)} such rows)"
         )
-    return labels.astype(np.int64)
+    return Targets.from_classes(labels, c)
 
 
 def _strings(
