@@ -33,6 +33,7 @@ def make(stream="spatial", settings=SETTINGS, examples=None, **options):
     return StreamTask(stream, settings, examples, opener=open_array_clip, **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", ["spatial", "motion", "audio"])
 @pytest.mark.parametrize("backbone", ["vgg_small", "cnn_m_small"])
 def test_the_small_networks_learn_each_streams_clue(stream, backbone):
