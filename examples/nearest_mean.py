@@ -1,46 +1,41 @@
-"""A fusion of your own: closeness to the mean of each class in the streams' joined features."""
+"""A fusion of your own: closeness to the mean of each class, summed over the streams."""
 
 from __future__ import annotations
 
 import numpy as np
 import safetensors.numpy
 
-from trainers.fusion.contract import FusionModel
+from trainers.fusion.contract import Floats, FusionModel, Vectors
 from trainers.settings import FusionSettings
 from trainers.table import Table
 
 
 class NearestMean(FusionModel):
-    """Probabilities fall with the squared distance to the classes' means (C, D)."""
+    """Probabilities fall with the squared distances to the classes' means, stream -> (C, D)."""
 
-    def __init__(self, means: np.ndarray) -> None:
+    def __init__(self, means: Vectors) -> None:
         self.means = means
+        self.widths = {name: mean.shape[1] for name, mean in means.items()}
+        self.n_classes, self.multi_label = len(next(iter(means.values()))), False
 
-    def scores_and_embeddings(self, features, present):  # type: ignore[no-untyped-def]
+    def scores_and_embeddings(self, features: Vectors, present: Vectors) -> tuple[Floats, Floats]:
         """(N, C) probabilities and (N, D) joined features, zeros for absent streams."""
-        joined = np.concatenate(list(features.values()), axis=1).astype(np.float32)
-        squares = ((joined[:, None] - self.means) ** 2).mean(2)
-        weights = np.exp(squares.min(1, keepdims=True) - squares)
+        apart = {n: ((features[n][:, None] - self.means[n]) ** 2).mean(2) for n in self.means}
+        total = np.stack([apart[n] * present[n][:, None] for n in apart]).sum(0)
+        weights = np.exp(total.min(1, keepdims=True) - total)
+        joined = np.concatenate([features[n] for n in self.means], axis=1)
         return weights / weights.sum(1, keepdims=True), joined
 
-    def scores(self, features, present):  # type: ignore[no-untyped-def]
-        """(N, C) probabilities."""
-        return self.scores_and_embeddings(features, present)[0]
-
     def to_bytes(self) -> bytes:
-        """One safetensors file."""
-        return safetensors.numpy.save({"means": self.means})
+        return safetensors.numpy.save(dict(self.means))
 
     @classmethod
     def from_bytes(cls, content: bytes) -> NearestMean:
-        """The inverse of `to_bytes`."""
-        return cls(safetensors.numpy.load(content)["means"])
+        return cls(safetensors.numpy.load(content))
 
 
-def nearest_mean(
-    table: Table, settings: FusionSettings, *, seed: int, validation: Table | None
-) -> NearestMean:
-    """``fusion: {model: "examples.nearest_mean:nearest_mean"}``."""
-    joined = np.concatenate(list(table.features.values()), axis=1)
+def nearest_mean(table: Table, settings: FusionSettings, **options: object) -> NearestMean:
+    """``fusion: {model: "examples.nearest_mean:nearest_mean"}``; options: seed, validation."""
     targets = table.targets.dense()
-    return NearestMean((targets.T @ joined / targets.sum(0)[:, None]).astype(np.float32))
+    sums = {name: targets.T @ values for name, values in table.features.items()}
+    return NearestMean({name: each / targets.sum(0)[:, None] for name, each in sums.items()})

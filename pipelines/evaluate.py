@@ -19,7 +19,6 @@ if __name__ == "__main__":
     start("pipelines.evaluate", "pipelines.cli.command_line:read_job", __doc__)
 
 from pipelines.cli.command_line import Asked
-from pipelines.extract import extract
 from pipelines.steps.evaluate import Evaluated, evaluate_system
 from pipelines.steps.job import Job
 from pipelines.steps.opening import open_job
@@ -28,7 +27,7 @@ from pipelines.steps.system import build_system
 
 def evaluate(job: Job) -> Evaluated:
     """Scores, joins, refines and evaluates; then saves and registers the system."""
-    system = build_system(job, extract(job))
+    system = build_system(job)
     return evaluate_system(job, system, job.do(system.until("evaluate")))
 
 

@@ -19,17 +19,8 @@ if __name__ == "__main__":
     start("pipelines.extract", "pipelines.cli.command_line:read_job", __doc__)
 
 from pipelines.cli.command_line import Asked
-from pipelines.steps.extract import Extraction
-from pipelines.steps.extract import extract as extract_clips
-from pipelines.steps.job import Job
+from pipelines.steps.extract import extract
 from pipelines.steps.opening import open_job
-
-
-def extract(job: Job, *, fits_follow: bool = True) -> Extraction:
-    """Extracts what has not been extracted yet; workers that fit start meanwhile."""
-    if job.extraction is None:
-        job.extraction = extract_clips(job, fits_follow=fits_follow)
-    return job.extraction
 
 
 def main(asked: Asked) -> None:

@@ -19,7 +19,6 @@ if __name__ == "__main__":
     start("pipelines.train", "pipelines.cli.command_line:read_job", __doc__)
 
 from pipelines.cli.command_line import Asked
-from pipelines.extract import extract
 from pipelines.steps.job import Job
 from pipelines.steps.opening import open_job
 from pipelines.steps.step import StepResult
@@ -28,7 +27,7 @@ from pipelines.steps.system import build_system
 
 def train(job: Job) -> Mapping[str, StepResult]:
     """Runs the system's steps up to its encoders and sequence models."""
-    system = build_system(job, extract(job))
+    system = build_system(job)
     return job.do(system.until("train"))
 
 

@@ -48,7 +48,7 @@ class ResourceSettings:
 class JobSettings:
     """Settings that all jobs have, whatever their system."""
 
-    data: str | None = None
+    data: str | None = neutral()
     """Folder or file with the labeled videos; without it the demo set is made and used."""
     format: str = "folders"
     """How `data` is laid out: folders, csv, ucf101, hmdb51 or ccv."""

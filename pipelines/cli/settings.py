@@ -174,7 +174,7 @@ def as_config(settings: Settings) -> dict[str, Any]:
 
     Read with ``--config``, they give the same settings again.
     """
-    from pipelines.steps.caching import plain
+    from pipelines.steps.fingerprint import plain
 
     job = {one.name: plain(getattr(settings, one.name)) for one in fields(JobSettings)}
     system = plain(settings.system_settings)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from trainers.table import Table
 
 from actors.storage import Storage
 from pipelines.data.demo_clues import CLUES, ceiling, clue_agreement, visible_clues
@@ -35,6 +34,7 @@ from pipelines.steps.step import Row, System
 from pipelines.tracking.provenance import versions
 from trainers.evaluation import MethodFigures, SystemScores, confusions, per_class_ap
 from trainers.refinement.fitted import METHODS
+from trainers.table import Table
 
 FIGURES = ("accuracy", "mean_class_accuracy", "map", "hit5", "n")
 """What MLflow keeps of a method."""

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from pipelines.cli.compare_options import AskedComparison, Plan, check_methods
 from pipelines.cli.settings import Settings
-from pipelines.extract import extract
 from pipelines.report.compared import describe, summarize
 from pipelines.report.comparison import (
     Comparison,
@@ -78,7 +77,7 @@ def chosen_rows(settings: Settings, methods: Sequence[str]) -> list[Row]:
 
 def compare_split(job: Job, name: str, chosen: Sequence[Row]) -> ComparedSplit:
     """Runs what is missing of the system's steps, then the rows."""
-    system = build_system(job, extract(job))
+    system = build_system(job)
     results = job.do(system.until("evaluate"))
     scored = results[system.output]
     assert job.given is not None

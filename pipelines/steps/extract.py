@@ -73,6 +73,12 @@ def extract(job: Job, *, fits_follow: bool = True) -> Extraction:
         TooManyRejected: more than `max_rejected_share` of the videos can't be used.
         UserError: a class has no usable training clip, or no training clip has a stream's track.
     """
+    if job.extraction is None:
+        job.extraction = _extract(job, fits_follow)
+    return job.extraction
+
+
+def _extract(job: Job, fits_follow: bool) -> Extraction:
     rows = [_row(video) for video in job.manifest.videos]
     begun = time.monotonic()
     mark, storage, known = _find(job, rows)

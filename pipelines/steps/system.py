@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from pipelines.steps.extract import Extraction
+from pipelines.steps.extract import extract
 from pipelines.steps.given import Given
 from pipelines.steps.job import Job
 from pipelines.steps.step import System
 from pipelines.systems import system_function
 
 
-def build_system(job: Job, extraction: Extraction) -> System:
-    """The system, built at the first call of a job.
+def build_system(job: Job) -> System:
+    """The system for the usable clips, which are extracted first; built once per job.
 
     Raises:
         UserError: there is no system of that name.
     """
     if job.system is None:
+        extraction = extract(job)
         job.given = Given(
             manifest=job.manifest,
             clips=extraction.clips,

@@ -121,6 +121,7 @@ def small_memory(engine, monkeypatch):
     return small_memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [2, 1])
 def test_halves_a_batch_that_does_not_fit(engine, small_memory, room):
     frames = noise(6, 128, 128)

@@ -157,6 +157,7 @@ def settings(**options):
     return SequenceSettings(hidden=(24, 16), fit=replace(fit, **options))
 
 
+@pytest.mark.slow
 def test_an_lstm_learns_the_order_of_events(tmp_path):
     chosen = settings(max_steps=150, evaluate_every=50)
     examples = write_sequences(tmp_path, n=150)

@@ -33,6 +33,7 @@ def make(track="frames", settings=SETTINGS, examples=None, **options):
     return EncoderTask(track, settings, examples, opener=open_array_clip, **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("track", ["frames", "flow", "sound"])
 @pytest.mark.parametrize("name", ["vgg_small", "cnn_m_small"])
 def test_the_small_encoders_learn_what_each_track_shows(track, name):

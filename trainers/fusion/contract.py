@@ -9,7 +9,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FusionModel", "OnEpoch"]
+__all__ = ["Floats", "FusionModel", "OnEpoch", "Vectors"]
+
+Floats = NDArray[np.float32]
+Vectors = Mapping[str, NDArray[Any]]
+"""Stream -> an array with a row per clip."""
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 """Called with an epoch, from 1, and its measures."""
@@ -24,8 +28,7 @@ class FusionModel(ABC):
             table: Table, settings: FusionSettings, *, seed: int, validation: Table | None
         ) -> MyModel: ...
 
-    named in ``fusion.model`` as ``package.module:my_fusion``; MyModel derives from this class. Its
-    features are numpy arrays, or tensors where a single clip is predicted.
+    named in ``fusion.model`` as ``package.module:my_fusion``; MyModel derives from this class.
     """
 
     widths: dict[str, int]
@@ -34,9 +37,7 @@ class FusionModel(ABC):
     multi_label: bool
 
     @abstractmethod
-    def scores_and_embeddings(
-        self, features: Mapping[str, Any], present: Mapping[str, Any]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def scores_and_embeddings(self, features: Vectors, present: Vectors) -> tuple[Floats, Floats]:
         """Class probabilities and joint representations of clips.
 
         Args:
@@ -49,9 +50,7 @@ class FusionModel(ABC):
             by itself; and (N, E) representations.
         """
 
-    def scores(
-        self, features: Mapping[str, Any], present: Mapping[str, Any]
-    ) -> NDArray[np.float32]:
+    def scores(self, features: Vectors, present: Vectors) -> Floats:
         """The first of `scores_and_embeddings`."""
         return self.scores_and_embeddings(features, present)[0]
 
