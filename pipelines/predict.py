@@ -170,7 +170,8 @@ def _predict_shared(
 
     from actors.artifact import artifact_name
     from actors.pool.run import PoolResources, run_pool
-    from pipelines.steps.job import quiet_libraries, ray_session
+    from pipelines.steps.cluster import ray_session
+    from pipelines.steps.opening import quiet_libraries
     from pipelines.tracking.registry import digest
     from trainers.model_files import from_files, read_files
     from trainers.prediction import ClipPredictor, empty_row

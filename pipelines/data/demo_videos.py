@@ -4,7 +4,7 @@
     python pipelines/data/demo_videos.py --out DIR [--seed 0]
 
 Sixteen classes (`demo_clues.CLUES`), 64x64 pixels, 12 frames a second, two seconds, H.264 and AAC
-in mp4. What each method can reach on them is known exactly (`demo_clues.ceilings`).
+in mp4. What each method can reach on them is known exactly (`demo_clues.ceiling`).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if __name__ == "__main__":
 
 import av
 
-from pipelines.data.demo_clues import CLUES, VISIBLE, ceilings, clue_agreement
+from pipelines.data.demo_clues import CLUES, clue_agreement
 from pipelines.data.demo_scenes import FPS, SAMPLE_RATE, SIDE, Scene, make_scene
 
-__all__ = ["CLUES", "VISIBLE", "DemoSettings", "ceilings", "clue_agreement", "make_demo_set"]
+__all__ = ["CLUES", "DemoSettings", "clue_agreement", "make_demo_set"]
 
 VERSION = 4
 """Raised whenever the same settings give other videos, so that sets made before are made anew."""

@@ -150,7 +150,7 @@ def _fuse(streams: Mapping[str, str], settings: FusionSettings, given: Given, wo
             on_epoch=listen,
         )
     work.storage.write_bytes(FUSION, models.to_bytes(model))
-    sparsity = getattr(model, "sparsity", dict)()
+    sparsity: dict[str, float] = getattr(model, "sparsity", dict)()
     return {"history": history, "metrics": sparsity, **sparsity}
 
 

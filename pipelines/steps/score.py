@@ -111,7 +111,7 @@ def _score(scores: ScoreSet, settings: RefinementSettings, given: Given, work: W
         rows[scores.ensemble] = ensemble_scores(rows, scores.members)
         refinements = _fit_refinements(scores, rows, embedded.table, settings, given)
         rows |= refined_scores(
-            rows[scores.ensemble], member_scores(rows, scores.members), refinements
+            rows[scores.ensemble], member_scores(rows, embedded.table, scores.members), refinements
         )
     _write(work.storage, rows)
     if refinements.chosen is not None:

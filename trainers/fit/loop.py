@@ -30,7 +30,10 @@ _REPORT_EVERY = 10
 class FitTask(Protocol):
     """What `fit` fits. `StreamTask` and `SequenceTask` are such tasks."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What is fitted."""
+        ...
 
     def batch(self, step: int, rank: int, world_size: int) -> dict[str, Tensor]:
         """This rank's share of a step's batch: the same whenever asked, safe from any thread."""
