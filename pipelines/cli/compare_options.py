@@ -8,12 +8,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from trainers.comparison.names import row_names
-
 from actors.errors import UserError, nearest
 from pipelines.cli.command_line import read_data
 from pipelines.cli.settings import Settings, parse_settings
 from pipelines.data import NUMBERED, Manifest
+from pipelines.systems import comparison_rows
 
 OPTIONS = {
     "methods": "Rows (svm_mkl,rdnn) or tables (table1,table2,table3) to compare; default: all.",
@@ -75,7 +74,8 @@ def check_methods(settings: Settings, methods: Sequence[str]) -> None:
         UserError: a name that no row or table has.
     """
     streams = settings.streams
-    names = row_names(list(streams), [s for s, one in streams.items() if one.sequence.present])
+    known = comparison_rows(settings.system)
+    names = known.row_names(known.Members.of(settings.streams))
     for method in methods:
         if method not in names and method not in TABLES:
             raise UserError(

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from actors.storage import Storage
+from pipelines.cli.settings import as_config
 from pipelines.data.demo_clues import CLUES, ceiling, clue_agreement, visible_clues
 from pipelines.report import (
     DataSummary,
@@ -26,7 +27,6 @@ from pipelines.report import (
 from pipelines.report.examples import example_clips
 from pipelines.steps.evaluate import REFINED, VALIDATION_SCORES, Evaluated
 from pipelines.steps.extract import Extraction
-from pipelines.steps.fingerprint import plain
 from pipelines.steps.fuse import SEARCH_FOLDER
 from pipelines.steps.job import Job
 from pipelines.steps.opening import groups_in_words
@@ -108,7 +108,7 @@ def _gather(job: Job, evaluated: Evaluated, promotion: Mapping[str, Any]) -> Rep
         seconds=(datetime.now(UTC) - job.started).total_seconds(),
         machine=machine(),
         versions=versions(),
-        settings=plain(job.settings),
+        settings=as_config(job.settings),
         confusion=None if multi_label else confusions(before, test.targets),
         confusion_refined=None if multi_label or after is None else confusions(after, test.targets),
         ap_before=per_class_ap(before, test.targets, classes),

@@ -34,8 +34,8 @@ from pipelines.steps.score import read_scores
 from pipelines.steps.step import Facts, Step, StepResult, Work
 from pipelines.steps.system import build_system
 from pipelines.steps.table import read_table
-from pipelines.systems.hybrid_rows import Members
-from pipelines.systems.hybrid_tables import Row, RowInputs, compute_row, rows
+from pipelines.systems import comparison_rows, comparison_tables
+from pipelines.systems.hybrid_tables import Row, RowInputs
 from trainers.metrics.measures import summary
 from trainers.targets import Targets
 
@@ -68,7 +68,8 @@ def chosen_rows(settings: Settings, methods: Sequence[str]) -> list[Row]:
         UserError: a name that no row or table has.
     """
     check_methods(settings, methods)
-    known = rows(Members.of(settings.streams))
+    members = comparison_rows(settings.system).Members.of(settings.streams)
+    known: list[Row] = comparison_tables(settings.system).rows(members)
     if not methods:
         return known
     wanted = {*methods, HYBRID}
@@ -139,8 +140,9 @@ class _Shared:
         with self._lock:
             if self._reference is None:
                 self._reference = ray.put(self.inputs)
-        task: Any = ray.remote(num_cpus=1)(compute_row)
-        members = Members.of(self.job.settings.streams)
+        settings = self.job.settings
+        task: Any = ray.remote(num_cpus=1)(comparison_tables(settings.system).compute_row)
+        members = comparison_rows(settings.system).Members.of(settings.streams)
         scores, chosen, seconds = ray.get(task.remote(row.name, members, self._reference))
         return scores, chosen, seconds
 

@@ -21,11 +21,11 @@ from actors.neutral import is_neutral
 from actors.storage import Storage
 from actors.tracks import FLOW
 from pipelines.cli.command_line import read_data
-from pipelines.cli.settings import Settings, to_json
+from pipelines.cli.settings import Settings, as_config, to_json
 from pipelines.data import Manifest, read_dataset
 from pipelines.data.manifest import Split
 from pipelines.steps.console import Console
-from pipelines.steps.fingerprint import fingerprint, plain
+from pipelines.steps.fingerprint import fingerprint
 from pipelines.steps.job import Job
 from pipelines.tracking.runs import Tracker
 
@@ -57,7 +57,7 @@ def open_job(settings: Settings, manifest: Manifest | None = None) -> Iterator[J
     check_groups(settings, manifest)
     mark = job_fingerprint(settings, manifest)
     files = storage.join("runs", f"{manifest.name}-{mark}")
-    files.write_json("settings.json", plain(settings))
+    files.write_json("settings.json", as_config(settings))
     files.write_table("manifest.parquet", manifest.to_table())
     warned = split_warnings(manifest)
     _introduce(console, settings, manifest, warned)
@@ -167,7 +167,7 @@ def record_inputs(job: Job) -> None:
     """Settings, versions and data fingerprint, so that the run can be repeated."""
     if job.run.finished:
         return
-    job.run.log_params(plain(job.settings))
+    job.run.log_params(as_config(job.settings))
     job.run.log_text("settings.json", to_json(job.settings))
     job.run.log_dataset(
         name=job.manifest.name,
@@ -183,11 +183,10 @@ def check_settings(settings: Settings) -> None:
     Raises:
         UserError: an encoder that does not exist, weights that do not fit.
     """
-    from trainers.encoders.factory import build_encoder, check_encoder
-    from trainers.streams.kinds import make_stream
-
     from actors.flow.choice import RAFT
     from actors.flow.raft import load_network
+    from trainers.encoders.factory import build_encoder, check_encoder
+    from trainers.streams.kinds import make_stream
 
     for name, chosen in settings.streams.items():
         try:

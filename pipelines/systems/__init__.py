@@ -9,7 +9,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, get_type_hints
 
 from actors.errors import UserError, nearest
@@ -22,15 +22,23 @@ class SystemNames:
     Args:
         settings: class of its settings, in a module that is quick to import.
         function: from settings to the system.
+        rows: module of the rows that pipelines/compare.py can compute, quick to import: `Members`
+            and ``row_names``; None: it has no tables.
+        tables: module that computes these rows: ``rows`` and ``compute_row``.
     """
 
     settings: str
     function: str
+    rows: str | None = None
+    tables: str | None = None
 
 
 SYSTEMS = {
     "hybrid": SystemNames(
-        "pipelines.systems.hybrid_settings:HybridSettings", "pipelines.systems.hybrid:hybrid"
+        "pipelines.systems.hybrid_settings:HybridSettings",
+        "pipelines.systems.hybrid:hybrid",
+        rows="pipelines.systems.hybrid_rows",
+        tables="pipelines.systems.hybrid_tables",
     ),
 }
 """The systems that come with Multiclue, by name."""
@@ -81,6 +89,27 @@ def system_function(system: str) -> Callable[..., Any]:
         what = "has no function" if found is None else "has something else than a function under"
         raise UserError(f"--system {system}: the module {module} {what} {name!r}")
     return found
+
+
+def comparison_rows(system: str) -> ModuleType:
+    """The module of the rows that a system is compared with.
+
+    Raises:
+        UserError: the system has no tables.
+    """
+    named = SYSTEMS.get(system)
+    if named is None or named.rows is None:
+        having = [name for name, one in SYSTEMS.items() if one.rows is not None]
+        raise UserError(
+            f"the system {system!r} has no tables to compare; --system takes {', '.join(having)}"
+        )
+    return importlib.import_module(named.rows)
+
+
+def comparison_tables(system: str) -> ModuleType:
+    """The module that computes the rows of `comparison_rows`."""
+    comparison_rows(system)
+    return importlib.import_module(str(SYSTEMS[system].tables))
 
 
 def _annotated(function: Callable[..., Any], system: str) -> type:
