@@ -73,7 +73,6 @@ def check_methods(settings: Settings, methods: Sequence[str]) -> None:
     Raises:
         UserError: a name that no row or table has.
     """
-    streams = settings.streams
     known = comparison_rows(settings.system)
     names = known.row_names(known.Members.of(settings.streams))
     for method in methods:
