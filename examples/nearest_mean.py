@@ -36,6 +36,5 @@ class NearestMean(FusionModel):
 
 def nearest_mean(table: Table, settings: FusionSettings, **options: object) -> NearestMean:
     """``fusion: {model: "examples.nearest_mean:nearest_mean"}``; options: seed, validation."""
-    targets = table.targets.dense()
-    sums = {name: targets.T @ values for name, values in table.features.items()}
-    return NearestMean({name: each / targets.sum(0)[:, None] for name, each in sums.items()})
+    shares = table.targets.dense() / np.float32(table.targets.class_counts)
+    return NearestMean({name: shares.T @ values for name, values in table.features.items()})
