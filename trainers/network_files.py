@@ -10,19 +10,20 @@ import safetensors.torch
 
 from actors.errors import UserError
 from actors.storage import Storage
-from trainers.encoders.backbones import StreamNetwork, build_network
-from trainers.fit.randomness import seeded
-from trainers.sequence.recurrent import SequenceNetwork
-from trainers.settings import NetworkSettings
+from trainers.encoders.encoder import Encoder
+from trainers.encoders.factory import KIND as ENCODER
+from trainers.encoders.factory import rebuild_encoder
+from trainers.sequence.factory import rebuild_sequence_model
+from trainers.sequence.model import SequenceModel
 
-Network = StreamNetwork | SequenceNetwork
+Network = Encoder | SequenceModel
 
 
 def network_to_bytes(network: Network, meta: dict[str, Any] | None = None) -> bytes:
     """A network as a safetensors file; its header carries the description and `meta` as JSON.
 
     Args:
-        network: a network built by `build_network`, or a `SequenceNetwork`.
+        network: what `build_encoder` or `build_sequence_model` built.
         meta: plain values to keep with it (classes, settings, how well it does).
     """
     state = {
@@ -51,16 +52,36 @@ def network_from_bytes(data: bytes, *, name: str = "network") -> tuple[Network, 
 
 
 def build_from_description(description: dict[str, Any]) -> Network:
-    """An untrained network, from what a network's `description` says."""
+    """A network without its weights, from what its `description` says."""
+    current = upgrade(description)
+    if current["kind"] == ENCODER:
+        return rebuild_encoder(current)
+    return rebuild_sequence_model(current)
+
+
+def upgrade(description: dict[str, Any]) -> dict[str, Any]:
+    """A description in today's form, also one that version 0.1.0 wrote."""
     if description["kind"] == "stream":
-        return build_network(
-            NetworkSettings(**description["network"]),
-            in_channels=description["in_channels"],
-            n_classes=description["n_classes"],
-        )
-    options = {key: value for key, value in description.items() if key != "kind"}
-    with seeded(0):
-        return SequenceNetwork(options.pop("feature_dim"), options.pop("n_classes"), **options)
+        given = dict(description["network"])
+        backbone = given.pop("backbone")
+        own = backbone in ("cnn_m", "cnn_m_small", "vgg_small")
+        channels = description["in_channels"]
+        return {
+            "kind": ENCODER,
+            "encoder": {**given, "name": f"{'own' if own else 'torchvision'}:{backbone}"},
+            "in_channels": channels,
+            "n_classes": description["n_classes"],
+            "specification": {"channels": channels, "size": None},
+        }
+    if "cell" in description:
+        settings = {k: v for k, v in description.items() if k not in _NOT_SETTINGS}
+        settings["model"] = settings.pop("cell")
+        return {**{k: description[k] for k in _NOT_SETTINGS}, "settings": settings}
+    return description
+
+
+_NOT_SETTINGS = ("kind", "feature_dim", "n_classes")
+"""What a sequence model's description of version 0.1.0 holds besides settings."""
 
 
 def save_network(

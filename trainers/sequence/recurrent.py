@@ -1,14 +1,12 @@
-"""Stacked LSTMs that say a class at every step of a feature sequence."""
+"""Stacked LSTMs with a classifier at every step of a feature sequence."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from actors.errors import UserError
+from trainers.sequence.model import SequenceModel
+from trainers.settings import SequenceSettings
 
 
 class PeepholeLSTM(nn.Module):
@@ -55,88 +53,58 @@ class PeepholeLSTM(nn.Module):
         return torch.stack(hidden, 1), (h, c)
 
 
-class SequenceNetwork(nn.Module):
-    """Stacked LSTM layers and a classifier at every step.
+class StackedLSTM(SequenceModel):
+    """Stacked LSTM layers and a classifier at every step; a clip's logits are its last step's.
 
     Sequences are padded at their ends. A step depends on the steps before it only, so what stands
     in the padding changes nothing at the valid ones.
 
     Args:
+        settings: ``model`` is ``lstm`` or ``peephole``; layers, dropout, input noise (half of its
+            variance common to all steps of a clip).
         feature_dim: width of the features, F.
         n_classes: classes, C.
-        hidden: units of each layer, from the input up.
-        cell: ``lstm`` or ``peephole``.
-        dropout: share of units dropped between layers and before the classifier.
-        input_dropout: share of the standardized features dropped in training.
-        input_noise: standard deviation of the Gaussian noise added to standardized features in
-            training, half its variance common to all steps of a clip.
     """
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(
-        self,
-        feature_dim: int,
-        n_classes: int,
-        *,
-        hidden: Sequence[int] = (1024, 512),
-        cell: str = "lstm",
-        dropout: float = 0.0,
-        input_dropout: float = 0.0,
-        input_noise: float = 0.0,
-    ) -> None:
-        super().__init__()
-        if cell not in ("lstm", "peephole"):
-            raise UserError(f"cell must be lstm or peephole, not {cell!r}")
-        self.feature_dim = feature_dim
-        self.description: dict[str, Any] = {
-            "kind": "sequence",
-            "feature_dim": feature_dim,
-            "n_classes": n_classes,
-            "hidden": list(hidden),
-            "cell": cell,
-            "dropout": dropout,
-            "input_dropout": input_dropout,
-            "input_noise": input_noise,
-        }
-        # Features are standardized by these, taken from the training clips.
-        self.register_buffer("mean", torch.zeros(feature_dim))
-        self.register_buffer("scale", torch.ones(feature_dim))
-        widths = [feature_dim, *hidden]
+    def __init__(self, settings: SequenceSettings, feature_dim: int, n_classes: int) -> None:
+        super().__init__(feature_dim)
+        widths = [feature_dim, *settings.hidden]
+        peephole = settings.model == "peephole"
         self.layers = nn.ModuleList(
-            nn.LSTM(a, b, batch_first=True) if cell == "lstm" else PeepholeLSTM(a, b)
+            PeepholeLSTM(a, b) if peephole else nn.LSTM(a, b, batch_first=True)
             for a, b in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.dropout = nn.Dropout(dropout)
-        self.input_dropout = nn.Dropout(input_dropout)
-        self.input_noise = input_noise
+        self.dropout = nn.Dropout(settings.dropout)
+        self.input_dropout = nn.Dropout(settings.input_dropout)
+        self.input_noise = settings.input_noise
         self.classifier = nn.Linear(widths[-1], n_classes)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits (N, T, C) at every step of features (N, T, F)."""
-        x = self.input_dropout((features - self.mean) * self.scale)
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `SequenceModel.forward`; the clip embedding is the last layer's state at the last
+        valid step."""
+        x = self.input_dropout(self.standardize(features))
         if self.training and self.input_noise:
             x = x + self._noise(x)
         for layer in self.layers:
             x = self.dropout(layer(x)[0])
-        return self.classifier(x)
+        logits = self.classifier(x)
+        return logits, last_step(logits, lengths), last_step(x, lengths)
 
     def _noise(self, x: Tensor) -> Tensor:
-        """A network that saw the clips in training left marks of each in its features; noise
+        """An encoder that saw the clips in training left marks of each in its features; noise
         covers them, as nothing like them is in new clips."""
         common = torch.randn_like(x[:, :1])
         return self.input_noise * 0.5**0.5 * (common + torch.randn_like(x))
 
 
-def last_step(logits: Tensor, lengths: Tensor) -> Tensor:
-    """The last valid step's logits.
+def last_step(values: Tensor, lengths: Tensor) -> Tensor:
+    """The values of the last valid step.
 
     Args:
-        logits: (N, T, C).
+        values: (N, T, C).
         lengths: (N,) int, valid steps of each sequence, at least 1.
 
     Returns:
         (N, C).
     """
-    return logits[torch.arange(len(logits), device=logits.device), lengths.to(logits.device) - 1]
+    return values[torch.arange(len(values), device=values.device), lengths.to(values.device) - 1]

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from trainers.embedding import read_embedding
-from trainers.encoders.task import Targets, draw_examples, split_examples
-from trainers.fit.examples import Example
-from trainers.fit.randomness import seeded
-from trainers.sequence.recurrent import SequenceNetwork, last_step
+from trainers.fit.examples import Example, draw_examples, split_examples
+from trainers.fit.objective import Objective
+from trainers.sequence.factory import build_sequence_model
+from trainers.sequence.model import SequenceModel
 from trainers.settings import SequenceSettings
 
 _AT_ONCE = 64
@@ -24,11 +24,12 @@ class SequenceTask:
     """What `trainers.fit.loop.fit` needs to fit a sequence model on embedded clips.
 
     The loss is the cross entropy at every valid step, averaged over a clip's steps and then over
-    clips; a clip's score is the last valid step's.
+    clips; for a model without step logits, that of the clips' logits. A clip's scores are those of
+    its clip logits (for LSTMs the last valid step's).
 
     Args:
         stream: whose features these are; only named in errors.
-        settings: layers and optimizer.
+        settings: the model and its fit.
         examples: clips whose `artifact` is an embedding file (`trainers.embedding`).
         n_classes: classes, C.
         multi_label: sigmoids instead of a softmax.
@@ -48,8 +49,10 @@ class SequenceTask:
         seed: int,
     ) -> None:
         self.stream, self.settings, self.seed = stream, settings, seed
-        self.train, self.validation = split_examples(examples, what=f"the {stream} LSTM")
-        self.targets = Targets(
+        self.train, self.validation = split_examples(
+            examples, what=f"the sequence model of stream {stream!r}"
+        )
+        self.objective = Objective(
             self.train,
             n_classes,
             multi_label=multi_label,
@@ -57,16 +60,9 @@ class SequenceTask:
         )
         self._features = FeatureFiles(settings.cache_mb)
         first = self._features[self.train[0].artifact]
-        with seeded(seed):
-            self.model = SequenceNetwork(
-                first.shape[1],
-                n_classes,
-                hidden=settings.hidden,
-                cell=settings.cell,
-                dropout=settings.dropout,
-                input_dropout=settings.input_dropout,
-                input_noise=settings.input_noise,
-            )
+        self.model = build_sequence_model(
+            settings, feature_dim=first.shape[1], n_classes=n_classes, seed=seed
+        )
         if settings.standardize:
             mean, spread = feature_moments(self._features[e.artifact] for e in self.train)
             self.model.mean.copy_(mean)
@@ -75,17 +71,19 @@ class SequenceTask:
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, Tensor]:
         """This rank's share of a step's clips: ``features`` (n, T, F) padded with zeros,
         ``lengths`` (n,), ``targets``."""
-        count = self.settings.optimizer.batch_size
+        count = self.settings.fit.batch_size
         chosen = draw_examples(len(self.train), count, step=step, seed=self.seed)
         return self._collate([self.train[i] for i in chosen[rank::world_size]])
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Mean over clips of the mean cross entropy over a clip's valid steps."""
-        logits = model(batch["features"])
-        steps = logits.shape[1]
         lengths = batch["lengths"]
+        logits, clip_logits, _ = model(batch["features"], lengths)
+        if logits is None:
+            return self.objective.losses(clip_logits, batch["targets"]).mean()
+        steps = logits.shape[1]
         targets = batch["targets"].repeat_interleave(steps, 0)
-        each = self.targets.losses(logits.flatten(0, 1), targets).unflatten(0, (-1, steps))
+        each = self.objective.losses(logits.flatten(0, 1), targets).unflatten(0, (-1, steps))
         valid = torch.arange(steps, device=lengths.device) < lengths[:, None]
         return (torch.where(valid, each, 0).sum(1) / lengths).mean()
 
@@ -99,17 +97,17 @@ class SequenceTask:
         scores = []
         for first in range(0, len(self.validation), _AT_ONCE):
             part = self._collate(self.validation[first : first + _AT_ONCE])
-            logits = last_step(model(part["features"].to(device)), part["lengths"])
-            scores.append(self.targets.scores(logits).cpu())
+            _, logits, _ = model(part["features"].to(device), part["lengths"].to(device))
+            scores.append(self.objective.scores(logits).cpu())
         model.train()
-        return self.targets.measure(torch.cat(scores), self.validation)
+        return self.objective.measure(torch.cat(scores), self.validation)
 
     def _collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         sequences = [self._features[example.artifact] for example in examples]
         return {
             "features": pad_sequence(sequences, batch_first=True),
             "lengths": torch.tensor([len(sequence) for sequence in sequences]),
-            "targets": self.targets.tensor(examples),
+            "targets": self.objective.tensor(examples),
         }
 
 
@@ -152,16 +150,28 @@ def feature_moments(sequences: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     return mean.float(), torch.where(spread > 1e-6, spread, 1.0).float()
 
 
+def score_sequence(model: SequenceModel, features: Tensor, *, multi_label: bool = False) -> Tensor:
+    """A clip's scores, float32 (C,) on the CPU; see `apply_sequence`."""
+    return apply_sequence(model, features, multi_label=multi_label)[0]
+
+
 @torch.no_grad()
-def score_sequence(
-    network: SequenceNetwork, features: Tensor, *, multi_label: bool = False
-) -> Tensor:
-    """A clip's scores, float32 (C,) on the CPU: those of its last step.
+def apply_sequence(
+    model: SequenceModel, features: Tensor, *, multi_label: bool = False
+) -> tuple[Tensor, Tensor]:
+    """A clip's scores and embedding.
 
     Args:
-        network: on any device, in evaluation mode.
-        features: (T, F).
+        model: on any device, in evaluation mode.
+        features: (T, F), at least one step.
+        multi_label: sigmoid instead of softmax scores.
+
+    Returns:
+        Scores, float32 (C,), and clip embedding, float32 (E,), both on the CPU.
     """
-    device = network.mean.device
-    logits = network(features[None].to(device))[0, -1].float()
-    return (logits.sigmoid() if multi_label else logits.softmax(-1)).cpu()
+    device = model.mean.device
+    lengths = torch.tensor([len(features)], device=device)
+    _, logits, embedding = model(features[None].to(device), lengths)
+    row = logits[0].float()
+    scores = row.sigmoid() if multi_label else row.softmax(-1)
+    return scores.cpu(), embedding[0].float().cpu()
