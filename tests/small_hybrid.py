@@ -7,19 +7,19 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
-from trainers.encoders.backbones import build_network
 
 from actors.extract_settings import ExtractSettings
 from actors.flow import TVL1
 from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS, TRACK_OF
+from trainers.encoders.factory import build_encoder
 from trainers.fusion.network import FusionNetwork
 from trainers.parts import EmbedPart, FusionPart, JoinPart, ScorePart, SequencePart
 from trainers.predictor import NamedPart, Predictor
 from trainers.refinement.fitted import FittedRefinement, contextual
-from trainers.sequence.recurrent import SequenceNetwork
-from trainers.settings import EmbeddingSettings, FusionSettings, NetworkSettings
-from trainers.streams.settings import StreamSettings, input_channels
+from trainers.sequence.factory import build_sequence_model
+from trainers.settings import EmbeddingSettings, FusionSettings, SequenceSettings
+from trainers.streams.kinds import make_stream
+from trainers.streams.settings import StreamSettings
 
 FPS, RATE = 10, 16_000
 WIDTH = 16
@@ -73,20 +73,29 @@ def make_hybrid(
 
 def stream_parts(stream: str, n_classes: int, multi_label: bool, seed: int) -> list[NamedPart]:
     """A stream's encoder, its own scores, and a sequence model but for sound."""
-    backbone = "vgg_small" if stream == SPATIAL else "cnn_m_small"
-    network = NetworkSettings(backbone=backbone, weights="none", feature_dim=WIDTH)
-    settings = StreamSettings(network=network, crop=32, stack=4, window_seconds=0.5)
-    channels = input_channels(stream, settings)
-    encoder = build_network(network, in_channels=channels, n_classes=n_classes, seed=seed)
-    embedding = EmbeddingSettings(max_steps=4, test_samples=3)
-    embed = EmbedPart(stream, encoder, settings, embedding, multi_label=multi_label)
+    settings = StreamSettings(
+        track=TRACK_OF[stream],
+        encoder="own:vgg_small" if stream == SPATIAL else "own:cnn_m_small",
+        weights="none",
+        feature_dim=WIDTH,
+        crop=32,
+        stack=4,
+        window_seconds=0.5,
+        embed=EmbeddingSettings(max_steps=4, test_samples=3),
+        sequence=SequenceSettings(hidden=(8, 6)),
+    )
+    source = make_stream(stream, settings)
+    encoder = build_encoder(
+        settings.encoder_settings, in_channels=source.channels, n_classes=n_classes, seed=seed
+    )
+    embed = EmbedPart(source, encoder, multi_label=multi_label)
     needs = (f"{stream}.embed",)
     parts = [NamedPart(needs[0], embed), NamedPart(f"{stream}.fit", ScorePart(), needs)]
     if stream in (SPATIAL, MOTION):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed + len(stream))
-            lstm = SequenceNetwork(WIDTH, n_classes, hidden=(8, 6))
-        sequence = SequencePart(lstm, multi_label=multi_label)
+        model = build_sequence_model(
+            settings.sequence, feature_dim=WIDTH, n_classes=n_classes, seed=seed + len(stream)
+        )
+        sequence = SequencePart(model, multi_label=multi_label)
         parts.append(NamedPart(f"{stream}.sequence", sequence, needs))
     return parts
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,18 +19,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainers.embedding import Embedding, embed_clip
-from trainers.encoders.backbones import StreamNetwork
+from trainers.encoders.encoder import Encoder
+from trainers.encoders.inference import Precision
 from trainers.ensemble import mean_scores
 from trainers.fit.optimizer import place
-from trainers.fusion.network import FusionNetwork
+from trainers.fusion import models
+from trainers.fusion.contract import FusionModel
 from trainers.network_files import network_from_bytes, network_to_bytes
 from trainers.records import from_record, to_record
 from trainers.refinement.fitted import FittedRefinement
-from trainers.sequence.recurrent import SequenceNetwork
-from trainers.sequence.task import score_sequence
-from trainers.settings import EmbeddingSettings
-from trainers.streams.samples import Media, count_positions
+from trainers.sequence.model import SequenceModel
+from trainers.sequence.task import apply_sequence
+from trainers.streams.clips import Media
+from trainers.streams.kinds import make_stream
 from trainers.streams.settings import StreamSettings
+from trainers.streams.stream import Stream
+from trainers.tensor_files import read_metadata
 
 KEY = "part"
 """Where a part's file keeps its plain values, in the metadata of safetensors."""
@@ -88,7 +91,7 @@ class Part(ABC):
             UserError, ValueError, KeyError: the file is damaged or holds something else.
         """
 
-    def place(self, device: str, precision: str | None) -> None:
+    def place(self, device: str, precision: Precision | None) -> None:
         """Prepares for calls on a device; called again where the device or precision changes.
 
         Args:
@@ -106,91 +109,58 @@ class EmbedPart(Part):
     """Features of a stream's samples along the clip: an `Embedding`.
 
     Args:
-        stream: the stream.
-        network: its encoder.
-        settings: how samples are cut.
-        embedding: which samples are embedded.
+        source: the stream, with the settings of its embedding.
+        encoder: its encoder.
         multi_label: sigmoids instead of a softmax for the encoder's own scores.
     """
 
-    def __init__(
-        self,
-        stream: str,
-        network: StreamNetwork,
-        settings: StreamSettings,
-        embedding: EmbeddingSettings,
-        *,
-        multi_label: bool = False,
-    ) -> None:
-        self.stream = stream
-        self.network, self.settings, self.embedding = network.eval(), settings, embedding
-        self.multi_label = multi_label
-        self._device = "cpu"
-        self._running: Any = self.network
+    def __init__(self, source: Stream, encoder: Encoder, *, multi_label: bool = False) -> None:
+        self.stream = source.name
+        self.source, self.encoder, self.multi_label = source, encoder.eval(), multi_label
+        self._device, self._settings = "cpu", source.settings.embed
 
     def __call__(self, clip: Media, inputs: Mapping[str, Any]) -> Embedding | None:
-        assert self.stream is not None
-        if count_positions(clip, self.stream, self.settings) == 0:
+        if self.source.count_positions(clip) == 0:
             return None
         return embed_clip(
-            self._running,
+            self.encoder,
+            self.source,
             clip,
-            self.stream,
-            self.settings,
             self._device,
-            embedding=self.embedding,
+            settings=self._settings,
             multi_label=self.multi_label,
         )
 
-    def place(self, device: str, precision: str | None) -> None:
-        self._device = device
-        place(self.network, torch.device(device))
-        bf16 = precision == "bf16" and device == "cpu"
-        self._running = _Bfloat16(self.network) if bf16 else self.network
+    def place(self, device: str, precision: Precision | None) -> None:
+        self._device, self._settings = device, self.source.settings.embed
+        if precision is not None:
+            self._settings = replace(self._settings, precision=precision)
+        place(self.encoder, torch.device(device))
 
     def check(self, classes: tuple[str, ...], multi_label: bool) -> None:
-        found = self.network.description["n_classes"]
+        found = self.encoder.description["n_classes"]
+        if found is None:
+            return
         if found != len(classes) or multi_label != self.multi_label:
-            raise ValueError(f"the encoder of {self.stream!r} has {found} classes, the model has "
-                             f"{len(classes)}")  # fmt: skip
+            raise ValueError(
+                f"the encoder of {self.stream!r} has {found} classes, the model has {len(classes)}"
+            )
 
     def to_bytes(self) -> bytes:
-        return network_to_bytes(
-            self.network,
-            {
-                "stream": self.stream,
-                "settings": to_record(self.settings),
-                "embedding": to_record(self.embedding),
-                "multi_label": self.multi_label,
-            },
-        )
+        meta = {
+            "stream": self.stream,
+            "settings": to_record(self.source.settings),
+            "multi_label": self.multi_label,
+        }
+        return network_to_bytes(self.encoder, meta)
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> EmbedPart:
-        network, meta = network_from_bytes(data, name=name)
-        if not isinstance(network, StreamNetwork):
+        encoder, meta = network_from_bytes(data, name=name)
+        if not isinstance(encoder, Encoder):
             raise ValueError(f"{name} holds no encoder")
-        return cls(
-            meta["stream"],
-            network,
-            from_record(StreamSettings, meta["settings"]),
-            from_record(EmbeddingSettings, meta["embedding"]),
-            multi_label=meta["multi_label"],
-        )
-
-
-class _Bfloat16:
-    """An encoder whose weights and activations are bfloat16."""
-
-    def __init__(self, network: StreamNetwork) -> None:
-        self._network = deepcopy(network).to(torch.bfloat16)
-
-    def features(self, x: Tensor) -> Tensor:
-        inputs = x.to(torch.bfloat16, memory_format=torch.channels_last)
-        return self._network.features(inputs)
-
-    def tail(self, features: Tensor) -> Tensor:
-        return self._network.tail(features)
+        settings = from_record(StreamSettings, meta["settings"])
+        return cls(make_stream(meta["stream"], settings), encoder, multi_label=meta["multi_label"])
 
 
 class ScorePart(Part):
@@ -213,80 +183,81 @@ class SequencePart(Part):
     """A sequence model over the features of one `EmbedPart`.
 
     Args:
-        network: the model.
+        model: the model.
         multi_label: sigmoids instead of a softmax.
     """
 
-    def __init__(self, network: SequenceNetwork, *, multi_label: bool = False) -> None:
-        self.network, self.multi_label = network.eval(), multi_label
+    def __init__(self, model: SequenceModel, *, multi_label: bool = False) -> None:
+        self.model, self.multi_label = model.eval(), multi_label
 
     def __call__(self, clip: Media, inputs: Mapping[str, Any]) -> Scored | None:
-        (embedding,) = inputs.values()
-        scores = score_sequence(self.network, embedding.features, multi_label=self.multi_label)
-        return Scored(to_numpy(scores))
+        (found,) = inputs.values()
+        scores, embedding = apply_sequence(self.model, found.features, multi_label=self.multi_label)
+        return Scored(to_numpy(scores), embedding.numpy())
 
     def check(self, classes: tuple[str, ...], multi_label: bool) -> None:
-        found = self.network.description["n_classes"]
+        found = self.model.description["n_classes"]
         if found != len(classes) or multi_label != self.multi_label:
             raise ValueError(f"a sequence model has {found} classes, the model {len(classes)}")
 
     def to_bytes(self) -> bytes:
-        return network_to_bytes(self.network, {"multi_label": self.multi_label})
+        return network_to_bytes(self.model, {"multi_label": self.multi_label})
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> SequencePart:
-        network, meta = network_from_bytes(data, name=name)
-        if not isinstance(network, SequenceNetwork):
+        model, meta = network_from_bytes(data, name=name)
+        if not isinstance(model, SequenceModel):
             raise ValueError(f"{name} holds no sequence model")
-        return cls(network, multi_label=meta["multi_label"])
+        return cls(model, multi_label=meta["multi_label"])
 
 
 class FusionPart(Part):
-    """A fusion network over the mean features of several parts.
+    """A fusion of the mean features of several parts.
 
     Args:
-        network: the network.
-        inputs: name of a feature in the network -> the part that gives it: an `EmbedPart`, whose
+        model: the fusion.
+        inputs: name of a feature in the model -> the part that gives it: an `EmbedPart`, whose
             features are averaged, or one that gives `Scored`, whose embedding is taken.
+
+    Raises:
+        ValueError: the model is over other features.
     """
 
-    def __init__(self, network: FusionNetwork, inputs: Mapping[str, str]) -> None:
-        if set(inputs) != set(network.widths):
+    def __init__(self, model: FusionModel, inputs: Mapping[str, str]) -> None:
+        if set(inputs) != set(model.widths):
             raise ValueError(
-                f"the fusion network is over {', '.join(network.widths)}, got {', '.join(inputs)}"
+                f"the fusion is over {', '.join(model.widths)}, got {', '.join(inputs)}"
             )
-        self.network, self.inputs = network.eval(), dict(inputs)
+        self.model, self.inputs = model, dict(inputs)
 
     def __call__(self, clip: Media, inputs: Mapping[str, Any]) -> Scored | None:
         features, present = {}, {}
-        for name, width in self.network.widths.items():
+        for name, width in self.model.widths.items():
             vector = _clip_vector(inputs.get(self.inputs[name]))
-            present[name] = torch.tensor([vector is not None])
-            features[name] = torch.zeros(1, width) if vector is None else vector[None]
+            present[name] = np.array([vector is not None])
+            features[name] = np.zeros((1, width), np.float32) if vector is None else vector[None]
         if not any(there.item() for there in present.values()):
             return None
-        scores, embeddings = self.network.scores_and_embeddings(features, present)
+        scores, embeddings = self.model.scores_and_embeddings(features, present)
         return Scored(scores[0].astype(np.float64), embeddings[0])
 
     def check(self, classes: tuple[str, ...], multi_label: bool) -> None:
-        if self.network.n_classes != len(classes) or self.network.multi_label != multi_label:
-            raise ValueError(f"{len(classes)} classes, fusion of {self.network.n_classes}")
+        if self.model.n_classes != len(classes) or self.model.multi_label != multi_label:
+            raise ValueError(f"{len(classes)} classes, fusion of {self.model.n_classes}")
 
     def to_bytes(self) -> bytes:
-        return add_values(self.network.to_bytes(), {"inputs": self.inputs})
+        return add_values(models.to_bytes(self.model), {"inputs": self.inputs})
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> FusionPart:
-        return cls(FusionNetwork.from_bytes(data), read_values(data)["inputs"])
+        return cls(models.from_bytes(data, where=name), read_values(data)["inputs"])
 
 
-def _clip_vector(result: Any) -> Tensor | None:
-    """(D,) what a fusion sees of a part's result."""
+def _clip_vector(result: Any) -> NDArray[np.float32] | None:
+    """(D,) a fusion's input from a part's result."""
     if isinstance(result, Embedding):
-        return result.features.mean(0)
-    if isinstance(result, Scored) and result.embedding is not None:
-        return torch.from_numpy(result.embedding)
-    return None
+        return result.features.mean(0).numpy()
+    return result.embedding if isinstance(result, Scored) else None
 
 
 class JoinPart(Part):
@@ -369,15 +340,3 @@ def read_values(data: bytes) -> dict[str, Any]:
         ValueError, KeyError: the file is damaged, or no part's.
     """
     return json.loads(read_metadata(data)[KEY])
-
-
-def read_metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file, whose JSON header follows its length in 8 bytes.
-
-    Raises:
-        ValueError: the file is too short, or its header is not JSON.
-    """
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > len(data) - 8:
-        raise ValueError("the file is too short")
-    return json.loads(data[8 : 8 + length]).get("__metadata__", {})

@@ -10,6 +10,7 @@ import numpy as np
 
 from actors.errors import MediaError
 from actors.storage import Storage
+from trainers.encoders.inference import Precision
 from trainers.model_files import load
 from trainers.predictor import ClipPrediction, Predictor, refined
 
@@ -87,7 +88,7 @@ class ClipPredictor:
         *,
         top: int,
         device: str = "auto",
-        precision: str | None = None,
+        precision: Precision | None = None,
         refinement: bytes | None = None,
     ) -> None:
         loaded = load(model)

@@ -21,6 +21,7 @@ from actors.flow.choice import RAFT
 from actors.flow.raft import RAFTEngine
 from actors.in_memory import ClipInMemory, read_clip
 from actors.tracks import FLOW, TRACKS
+from trainers.encoders.inference import Precision
 from trainers.parts import JoinPart, Part, Scored, Scores
 from trainers.refinement.fitted import FittedRefinement
 
@@ -111,7 +112,7 @@ class Predictor:
         for one in self.parts:
             one.part.check(self.classes, self.multi_label)
         self._engines: dict[str, FlowEngine] = {}
-        self._placed: tuple[str, str | None] | None = None
+        self._placed: tuple[str, Precision | None] | None = None
 
     def _check_streams(self) -> None:
         for stream, track in self.streams.items():
@@ -142,13 +143,13 @@ class Predictor:
         return tuple(track for track in TRACKS if track in self.streams.values())
 
     def predict(
-        self, paths: Iterable[str], *, device: str = "cpu", precision: str | None = None
+        self, paths: Iterable[str], *, device: str = "cpu", precision: Precision | None = None
     ) -> list[ClipPrediction]:
         """One prediction per path, in order; see `predict_clip`."""
         return [self.predict_clip(path, device=device, precision=precision) for path in paths]
 
     def predict_clip(
-        self, path: str, *, device: str = "cpu", precision: str | None = None
+        self, path: str, *, device: str = "cpu", precision: Precision | None = None
     ) -> ClipPrediction:
         """Predicts one video; a file that can't be used gives a prediction with the reason.
 
@@ -172,7 +173,7 @@ class Predictor:
         except MediaError as error:
             return ClipPrediction(path=path, error=(error.kind, error.message))
 
-    def place(self, device: str = "cpu", precision: str | None = None) -> None:
+    def place(self, device: str = "cpu", precision: Precision | None = None) -> None:
         """Moves the parts to a device; nothing is done where they are there."""
         wanted = pick_device(device), precision
         if wanted != self._placed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from actors.errors import UserError
 from actors.neutral import neutral
@@ -92,7 +93,7 @@ class PredictSettings:
     """Share of a GPU per predicting process, where the cluster has GPUs."""
     device: str = "auto"
     """Where networks run: auto (a GPU if there is one), cpu, or cuda."""
-    precision: str | None = None
+    precision: Literal["fp32", "bf16", "auto"] | None = None
     """Precision of the encoders on a CPU: fp32, bf16 (several times as fast on CPUs with
     AVX512-BF16; features differ from those of fp32 by about 1 %), or auto (bf16 on such CPUs);
     null: the precision of training."""

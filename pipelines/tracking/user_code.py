@@ -13,7 +13,7 @@ from typing import Any
 
 from trainers.model_files import FACTS
 from trainers.named import is_named
-from trainers.parts import read_metadata
+from trainers.tensor_files import read_metadata
 
 OWN = {"actors", "trainers"}
 """Packages that every registered model has with it."""

@@ -116,5 +116,5 @@ def test_names_that_are_no_files(name):
 
 def test_settings_come_back_from_json():
     settings = StreamSettings()
-    settings = replace(settings, network=replace(settings.network, feature_dim=7), crop=None)
+    settings = replace(settings, feature_dim=7, crop=64, embed=replace(settings.embed, max_steps=3))
     assert from_record(StreamSettings, json.loads(json.dumps(to_record(settings)))) == settings

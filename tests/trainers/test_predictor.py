@@ -27,14 +27,14 @@ from actors.errors import MediaError
 from actors.extraction import extract_clip
 from actors.flow import get_engine
 from actors.flow.choice import RAFT
-from trainers.evaluation import SystemScores, hybrid_scores
+from trainers.evaluation import SystemScores, ensemble_scores
 from trainers.model_files import load, save
 from trainers.parts import JoinPart, Part, Scored, read_values, write_values
 from trainers.predictor import NamedPart, Predictor
 from trainers.refinement.confusion import refine
 from trainers.refinement.fitted import METHODS, FittedRefinement
-
-LSTMS = {"spatial_lstm": "spatial.sequence", "motion_lstm": "motion.sequence"}
+from trainers.table import Table
+from trainers.targets import Targets
 
 
 class Brightness(Part):
@@ -116,12 +116,11 @@ def test_a_clip_in_memory_and_its_artifact_give_the_same(hybrid, clip, reader):
 
 def test_it_sums_what_the_evaluation_of_the_job_sums(hybrid, reader):
     decision = hybrid.decide(reader)
-    names = {**LSTMS, "fusion": "fusion"}
+    members = join_of(hybrid).members
     systems = {
-        name: SystemScores(decision.scores[part][None], np.ones(1, bool))
-        for name, part in names.items()
+        name: SystemScores(decision.scores[name][None], np.ones(1, bool)) for name in members
     }
-    joined = hybrid_scores(systems)
+    joined = ensemble_scores(systems, members)
     np.testing.assert_array_equal(decision.scores["ensemble"], joined.scores[0])
     refinement = join_of(hybrid).refinement
     printed = refine(joined.scores, refinement.method.matrix, normalize=True)
@@ -131,7 +130,7 @@ def test_it_sums_what_the_evaluation_of_the_job_sums(hybrid, reader):
 def test_fusion_sees_each_streams_mean_feature(hybrid, reader, embeddings):
     features = {s: e.features.mean(0)[None] for s, e in embeddings.items()}
     present = {s: torch.ones(1, dtype=torch.bool) for s in embeddings}
-    network = next(one.part.network for one in hybrid.parts if one.name == "fusion")
+    network = next(one.part.model for one in hybrid.parts if one.name == "fusion")
     expected, embedding = network.scores_and_embeddings(features, present)
     decision = hybrid.decide(reader)
     np.testing.assert_array_equal(decision.scores["fusion"], expected[0])
@@ -183,21 +182,30 @@ def test_files_that_cannot_be_used_are_rows(hybrid, clip, tmp_path):
     assert all(row.error[1] for row in rows if row.error)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_refinement_is_saved_and_applied(hybrid, reader, tmp_path, name):
+def fitted_refinement(name: str, members: tuple[str, ...], given: str) -> FittedRefinement:
     random = np.random.default_rng(0)
     labels = random.integers(3, size=60)
+    scores = {}
+    for member in members:
+        raw = random.dirichlet(np.ones(3), size=60) + 0.5 * np.eye(3)[labels]
+        scores[member] = raw / raw.sum(1, keepdims=True)
+    table = Table(
+        scores,
+        dict.fromkeys(members, np.ones(60, bool)),
+        Targets.of([[label] for label in labels], 3),
+        np.array([f"group {i % 6}" for i in range(60)]),
+        np.full(60, "val"),
+        np.array([str(i) for i in range(60)]),
+    )
+    return FittedRefinement.fit(name, table, given=given, classes=CLASSES)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_refinement_is_saved_and_applied(hybrid, reader, tmp_path, name):
     members = join_of(hybrid).members
-    logits = {m: random.dirichlet(np.ones(3), size=60) + np.eye(3)[labels] for m in members}
-    options = {"classes": CLASSES, "multi_label": False}
-    fitted = FittedRefinement.fit(name, logits, labels, given="logits", **options)
     with pytest.raises(ValueError, match="takes logits of"):
-        hybrid.with_refinement(fitted)
-    clips = {m: random.dirichlet(np.ones(3), size=60) for m in members}
-    for scores in clips.values():
-        scores[np.arange(60), labels] += 0.5
-        scores /= scores.sum(1, keepdims=True)
-    fitted = FittedRefinement.fit(name, clips, labels, given="probabilities", **options)
+        hybrid.with_refinement(fitted_refinement(name, members, "logits"))
+    fitted = fitted_refinement(name, members, "probabilities")
     other = hybrid.with_refinement(fitted)
     save(other, tmp_path)
     one, two = other.decide(reader), load(tmp_path).decide(reader)

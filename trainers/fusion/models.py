@@ -11,11 +11,12 @@ import safetensors.numpy
 
 from actors.errors import UserError
 from trainers.fusion.contract import FusionModel, OnEpoch
-from trainers.fusion.network import KEY, FusionNetwork, read_metadata
+from trainers.fusion.network import KEY, FusionNetwork
 from trainers.fusion.training import fit_fusion
 from trainers.named import name_of, resolve, resolve_class
 from trainers.settings import FusionSettings
 from trainers.table import Table
+from trainers.tensor_files import read_metadata
 
 __all__ = ["FUSIONS", "fit", "from_bytes", "to_bytes"]
 

@@ -29,6 +29,7 @@ from trainers.fusion.contract import FusionModel
 from trainers.fusion.proximal import sparsity
 from trainers.settings import FusionSettings
 from trainers.targets import shown
+from trainers.tensor_files import read_metadata
 
 Array = Tensor | NDArray[Any]
 
@@ -250,16 +251,6 @@ class FusionNetwork(nn.Module, FusionModel):
         if KEY not in meta:
             raise ValueError(f"not a fusion network: its metadata names {sorted(meta)}")
         return cls.from_state(load(content), json.loads(meta[KEY]))
-
-
-def read_metadata(content: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file.
-
-    Raises:
-        ValueError: the content is no safetensors file.
-    """
-    length = int.from_bytes(content[:8], "little")
-    return dict(json.loads(content[8 : 8 + length]).get("__metadata__", {}))
 
 
 def as_tensors(arrays: Mapping[str, Array]) -> dict[str, Tensor]:

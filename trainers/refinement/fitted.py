@@ -29,6 +29,7 @@ from trainers.refinement.score_streams import (
     score_table,
 )
 from trainers.table import Table
+from trainers.tensor_files import read_metadata
 
 Method = (
     MeanOfLogits
@@ -273,9 +274,7 @@ def read_record(content: bytes) -> dict[str, Any] | None:
     Raises:
         ValueError: the bytes are no safetensors file.
     """
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    text = header.get("__metadata__", {}).get(KEY)
+    text = read_metadata(content).get(KEY)
     return None if text is None else json.loads(text)
 
 
