@@ -41,8 +41,8 @@ from pipelines.report.predictions import (
     predictions_table,
     write_predictions,
 )
-from pipelines.steps.caching import fingerprint
 from pipelines.steps.console import Console
+from pipelines.steps.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from trainers.prediction import Row

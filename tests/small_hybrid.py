@@ -10,7 +10,7 @@ import numpy as np
 
 from actors.extract_settings import ExtractSettings
 from actors.flow import TVL1
-from actors.streams import AUDIO, MOTION, SPATIAL, STREAMS, TRACK_OF
+from actors.tracks import FLOW, FRAMES, SOUND
 from trainers.encoders.factory import build_encoder
 from trainers.fusion.network import FusionNetwork
 from trainers.parts import EmbedPart, FusionPart, JoinPart, ScorePart, SequencePart
@@ -21,6 +21,9 @@ from trainers.settings import EmbeddingSettings, FusionSettings, SequenceSetting
 from trainers.streams.kinds import make_stream
 from trainers.streams.settings import StreamSettings
 
+SPATIAL, MOTION, AUDIO = "spatial", "motion", "audio"
+TRACK_OF = {SPATIAL: FRAMES, MOTION: FLOW, AUDIO: SOUND}
+STREAMS = tuple(TRACK_OF)
 FPS, RATE = 10, 16_000
 WIDTH = 16
 CLASSES = ("boxing", "clapping", "waving")

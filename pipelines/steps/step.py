@@ -115,7 +115,7 @@ class System:
         streams: stream -> its track, in the order in which they are listed.
         steps: each after the steps that it needs.
         output: the step whose scores are evaluated and registered; see
-            `pipelines.steps.scores.ScoreSet` for what it leaves.
+            `pipelines.steps.score.ScoreSet` for what it leaves.
         rows: name of a row of the report -> the row, in the order of the table.
         embedding: part whose embedding is a clip's; default: the registered model gives none.
 
