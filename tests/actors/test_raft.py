@@ -137,7 +137,7 @@ def test_halves_a_batch_that_does_not_fit(engine, small_memory, room):
 def test_no_memory_for_a_single_pair(engine, small_memory):
     small_memory(room=0)
     needed = raft.pair_bytes(128, 136) / 2**20
-    words = rf"pair of 136x128 pixels: it takes about {needed:,.0f} MiB, and 7 MiB are free: make"
+    words = rf"pair of 136x128 pixels, which takes about {needed:,.0f} MiB; 7 MiB are free. Use"
     with pytest.raises(UserError, match=words):
         engine(noise(3, 128, 136))
 
