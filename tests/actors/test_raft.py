@@ -161,7 +161,7 @@ def test_wrong_frames_are_refused(engine):
     ("wrong", "words"),
     [
         ({"size": "smal"}, "size 'smal' does not exist .*did you mean 'small'"),
-        ({"weights": ""}, "weights are empty"),
+        ({"weights": ""}, "weights is empty"),
         ({"updates": 0}, "updates is 0; it must be at least 1"),
     ],
 )
