@@ -1,14 +1,15 @@
-"""A video's artifact: one safetensors file with its frames, flow fields and spectrogram.
+"""A clip's artifact: one safetensors file with its frames, flow fields and spectrogram.
 
-It is written piece by piece, so that a long clip needs no more memory than a short one, and read
-through a memory map, so that one frame of a long clip costs one frame's reading.
+Artifacts are written piece by piece, so memory does not grow with the clip's length. They are read
+through a memory map, so reading one frame of a long clip does not read the others.
 
 ===================  =======================================================================
-tensor               raw: uint8 (n_frames, 3, H, W); else all encoded frames' bytes on end
+tensor               content
 ===================  =======================================================================
-frames               RGB
-frames_offsets       int64 (n_frames + 1), encoded frames only: where each begins and ends
-flow, flow_offsets   likewise, uint8 (n_flow, 2, H, W), x first: from a frame to the next
+frames               raw: uint8 (n_frames, 3, H, W), RGB; else uint8 (bytes,), encoded frames
+frames_offsets       int64 (n_frames + 1), if encoded: where each frame begins and ends
+flow                 raw: uint8 (n_flow, 2, H, W), x first; else uint8 (bytes,), encoded fields
+flow_offsets         int64 (n_flow + 1), if encoded
 spectrogram          float16 (bands, T)
 ===================  =======================================================================
 """
@@ -42,14 +43,14 @@ _SAFETENSORS_TYPES = {"uint8": "U8", "int64": "I64", "float16": "F16"}
 
 
 def artifact_name(clip_id: str) -> str:
-    """The file name of a video's artifact: its id as far as file names allow, and a hash of it."""
+    """Returns the file name of a clip's artifact: readable characters of the id, and its hash."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", clip_id).strip("._")[-80:] or "clip"
     digest = hashlib.sha256(clip_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     return f"{readable}-{digest}.safetensors"
 
 
 class Spool:
-    """Bytes of one tensor, kept in memory while there are few and in a temporary file after."""
+    """Bytes of one tensor, in memory up to a limit and then in a temporary file."""
 
     def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
         self.dtype, self.shape = dtype, shape
@@ -57,10 +58,12 @@ class Spool:
         self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
 
     def write(self, data: bytes | memoryview) -> None:
+        """Appends bytes."""
         self.bytes += len(data)
         self._file.write(data)
 
     def pieces(self) -> Iterator[bytes]:
+        """Yields all bytes in pieces of at most a megabyte."""
         self._file.seek(0)
         while piece := self._file.read(_PIECE):
             yield piece
@@ -68,7 +71,12 @@ class Spool:
 
 
 class ImageSpool:
-    """Collects pictures, uint8 (n, C, H, W), in one codec, window by window."""
+    """Encodes images window by window and collects the results.
+
+    Args:
+        codec: see `actors.extract_settings.CODECS`.
+        quality: quality of JPEG, 1 to 100.
+    """
 
     def __init__(self, codec: str, quality: int) -> None:
         self._codec, self._quality = codec, quality
@@ -77,6 +85,7 @@ class ImageSpool:
         self.count = 0
 
     def append(self, images: np.ndarray) -> None:
+        """Encodes and appends images, uint8 (n, C, H, W)."""
         if len(images) == 0:
             return
         if self._data is None:
@@ -90,7 +99,7 @@ class ImageSpool:
             self._ends.append(self._data.bytes)
 
     def tensors(self, name: str) -> dict[str, Spool]:
-        """What goes into the file under this name; nothing where no picture came."""
+        """Returns the artifact's tensors of these images; none without images."""
         if self._data is None:
             return {}
         if self._codec == "raw":
@@ -102,7 +111,7 @@ class ImageSpool:
 
 
 def spool(array: np.ndarray) -> Spool:
-    """A tensor that is there as a whole."""
+    """Returns a spool with the whole array."""
     kept = Spool(array.dtype.name, array.shape)
     kept.write(np.ascontiguousarray(array).tobytes())
     return kept
@@ -110,15 +119,15 @@ def spool(array: np.ndarray) -> Spool:
 
 @dataclass
 class Clip:
-    """What was extracted from a video: the facts, and the tensors of its artifact."""
+    """An extracted clip: metadata and tensors of its artifact."""
 
     metadata: dict[str, Any]
     tensors: dict[str, Spool] = field(default_factory=dict)
 
 
 def pieces(clip: Clip) -> Iterator[bytes]:
-    """The artifact's bytes, in pieces of a megabyte at most, as the safetensors format has them."""
-    # Wide items first and the header padded: each tensor begins where its type wants it to.
+    """Yields the bytes of the artifact, a safetensors file, in pieces of at most a megabyte."""
+    # Wide dtypes first and a padded header, so that each tensor is aligned to its dtype.
     ordered = sorted(
         clip.tensors.items(), key=lambda item: (-np.dtype(item[1].dtype).itemsize, item[0])
     )
@@ -139,19 +148,19 @@ def pieces(clip: Clip) -> Iterator[bytes]:
 
 
 def pack(clip: Clip) -> bytes:
-    """The artifact as one blob."""
+    """Returns the bytes of the artifact."""
     return b"".join(pieces(clip))
 
 
 class ArtifactReader:
-    """Reads an artifact. Several threads may read at once; nothing is written.
+    """Reads an artifact. Thread-safe.
 
     Attributes:
-        metadata: the facts recorded by `extraction.extract_clip`.
+        metadata: metadata from `extraction.extract_clip`.
         tracks: those the clip has, in the order of `actors.tracks.TRACKS`.
-        n_frames, n_flow: RGB frames and flow fields kept.
-        size: (H, W) of both, or None for sound alone.
-        spectrogram_rate: its columns per second, or None.
+        n_frames, n_flow: number of RGB frames and of flow fields.
+        size: (H, W) of frames and flow; None without both.
+        spectrogram_rate: columns of the spectrogram per second; None without sound.
     """
 
     def __init__(self, tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
@@ -168,10 +177,13 @@ class ArtifactReader:
 
     @classmethod
     def open(cls, source: str | os.PathLike[str] | bytes) -> ArtifactReader:
-        """Opens an artifact: a path (mapped, not read), a URI, or its bytes.
+        """Opens an artifact.
+
+        Args:
+            source: its path, which is memory-mapped; its URI, or its bytes, which are read.
 
         Raises:
-            UserError: it is not there, damaged, or made by another version.
+            UserError: the artifact does not exist, is damaged, or has another format version.
         """
         blob = source if isinstance(source, bytes) else _fetch(os.fspath(source))
         shown = f"{len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
@@ -186,27 +198,27 @@ class ArtifactReader:
             return cls({name: tensor.numpy() for name, tensor in tensors.items()}, metadata)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise UserError(
-                f"artifact {shown} can't be read ({error!r}); remove it and extract it again"
+                f"artifact {shown} can't be read ({error!r}); remove it and extract the clip again"
             ) from error
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """RGB frames, uint8 (n, 3, H, W), in the order asked for.
+        """Reads RGB frames: uint8 (n, 3, H, W), in the order of the indices.
 
         Raises:
-            IndexError: the clip has no such frame.
+            IndexError: an index is out of range, or there is none.
         """
         return self._images("frames", indices, channels=3, count=self.n_frames)
 
     def flow(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Flow fields, uint8 (n, 2, H, W), x first; 128 is no motion (`flow.dequantize`).
+        """Reads flow fields: uint8 (n, 2, H, W), x first; 128 is no motion (`flow.dequantize`).
 
         Raises:
-            IndexError: the clip has no such field.
+            IndexError: an index is out of range, or there is none.
         """
         return self._images("flow", indices, channels=2, count=self.n_flow)
 
     def spectrogram(self) -> torch.Tensor | None:
-        """Log-magnitude STFT, float32 (bands, T), about zero mean and unit variance; or None."""
+        """Returns the log-magnitude STFT, float32 (bands, T), roughly standardized; or None."""
         kept = self._tensors.get("spectrogram")
         return None if kept is None else torch.from_numpy(kept.astype(np.float32))
 
@@ -241,7 +253,7 @@ def checked_indices(name: str, indices: Sequence[int] | np.ndarray, count: int) 
 
 
 def _fetch(place: str) -> bytes | None:
-    """The bytes behind a URI; None for a path, which is mapped instead."""
+    """Reads the bytes behind a URI; returns None for a path."""
     if "://" not in place:
         return None
     from actors.storage import Storage

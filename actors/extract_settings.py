@@ -1,4 +1,4 @@
-"""What can be set about the extraction. Light: reading a command line imports it."""
+"""Settings of the extraction. Command lines are parsed with it: no slow imports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CODECS: tuple[str, ...] = get_args(Codec)
 
 
 def check_codec(codec: str) -> None:
-    """Raises UserError for a codec that does not exist, with the nearest names."""
+    """Raises `UserError` if the codec does not exist; the message suggests similar names."""
     if codec not in CODECS:
         known = ", ".join(CODECS)
         raise UserError(f"codec {codec!r} does not exist ({known}){nearest(codec, CODECS)}")
@@ -24,22 +24,22 @@ def check_codec(codec: str) -> None:
 
 @dataclass(frozen=True)
 class SoundSettings:
-    """How the soundtrack becomes a spectrogram.
+    """Settings of the soundtrack's spectrogram.
 
     Raises:
         UserError: a value is out of its range.
     """
 
     sample_rate: int = 16_000
-    """Samples per second after resampling; the spectrogram reaches up to half of it."""
+    """Samples per second after resampling; half of it is the highest frequency."""
     n_fft: int = 512
     """Samples per window (Hann): 32 ms at 16 kHz."""
     hop: int = 160
     """Samples between windows: 10 ms at 16 kHz, so 100 columns per second."""
     bands: int = 128
-    """Rows: equally wide frequency bands, each the mean power of its bins (without DC)."""
+    """Rows: frequency bands of equal width, each the mean power of its bins (without DC)."""
     silence_dbfs: float = -80.0
-    """A soundtrack whose loudest sample is below this (dB of full scale) is absent."""
+    """dB of full scale; a soundtrack with a lower peak is silent, and its track is absent."""
 
     def __post_init__(self) -> None:
         for name in ("sample_rate", "n_fft", "hop", "bands"):
@@ -48,56 +48,61 @@ class SoundSettings:
         if self.bands > self.n_fft // 2:
             raise UserError(
                 f"sound: bands is {self.bands}, but n_fft={self.n_fft} samples have only "
-                f"{self.n_fft // 2} frequencies; take fewer bands or a longer window"
+                f"{self.n_fft // 2} frequencies; choose fewer bands or a longer window"
             )
         if self.hop > self.n_fft:
             raise UserError(
-                f"sound: hop is {self.hop}, longer than the window of {self.n_fft} samples; "
-                "sound would be skipped"
+                f"sound: hop is {self.hop}, longer than the window of n_fft={self.n_fft} samples, "
+                "which would skip sound; choose a shorter hop"
             )
 
     @property
     def columns_per_second(self) -> float:
+        """Columns of the spectrogram per second."""
         return self.sample_rate / self.hop
 
 
 @dataclass(frozen=True)
 class ExtractSettings:
-    """What is taken from a video and how it is kept.
+    """Settings of the extraction: which frames, flow and sound of a video are kept, and how.
+
+    The track `frames` depends on frame_every and frame_quality, `flow` on jpeg_quality, flow_bound,
+    flow_method, flow and raft, both on fps, short_side, max_aspect, max_pixels and codec; `sound`
+    depends on sound. max_seconds applies to all three.
 
     Raises:
         UserError: a value is out of its range.
     """
 
     fps: float | None = None
-    """Frames per second to take, by the file's timestamps; null: every frame of the file."""
+    """Frames per second, sampled by the file's timestamps; null: every frame of the file."""
     frame_every: int = 1
-    """Keep every n-th taken frame as RGB; flow is found between all taken frames."""
+    """Every n-th sampled frame is kept as RGB; flow is computed between all sampled frames."""
     short_side: int = 256
-    """Pixels of a kept frame's shorter side; smaller frames are not enlarged."""
+    """Pixels of the shorter side of kept frames; smaller frames are not enlarged."""
     max_aspect: float = 4.0
-    """Frames thinner than this are widened: flow and networks need some room."""
+    """Largest ratio of the sides; frames that exceed it are widened."""
     max_seconds: float = 600.0
-    """Longer videos are cut here (and the artifact says so)."""
+    """Seconds; longer videos are cut, which the artifact records."""
     max_pixels: int = 40_000_000
-    """Pictures with more pixels than this are refused; 8K has 33 million."""
+    """Largest number of pixels of a frame; larger ones are rejected. 8K has 33 million."""
     window: int = neutral(64)
-    """Frames in memory at a time; the result does not depend on it."""
+    """Number of frames in memory at a time."""
     codec: Codec = "jpeg"
-    """How frames and flow are kept: jpeg (small), zstd (lossless) or raw (fastest to read)."""
+    """Encoding of frames and flow: jpeg (small), zstd (lossless) or raw (fastest to read)."""
     jpeg_quality: int = 85
     """JPEG quality of flow fields, 1 to 100."""
     frame_quality: int = 90
     """JPEG quality of RGB frames, 1 to 100."""
     flow_bound: float = 20.0
-    """Pixels per frame; larger displacements are clipped when flow becomes bytes."""
+    """Largest displacement in pixels per frame; larger ones are clipped in the quantization."""
     flow_method: FlowMethod = "tvl1"
-    """tvl1: TV-L1 with the parameters under flow; exact or fast: TV-L1 on the schedule of that
-    name; raft: the network RAFT with the parameters under raft."""
+    """tvl1: TV-L1 with the parameters in flow; exact or fast: TV-L1 with the parameters of that
+    schedule; raft: the network RAFT with the parameters in raft."""
     flow: TVL1 = field(default_factory=TVL1)
-    """Parameters of TV-L1, for flow_method tvl1."""
+    """Parameters of TV-L1; used by flow_method tvl1."""
     raft: RAFT = field(default_factory=RAFT)
-    """The network, for flow_method raft."""
+    """Parameters of RAFT; used by flow_method raft."""
     sound: SoundSettings = field(default_factory=SoundSettings)
     """Parameters of the spectrogram."""
 
@@ -118,7 +123,7 @@ class ExtractSettings:
 
     @property
     def chosen_flow(self) -> TVL1 | RAFT:
-        """The parameters that flow is found with."""
+        """Parameters of the chosen flow method."""
         return choose(self.flow_method, self.flow, self.raft)
 
 

@@ -1,4 +1,4 @@
-"""One pass over a video file: its frames, the flow between them and its sound, as one artifact."""
+"""Extraction of a video's tracks in one pass over the file, into one artifact."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def extract_clip(
     flow: FlowEngine | None = None,
     overlap: bool = False,
 ) -> Clip:
-    """Reads a video once and gives its artifact (`artifact.pack` makes the bytes of it).
+    """Reads a video once and returns its tracks; `artifact.pieces` makes the artifact's bytes.
 
-    A track the file does not have is absent, with the reason, and the others are still used.
-    Damage is passed over where something decodes, and counted.
+    A track that the file does not have is absent, and the metadata has the reason. Decoding errors
+    are counted; a track is absent only if nothing of it decodes.
 
     Args:
-        path: a file of this machine.
-        settings: what to take.
+        path: path of a local file.
+        settings: settings of the extraction.
         tracks: which of `actors.tracks.TRACKS` to extract.
-        flow: finds the flow; None: what the settings choose, on the CPU.
-        overlap: find the flow of a window in a thread of its own while the next one is decoded:
-            for an engine that leaves the CPU to others.
+        flow: engine of the flow; None: the settings' method on the CPU.
+        overlap: compute the flow of a window in a thread while the next window is decoded. Of use
+            for an engine on a GPU.
 
     Raises:
         MediaError: the file has none of the tracks.
@@ -130,7 +130,7 @@ class _Extraction:
         return self._facts(), self.spectrogram
 
     def _choose(self, media: Any) -> None:
-        """Opens the decoders that are wanted and can be had."""
+        """Opens the decoders of the tracks; marks tracks without a decoder as absent."""
         visual = [track for track in self.tracks if track != SOUND]
         try:
             stream = best_pictures(media) if visual else None
@@ -183,7 +183,7 @@ class _Extraction:
                 self.absent[SOUND] = reason
 
     def _judge(self) -> None:
-        """Which tracks are absent, now that everything has been read."""
+        """Marks the tracks as absent of which nothing was decoded."""
         if self.pictures is None:
             return
         if self.pictures.taken == 0:
@@ -237,9 +237,10 @@ class _Extraction:
 
 
 class _Windows:
-    """Works frames off a window at a time; the last frame is carried over to the next one.
+    """Encodes frames and computes flow window by window.
 
-    With `overlap` the flow of one window is found in a thread while the next is decoded.
+    The last frame of a window is also the first one of the next window's flow. With `overlap` the
+    flow of a window is computed in a thread while the next window is decoded.
     """
 
     def __init__(
@@ -284,7 +285,7 @@ class _Windows:
                 self.flush()
 
     def flush(self) -> None:
-        """Puts the waiting frames, and the flow that leads up to them, into the artifact."""
+        """Adds the waiting frames, and the flow up to the last one, to the artifact."""
         if not self._waiting:
             return
         # (T, H, W, 3) -> (T, 3, H, W)
@@ -299,7 +300,7 @@ class _Windows:
             self._append_flow(self._engine, window if self._color else to_gray(window))
 
     def finish(self) -> None:
-        """Works off what is waiting, and waits for what is still being found."""
+        """Flushes the waiting frames and waits for the flow of all windows."""
         self.flush()
         self._wait()
 
@@ -319,7 +320,7 @@ class _Windows:
         self.flow.append(find_quantized(engine, window, self._settings.flow_bound))
 
     def _wait(self) -> None:
-        """Until the window that is being worked on is done; what went wrong there is raised."""
+        """Waits for the flow of the window in the thread, and raises its error."""
         if self._found is not None:
             self._found.result()
             self._found = None
@@ -329,16 +330,16 @@ class _Windows:
 
 
 class ClipExtractor:
-    """What an actor runs on each row of a manifest: extracts a video and writes its artifact.
+    """Extracts the video of a manifest's row and writes its artifact; a `pool.run.ClipWorker`.
 
     Picklable; the flow engine is made in the process that uses it.
 
     Args:
-        settings: what to take.
-        tracks: which of `actors.tracks.TRACKS`.
-        storage: where artifacts go.
-        device: what flow is found on, "cpu", "cuda" or "auto"; see `flow.get_engine`.
-        share: of a GPU's memory, at most.
+        settings: settings of the extraction.
+        tracks: which of `actors.tracks.TRACKS` to extract.
+        storage: storage of the artifacts.
+        device: device of the flow, "cpu", "cuda" or "auto"; see `flow.get_engine`.
+        share: largest share of a GPU's memory.
     """
 
     def __init__(
@@ -357,11 +358,13 @@ class ClipExtractor:
         return self.__dict__ | {"_engine": None}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Extracts `row["path"]` into the artifact of `row["id"]`.
+        """Extracts the file `row["path"]` into the artifact `row["name"]`.
+
+        Without a name the artifact's name is `artifact_name(row["id"])`.
 
         Returns:
-            facts for the index: n_frames, n_flow, pairs, duration (seconds), absent, bytes, cut_at,
-            truncated, decode_errors; note: what the flow's engine has to say, where it has.
+            Facts: n_frames, n_flow, pairs, duration (seconds), absent (track -> reason), bytes,
+            cut_at (seconds), truncated, decode_errors; note: remark of the flow's engine, if any.
 
         Raises:
             MediaError: the video can't be used.

@@ -1,4 +1,4 @@
-"""Settings that change how work is done, not what comes out of it."""
+"""Settings that results do not depend on, such as the size of a cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KEY = "neutral"
 
 
 def neutral(default: Any = None, *, factory: Callable[[], Any] | None = None) -> Any:
-    """A dataclass field that fingerprints leave out, because results do not depend on it.
+    """Declares a dataclass field that results do not depend on; fingerprints leave it out.
 
     Args:
         default: the field's default value; immutable.

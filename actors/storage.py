@@ -1,4 +1,4 @@
-"""Files under one root: a folder of this machine, or any URI that pyarrow's filesystems open."""
+"""Files under one root: a local folder, or a URI that pyarrow's filesystems open."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from actors.errors import UserError
 
 
 class Storage:
-    """A folder that many processes and machines share.
+    """A folder that processes on several machines share.
 
-    Writes are atomic: a reader sees the whole old file or the whole new one, whatever is killed
-    when. Picklable (it carries only the root's URI and the path below it).
+    Writes are atomic: a reader sees the whole old file or the whole new one, even if the writer is
+    killed. Picklable: the pickle holds the root's URI and the path below it.
 
     Args:
         root: a path, or a URI such as ``s3://bucket/prefix?region=eu-west-1`` or ``file:///data``.
 
     Raises:
-        UserError: pyarrow can't open it.
+        UserError: pyarrow can't open the root.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -45,12 +45,14 @@ class Storage:
         try:
             self._fs, root = fs.FileSystem.from_uri(self._base)
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"storage {self._base!r} can't be opened: {error}") from error
+            raise UserError(
+                f"storage {self._base!r} can't be opened: {error}; give a folder or a URI"
+            ) from error
         self._root = _below(root, self._inner)
 
     @staticmethod
     def locate(place: str) -> tuple[Storage, str]:
-        """The storage and the name behind what `path` gave: a path, or a URI with its query."""
+        """Splits a path or URI that `path` returned into the storage and the file's name."""
         if "://" not in place:
             folder, _, name = place.rpartition("/")
             return Storage(folder or ("/" if place.startswith("/") else ".")), name
@@ -60,7 +62,7 @@ class Storage:
 
     @property
     def uri(self) -> str:
-        """What opens this very folder again; options of the root, such as a region, included."""
+        """URI that opens this folder again, with the root's options such as a region."""
         return self._uri_of("")
 
     def _uri_of(self, name: str) -> str:
@@ -80,7 +82,7 @@ class Storage:
         return f"Storage({self.uri!r})"
 
     def join(self, *parts: str) -> Storage:
-        """The storage of a subfolder; nothing is created until something is written there."""
+        """Returns the storage of a subfolder, which the first write creates."""
         inner = Storage.__new__(Storage)
         inner._base, inner._inner = self._base, _below(self._inner, *parts)
         inner._fs, inner._root = self._fs, _below(self._root, *parts)
@@ -88,21 +90,23 @@ class Storage:
 
     @property
     def is_local(self) -> bool:
+        """Whether the files are on a local filesystem."""
         return isinstance(self._fs, fs.LocalFileSystem)
 
     def path(self, name: str = "") -> str:
-        """What other code can open: a plain path where the storage is local, else a URI."""
+        """Returns the path of a file or of the folder; its URI if the storage is remote."""
         return _below(self._root, name) if self.is_local else self._uri_of(name)
 
     def local(self, name: str = "") -> Path | None:
-        """The file's path on this machine, or None where the storage is remote."""
+        """Returns the path of a file or of the folder; None if the storage is remote."""
         return Path(self.path(name)) if self.is_local else None
 
     def exists(self, name: str) -> bool:
+        """Whether the file or folder exists."""
         return self._fs.get_file_info(self._at(name)).type != fs.FileType.NotFound
 
     def names(self, suffix: str = "") -> list[str]:
-        """Names of the files directly in this folder, sorted; empty when it does not exist."""
+        """Returns the sorted names of this folder's files; none if the folder doesn't exist."""
         selector = fs.FileSelector(self._root, allow_not_found=True)
         infos = self._fs.get_file_info(selector)
         return sorted(
@@ -114,21 +118,31 @@ class Storage:
         )
 
     def read_bytes(self, name: str) -> bytes:
+        """Reads a whole file.
+
+        Raises:
+            FileNotFoundError: the file does not exist.
+        """
         with self._fs.open_input_stream(self._at(name)) as stream:
             return stream.read()
 
     def write_bytes(self, name: str, data: bytes, *, durable: bool = True) -> None:
-        """Writes a whole file atomically; see `write_pieces`."""
+        """Writes a file atomically; see `write_pieces`."""
         self.write_pieces(name, [data], durable=durable)
 
     def write_pieces(self, name: str, pieces: Iterable[bytes], *, durable: bool = True) -> None:
-        """Writes a file atomically, piece by piece: beside its place, then moved over it.
+        """Writes a file atomically: to a temporary file, which then replaces the target.
 
-        Object stores show a file only when its upload is complete, so there it is written at once.
+        Object stores publish a file when its upload is complete, so no temporary file is needed.
 
         Args:
-            durable: wait until the disk has it, so that it outlives a loss of power; without, it
-                outlives the death of any process.
+            name: name of the file.
+            pieces: content.
+            durable: wait until the disk has stored the file, so that it survives a loss of power;
+                otherwise it survives the end of any process.
+
+        Raises:
+            OSError: the file can't be written.
         """
         target = self._at(name)
         if not self.is_local:
@@ -151,31 +165,35 @@ class Storage:
             raise
 
     def read_json(self, name: str) -> Any:
+        """Reads a JSON file; see `read_bytes`."""
         return json.loads(self.read_bytes(name))
 
     def write_json(self, name: str, value: Any, *, durable: bool = True) -> None:
+        """Writes a JSON file atomically; see `write_pieces`."""
         self.write_bytes(name, json.dumps(value, indent=1).encode(), durable=durable)
 
     def read_table(self, name: str) -> pa.Table:
+        """Reads a Parquet file; see `read_bytes`."""
         return pq.read_table(pa.BufferReader(self.read_bytes(name)))
 
     def write_table(self, name: str, table: pa.Table) -> None:
+        """Writes a Parquet file atomically; see `write_pieces`."""
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
     def remove(self, name: str) -> None:
-        """Removes a file; one that is not there is no error."""
+        """Removes a file if it exists."""
         if self.exists(name):
-            # Another job may remove it in between.
+            # Another job may remove it after the check.
             with suppress(FileNotFoundError):
                 self._fs.delete_file(self._at(name))
 
     def check_writable(self) -> None:
-        """Writes and removes a small file, so that a full or read-only place is found at once.
+        """Writes and removes a small file, to detect a full or read-only storage early.
 
         Raises:
-            UserError: nothing can be written there.
+            UserError: the storage can't be written.
         """
         probe = f".probe-{uuid.uuid4().hex}"
         try:
@@ -184,7 +202,7 @@ class Storage:
         except (OSError, pa.ArrowException) as error:
             raise UserError(
                 f"storage {self.uri!r} can't be written: {error}; "
-                "give another place with --storage, or free some space"
+                "choose another one with --storage, or free some space"
             ) from error
 
     def _at(self, name: str) -> str:
@@ -192,7 +210,7 @@ class Storage:
 
 
 def _below(folder: str, *parts: str) -> str:
-    """A path under a folder; empty pieces add nothing."""
+    """Joins a folder and parts of a path; empty parts are ignored."""
     inner = "/".join(part.strip("/") for part in parts if part)
     if not inner:
         return folder

@@ -1,4 +1,4 @@
-"""Weights of published networks: from a file, or from torchvision's cache."""
+"""Weights of networks: from a file, or published by torchvision."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from actors.errors import UserError
 
 
 def read_state(path: str) -> dict[str, Tensor]:
-    """Reads a state dict from a .safetensors, .pt or .pth file without unpickling any code.
+    """Reads a state dict from a .safetensors, .pt or .pth file without unpickling objects.
 
     Args:
-        path: the file; a .pt may hold the state dict itself or have it under ``state_dict``.
+        path: path of the file. A .pt or .pth file holds the state dict, or a dict with the state
+            dict as ``state_dict``.
+
+    Returns:
+        Parameter name -> tensor on the CPU, without the prefix ``module.``.
 
     Raises:
-        UserError: there is no such file, or it holds no state dict of tensors.
+        UserError: the file does not exist, can't be read, or holds no state dict of tensors.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -34,29 +38,32 @@ def read_state(path: str) -> dict[str, Tensor]:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise UserError(
-            f"weights {path!r} can't be read: only plain tensors are, never pickled objects; "
-            "save the model's state_dict"
+            f"weights {path!r} can't be read: the file holds pickled objects, which are never "
+            "loaded; save the model's state_dict"
         ) from error
     except (safetensors.SafetensorError, RuntimeError, OSError, ValueError, EOFError) as error:
         raise UserError(f"weights {path!r} can't be read: {error}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"weights {path!r} hold no state dict, but a {type(state).__name__}")
-    # What DistributedDataParallel saved has every name behind "module.".
+        raise UserError(
+            f"weights {path!r} hold a {type(state).__name__}, not a state dict of tensors; "
+            "save the model's state_dict"
+        )
+    # DistributedDataParallel saves every name with the prefix "module.".
     return {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
 
 
 def published_state(weights: Any, *, what: str, otherwise: str) -> dict[str, Tensor]:
-    """Weights that torchvision publishes, from its cache or else from its server.
+    """Returns weights that torchvision publishes, from its cache or its server.
 
     Args:
-        weights: an entry of one of torchvision's weights enums.
-        what: "weights of" which network, for the error.
-        otherwise: what else the user can do, for the error.
+        weights: member of one of torchvision's enums of weights.
+        what: name of the weights in the error's message.
+        otherwise: alternative for the user in the error's message.
 
     Raises:
-        UserError: they can be neither found nor fetched.
+        UserError: the weights are not in the cache and can't be downloaded.
     """
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
@@ -68,5 +75,5 @@ def published_state(weights: Any, *, what: str, otherwise: str) -> dict[str, Ten
 
 
 def cached_file(weights: Any) -> Path:
-    """Where torchvision keeps published weights once they are fetched."""
+    """Path of published weights in torchvision's cache."""
     return Path(torch.hub.get_dir()) / "checkpoints" / str(weights.url).rsplit("/", 1)[-1]

@@ -1,7 +1,7 @@
-"""Dense optical flow: TV-L1 on the CPU, and what is done with its fields.
+"""Dense optical flow: engines, their settings, and operations on flow fields.
 
-A name's module is imported when the name is first asked for: what only reads settings is not to
-wait for Numba.
+Modules are imported lazily, at the first access to one of their names, because importing Numba
+takes a while and code that only reads settings does not need it.
 """
 
 from importlib import import_module

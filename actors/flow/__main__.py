@@ -1,4 +1,4 @@
-"""Compiles the optical flow's loops: ``python -m actors.flow``, part of the installation."""
+"""Compiles the loops of the optical flow: ``python -m actors.flow``, part of the installation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which method finds the flow, by name. Light: reading a command line imports it."""
+"""Methods of optical flow by name. Command lines are parsed with it: no slow imports."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from actors.flow.settings import SCHEDULES, TVL1
 Size = Literal["small", "large"]
 
 DEFAULT = "default"
-"""Weights: torchvision's."""
+"""Value of `RAFT.weights` for the weights that torchvision publishes."""
 
 
 @dataclass(frozen=True)
 class RAFT:
-    """The network RAFT, as torchvision has it.
+    """Settings of the network RAFT, as implemented by torchvision.
 
     Raises:
         UserError: a value is out of its range.
@@ -25,10 +25,10 @@ class RAFT:
     size: Size = "small"
     """small (1 million weights) or large (5 million, slower, better)."""
     weights: str = DEFAULT
-    """A .safetensors or .pth file with the network's state dict, or default: torchvision's
-    weights, from its cache or else fetched."""
+    """Path of a .safetensors or .pth file with the network's state dict, or default: the weights
+    that torchvision publishes, read from its cache or downloaded."""
     updates: int = 12
-    """How often the field is refined."""
+    """Number of refinements of the field."""
 
     def __post_init__(self) -> None:
         if self.size not in get_args(Size):
@@ -38,7 +38,7 @@ class RAFT:
                 f"{nearest(self.size, get_args(Size))}"
             )
         if not self.weights:
-            raise UserError("raft: weights are empty; give a file, or 'default'")
+            raise UserError("raft: weights is empty; give the path of a file, or 'default'")
         if self.updates < 1:
             raise UserError(f"raft: updates is {self.updates!r}; it must be at least 1")
 
@@ -48,15 +48,15 @@ METHODS: tuple[str, ...] = get_args(FlowMethod)
 
 
 def choose(method: str, tvl1: TVL1, raft: RAFT) -> TVL1 | RAFT:
-    """The parameters that a method's name stands for.
+    """Returns the parameters of a method.
 
     Args:
         method: one of METHODS.
-        tvl1: the parameters of method tvl1.
-        raft: those of method raft.
+        tvl1: parameters of the method tvl1.
+        raft: parameters of the method raft.
 
     Raises:
-        UserError: there is no such method.
+        UserError: the method does not exist.
     """
     if method not in METHODS:
         raise UserError(

@@ -1,8 +1,8 @@
 """Optical flow as colors: hue is the direction, saturation the length of the motion.
 
-The coding of the Middlebury benchmark (Baker et al., "A Database and Evaluation Methodology for
-Optical Flow", IJCV 2011), so that fields look as they do in the literature: rightwards is red,
-downwards yellow, leftwards cyan, upwards violet-blue, and what stands still is white.
+The color coding of the Middlebury benchmark (Baker et al., "A Database and Evaluation Methodology
+for Optical Flow", IJCV 2011): motion to the right is red, downwards yellow, to the left cyan,
+upwards violet-blue, and no motion is white.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNKNOWN_PX = 1e9
-"""Longer than this in x or y means "unknown" in Middlebury's files; drawn black."""
+"""Middlebury's files mark unknown displacements by larger values in x or y; they are black."""
 
-# Hues between the six corners of the color cube, as many as the eye tells apart there.
+# Number of hues between neighboring corners of the color cube, chosen by perceptual distance.
 _ARCS = (
     ("r", "g", 15),
     ("g", "r", 6),
@@ -25,8 +25,8 @@ _ARCS = (
 
 
 def color_wheel() -> NDArray[np.float64]:
-    """Returns the 55 hues of the wheel, (55, 3) RGB in 0..1, starting at red, towards yellow."""
-    # Each arc either raises the second channel beside the first, or lets it fall.
+    """Returns the 55 hues of the wheel, float64 (55, 3) RGB in 0..1, from red by yellow to red."""
+    # Along an arc the second channel rises or falls while the first one is full.
     channels = {"r": 0, "g": 1, "b": 2}
     wheel = []
     for arc, (first, second, steps) in enumerate(_ARCS):
@@ -43,17 +43,17 @@ def flow_to_color(flow: NDArray[np.floating], *, max_px: float | None = None) ->
 
     Args:
         flow: (2, H, W) in pixels, x (rightwards) first, y downwards.
-        max_px: the length drawn in full color; longer ones are darkened. None: the longest of
-            the field, so that nothing is.
+        max_px: length in pixels that has full saturation; longer vectors are darker. None: the
+            length of the field's longest vector.
 
     Returns:
         (H, W, 3) uint8 RGB. NaN, infinite and Middlebury's "unknown" vectors are black.
 
     Raises:
-        ValueError: another shape, or ``max_px`` not positive.
+        ValueError: the shape is not (2, H, W), or ``max_px`` is not positive.
     """
     if flow.ndim != 3 or flow.shape[0] != 2:
-        raise ValueError(f"flow has the shape {flow.shape}; it must be (2, H, W), x first")
+        raise ValueError(f"flow has shape {flow.shape}; give (2, H, W), x first")
     if max_px is not None and not max_px > 0:
         raise ValueError(f"max_px is {max_px}; it must be above 0")
     known = np.isfinite(flow).all(axis=0) & (np.abs(flow) <= UNKNOWN_PX).all(axis=0)
@@ -63,12 +63,12 @@ def flow_to_color(flow: NDArray[np.floating], *, max_px: float | None = None) ->
     radius = (length / (longest or 1))[..., None]
 
     wheel = color_wheel()
-    # arctan2(-y, -x) runs from -pi to pi and is at its end for a motion to the right: red.
+    # arctan2(-y, -x) is in [-pi, pi]; its end pi is a motion to the right, which is red.
     position = (np.arctan2(-y, -x) / np.pi + 1) / 2 * (len(wheel) - 1)
     below = np.floor(position).astype(int)
     share = (position - below)[..., None]
     hue = (1 - share) * wheel[below] + share * wheel[(below + 1) % len(wheel)]
-    # Towards white inside the circle of full color, three quarters as bright outside of it.
+    # Inside the circle of full saturation blend with white; outside it darken to 75 %.
     color = np.where(radius <= 1, 1 - radius * (1 - hue), 0.75 * hue)
     color[~known] = 0
     return np.floor(255 * color).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""How the flow's loops are compiled: vectorized, and kept on disk once per kind of machine."""
+"""Compilation of the flow's loops by Numba: vectorization, and a cache per kind of processor."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ config: Any = numba.config
 
 
 class _Disjoint(Compiler):
-    """Numba's compiler, told that a function's array arguments never overlap.
+    """Numba's compiler under the assumption that a function's array arguments never overlap.
 
-    LLVM vectorizes a loop over ten arrays only if it may assume so: the run-time checks in place
-    of it exceed LLVM's threshold, which could otherwise only be raised for the whole process.
+    Without the assumption LLVM does not vectorize a loop over ten arrays: the number of run-time
+    checks exceeds its threshold, which can only be raised for the whole process.
     """
 
     def define_pipelines(self) -> list[Any]:
@@ -30,24 +30,24 @@ class _Disjoint(Compiler):
 
 
 class _DisjointAcross(_Disjoint):
-    """As above, and also vectorizes neighboring statements, which Numba leaves switched off."""
+    """As `_Disjoint`, with the vectorization of neighboring statements, which Numba disables."""
 
     def compile_extra(self, func: Any) -> Any:
-        # Numba reads this at the end of each compilation, all of which it does under one lock.
-        usual = config.SLP_VECTORIZE
+        # Numba reads this setting at the end of each compilation; one lock serializes compilations.
+        before = config.SLP_VECTORIZE
         config.SLP_VECTORIZE = 1
         try:
             return super().compile_extra(func)
         finally:
-            config.SLP_VECTORIZE = usual
+            config.SLP_VECTORIZE = before
 
 
 def cache_folder() -> Path:
-    """Where compiled loops are kept unless NUMBA_CACHE_DIR says otherwise.
+    """Returns the folder of compiled loops; the variable NUMBA_CACHE_DIR overrides it.
 
-    In the user's cache folder, apart for each processor and Numba: Numba numbers the files of a
-    folder, so two kinds of machine that share a home and compile at once could swap theirs. What an
-    older version has left there may be deleted at any time.
+    The folder is in the user's cache folder, one for each kind of processor and version of Numba.
+    Numba numbers the files of a folder, so machines of different kinds that share a home must not
+    compile into the same one. The folders of older versions may be deleted at any time.
     """
     base = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
     processor = binding.get_host_cpu_name() + binding.get_host_cpu_features().flatten()
@@ -56,11 +56,11 @@ def cache_folder() -> Path:
 
 
 class _ContentLocator(_CacheLocator):
-    """Tells Numba to keep a function's machine code by its source's content, not by its path.
+    """Locates a function's machine code by the content of its source instead of its path.
 
-    A job that Ray unpacks in a folder of its own thus finds what an earlier one has compiled. The
-    content is that of all modules beside the function's, since it may call them. A changed one has
-    a folder of its own, so that jobs of two versions don't replace each other's.
+    A job that Ray unpacks into a new folder finds what an earlier job compiled. The content covers
+    all modules in the function's folder, because it may call them. Each content has a folder of its
+    own, so jobs of different versions do not overwrite each other's files.
     """
 
     def __init__(self, line: int, content: str, name: str) -> None:
@@ -78,11 +78,11 @@ class _ContentLocator(_CacheLocator):
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> _ContentLocator | None:
-        """None where there is no such source or the folder can't be written: Numba's own follow."""
+        """Returns None without a source file or a writable folder; Numba then tries its own."""
         source = Path(py_file)
         if not source.is_file():
             return None
-        # How it is compiled is this module's matter.
+        # This module determines how the functions are compiled.
         sources = [*sorted(source.parent.glob("*.py")), Path(__file__)]
         content = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
         self = cls(py_func.__code__.co_firstlineno, content, source.stem)
@@ -104,17 +104,17 @@ class _ContentCache(FunctionCache):
 def compiled(
     *, disjoint: bool = False, across: bool = False, inline: bool = False, exact: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compiles a function on its first call, or loads it from the cache on disk.
+    """Decorator that compiles a function at its first call, or loads it from the cache on disk.
 
-    The machine code runs without the interpreter's lock. Many processes may start at once: Numba
-    replaces whole files only. What a function calls must stand in its own folder, for a change
-    elsewhere goes unnoticed.
+    The machine code runs without the interpreter's lock. Several processes may compile at the same
+    time: Numba replaces whole files. A compiled function may only call compiled functions of its
+    own folder, because a change elsewhere does not invalidate the cache.
 
     Args:
         disjoint: the function's array arguments never overlap.
-        across: vectorize like statements that follow each other, not only loops; disjoint too.
-        inline: put into its callers, whatever its size.
-        exact: keep the order and rounding of floating-point operations as written.
+        across: vectorize similar neighboring statements, not only loops; implies ``disjoint``.
+        inline: inline the function into its callers, whatever its size.
+        exact: keep the order and the rounding of floating-point operations as written.
     """
     pipeline = _DisjointAcross if across else _Disjoint if disjoint else Compiler
 
@@ -127,7 +127,7 @@ def compiled(
             forceinline=inline,
         )(function)
         if hasattr(dispatcher, "enable_caching"):  # not where NUMBA_DISABLE_JIT is set
-            # What `cache=True` does, but with a cache of our own; other users of Numba keep theirs.
+            # Like `cache=True` with this module's cache; other users of Numba are not affected.
             dispatcher._cache = _ContentCache(function)
         return dispatcher
 

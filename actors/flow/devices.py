@@ -1,4 +1,4 @@
-"""Whether flow can be found on a GPU, and what an engine may take of it."""
+"""Checks of a GPU for the optical flow, and limits of its memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Result = TypeVar("Result")
 
 
 class UnusableGPU(UserError):
-    """Flow can't be found on the device asked for.
+    """The chosen device can't compute optical flow.
 
     Args:
-        cause: what is wrong.
-        remedy: what to do.
+        cause: description of the problem.
+        remedy: what the user can do.
     """
 
     def __init__(self, cause: str, remedy: str) -> None:
@@ -29,25 +29,25 @@ class UnusableGPU(UserError):
 
 
 def check_present(device: torch.device) -> None:
-    """Raises UnusableGPU for a CUDA device that PyTorch doesn't find."""
+    """Raises `UnusableGPU` for a CUDA device that PyTorch doesn't find."""
     if device.type != "cuda":
         return
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.index or 0) >= found:
         raise UnusableGPU(
             f"flow device is {str(device)!r}, but PyTorch finds {found or 'no'} GPU",
-            "choose another, or 'cpu'",
+            "choose another device, or 'cpu'",
         )
 
 
 def free_memory(device: torch.device, share: float = 1.0) -> int:
-    """Bytes that this process may use on a GPU.
+    """Returns the number of bytes that this process may use on a GPU.
 
-    What PyTorch keeps for reuse counts as free, so that every call finds the same.
+    Memory that PyTorch caches for reuse counts as free, so repeated calls return the same number.
 
     Args:
         device: a CUDA device.
-        share: of the whole memory, at most: others that share the GPU may not have taken theirs.
+        share: largest share of the whole memory; other processes on the GPU may still allocate.
     """
     free, total = torch.cuda.mem_get_info(device)
     own = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -55,7 +55,7 @@ def free_memory(device: torch.device, share: float = 1.0) -> int:
 
 
 class PairSize(NamedTuple):
-    """A pair of frames, and about how much memory it takes."""
+    """Size of a pair of frames in pixels, and an estimate of its memory in bytes."""
 
     height: int
     width: int
@@ -63,13 +63,13 @@ class PairSize(NamedTuple):
 
 
 class Fitting:
-    """Finds out how many pairs at once there is memory for, and remembers it by their size.
+    """Adapts the number of pairs per batch to the memory, and remembers it per frame size.
 
-    An estimate can't be sure: others may take their part of the device at any moment.
+    An estimate is not enough: other processes may allocate memory on the device at any moment.
 
     Args:
-        device: where flow is found.
-        share: of its memory, at most.
+        device: device that computes the flow.
+        share: largest share of its memory.
     """
 
     def __init__(self, device: torch.device, share: float) -> None:
@@ -77,18 +77,21 @@ class Fitting:
         self._most: dict[PairSize, int] = {}
 
     def run(self, size: PairSize, most: int, work: Callable[[int], Result]) -> Result:
-        """`work` with `most` pairs at once, or half as many as often as memory runs out.
+        """Calls `work(most)`, and halves the number of pairs each time memory runs out.
 
-        What was too many is not tried again for pairs of that size: one that fits is next to as
-        fast, and each failure costs all that was done.
+        A number that failed is not tried again for pairs of that size: half of it is almost as
+        fast, and a failure discards all fields computed so far.
 
         Args:
-            size: of the pairs.
-            most: pairs at once at most.
-            work: finds all fields anew, so many pairs at once as it is told at most.
+            size: size of the pairs.
+            most: largest number of pairs per batch.
+            work: computes all fields with at most the given number of pairs per batch.
+
+        Returns:
+            The result of `work`.
 
         Raises:
-            UserError: there isn't enough memory for a single pair.
+            UserError: the memory is too small for a single pair.
         """
         most = min(most, self._most.get(size, most))
         while True:
@@ -96,7 +99,7 @@ class Fitting:
                 return work(most)
             except torch.cuda.OutOfMemoryError:
                 self._most[size] = max(most // 2, 1)
-            # Only now has the exception let go of what that attempt held.
+            # Outside of the handler, in which the exception keeps the attempt's memory alive.
             torch.cuda.empty_cache()
             if most == 1:
                 raise UserError(self._refusal(size))
@@ -105,8 +108,8 @@ class Fitting:
     def _refusal(self, size: PairSize) -> str:
         free = free_memory(self._device, self._share)
         return (
-            f"{str(self._device)!r} has not enough memory for the flow of one pair of "
-            f"{size.width}x{size.height} pixels: it takes about {size.bytes / 2**20:,.0f} MiB, "
-            f"and {free / 2**20:,.0f} MiB are free: make the frames smaller, give the GPU to fewer "
-            "processes, or choose device 'cpu'"
+            f"device {str(self._device)!r} has not enough memory for the flow of one pair of "
+            f"{size.width}x{size.height} pixels, which takes about {size.bytes / 2**20:,.0f} MiB; "
+            f"{free / 2**20:,.0f} MiB are free. Use smaller frames, fewer processes per GPU, or "
+            "device 'cpu'"
         )

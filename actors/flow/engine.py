@@ -1,4 +1,4 @@
-"""What computes flow inside an actor, whatever device it computes on."""
+"""Engines of optical flow: their protocol, the CPU's engine, and the choice of one by device."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ log = logging.getLogger(__name__)
 
 
 class FlowEngine(Protocol):
-    """Finds the flow of a clip's frames, or of pairs of frames."""
+    """Computes the optical flow of a clip's frames, or of pairs of frames."""
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Flow in pixels, x first.
+        """Computes the flow in pixels, x first.
 
         Args:
-            frames: uint8 (T, H, W) gray or (T, 3, H, W) RGB for a clip, (N, 2, H, W) for pairs of
-                gray frames.
+            frames: uint8; (T, H, W) gray or (T, 3, H, W) RGB frames of a clip, or (N, 2, H, W)
+                pairs of gray frames.
 
         Returns:
             float32 (max(T - 1, 0), 2, H, W) or (N, 2, H, W).
 
         Raises:
-            ValueError: the frames' shape, type or size is not as above.
+            ValueError: the frames have another shape or dtype, or are too small.
         """
         ...
 
 
 @dataclass(frozen=True)
 class CPUEngine:
-    """TV-L1 on CPU cores."""
+    """TV-L1 on CPU cores; see `actors.flow.tvl1.flow`."""
 
     settings: TVL1
     threads: int = 1
-    """How many threads share the pairs of a call out among them."""
+    """Number of threads that work on the pairs of a call."""
     note: str | None = field(default=None, compare=False)
-    """Why not a GPU, where one is there that can't be used."""
+    """Reason why an existing GPU is not used; None without one."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -61,18 +61,18 @@ class CPUEngine:
 def get_engine(
     settings: TVL1 | RAFT, device: str = "cpu", threads: int = 1, share: float = 1.0
 ) -> FlowEngine:
-    """The engine for a device.
+    """Returns an engine for a device.
 
     Args:
-        settings: parameters of the flow: `TVL1`, or `actors.flow.raft.RAFT`.
-        device: "cpu", "cuda" or "cuda:N"; "auto" for a GPU where PyTorch sees one, and the CPU
-            where the kernels can't run on it, with a warning in the log and a `CPUEngine.note`.
-        threads: threads of TV-L1 on the CPU.
-        share: of a GPU's memory that the engine may take, at most.
+        settings: parameters of the flow: `TVL1` or `actors.flow.choice.RAFT`.
+        device: "cpu", "cuda", "cuda:N" or "auto": a GPU if PyTorch finds one. Where TV-L1's kernels
+            can't run on it, "auto" is the CPU, with a warning in the log and a `CPUEngine.note`.
+        threads: number of threads of TV-L1 on the CPU.
+        share: largest share of a GPU's memory that the engine may use.
 
     Raises:
-        UserError: there is no engine for the device, or no such GPU, RAFT's weights can't be had,
-            or threads is below 1.
+        UserError: the device is unknown or doesn't exist, RAFT's weights are not available, or
+            threads is below 1.
     """
     if device == "auto":
         return _automatic(settings, threads, share)
@@ -92,7 +92,7 @@ def get_engine(
 
 
 def _automatic(settings: TVL1 | RAFT, threads: int, share: float) -> FlowEngine:
-    import torch  # a second, which the CPU's TV-L1 need not wait for
+    import torch  # takes a second, and TV-L1 on the CPU does not need it
 
     from actors.flow.devices import UnusableGPU
 
@@ -100,29 +100,29 @@ def _automatic(settings: TVL1 | RAFT, threads: int, share: float) -> FlowEngine:
     try:
         return get_engine(settings, device, threads, share)
     except UnusableGPU as error:
-        if not isinstance(settings, TVL1):  # RAFT needs no kernels but PyTorch's
+        if not isinstance(settings, TVL1):  # RAFT runs on PyTorch's own kernels
             raise
-        cause = f"optical flow runs on the CPU, for the GPU can't be used: {error.cause}"
+        cause = f"optical flow runs on the CPU because the GPU can't be used: {error.cause}"
         log.warning(cause)
         return CPUEngine(settings, threads, note=cause)
 
 
 def is_on_gpu(engine: FlowEngine | None) -> bool:
-    """Whether the engine leaves the CPU free while it works."""
+    """Whether the engine computes on a GPU, which leaves the CPU to others."""
     return getattr(getattr(engine, "device", None), "type", "cpu") == "cuda"
 
 
 def compile_kernels() -> float:
-    """Compiles the flow's loops, or loads them where the cache on disk has them already.
+    """Compiles the flow's loops, or loads them from the cache on disk.
 
-    Done once after installation, so that no job waits for it; `actors.flow.compiling` says where
-    the result is kept.
+    The installation calls it once, so that no job has to wait. For the cache's place see
+    `actors.flow.compiling.cache_folder`.
 
     Returns:
-        Seconds it took.
+        Duration in seconds.
     """
     start = time.perf_counter()
-    # Large enough for two scales, so that each loop is called with the types it will meet.
+    # Two scales, so that each loop is compiled for the types of a real call.
     frames = np.zeros((2, 32, 32), np.uint8)
     short = TVL1(scales=2, warps=1, outer_iterations=1, median_filtering=3)
     for settings in (short, replace(short, solver="primal_dual", tau=0.2)):

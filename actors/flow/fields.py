@@ -1,4 +1,4 @@
-"""What is done with flow fields after they are found: kept in bytes, stacked, flipped, centered."""
+"""Operations on flow fields: quantization to bytes, stacking, mirroring, mean subtraction."""
 
 from __future__ import annotations
 
@@ -15,32 +15,35 @@ Fields = TypeVar("Fields", NDArray[Any], "torch.Tensor")
 
 
 def _is_tensor(fields: Any) -> bool:
-    """Whether these are torch's, without importing torch, which takes longer than a clip's flow."""
+    """Whether this is a torch tensor, without an import of torch, which is slow."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(fields, torch.Tensor)
 
 
 def check_bound(bound: float) -> None:
-    """Raises ValueError for a bound in pixels that is not above 0."""
+    """Raises ValueError if the bound in pixels is not above 0."""
     if not bound > 0:
         raise ValueError(f"flow bound is {bound!r} pixels; it must be above 0, such as 20")
 
 
 def quantize(flow: NDArray[np.float32], bound: float = 20.0) -> NDArray[np.uint8]:
-    """Displacements as bytes: -bound..bound to 0..255, clipped; zero becomes 128.
+    """Quantizes displacements to bytes: -bound..bound to 0..255, clipped; zero becomes 128.
 
-    The rule of denseflow's ``convertFlowToImage`` (half to even), which two-stream networks are
-    customarily trained on.
+    The rule of denseflow's ``convertFlowToImage`` (rounding half to even), which is customary for
+    two-stream networks.
 
     Args:
-        flow: pixels, any shape.
-        bound: the largest displacement kept, in pixels.
+        flow: float displacements in pixels, any shape.
+        bound: largest displacement in pixels; larger ones are clipped.
+
+    Returns:
+        uint8, shape of `flow`.
 
     Raises:
         ValueError: the bound is not above 0.
     """
     check_bound(bound)
-    from actors.flow.loops.fields import quantize_into  # what only reads fields needs no Numba
+    from actors.flow.loops.fields import quantize_into  # readers of fields need no Numba
 
     levels = np.empty(flow.shape, np.uint8)
     quantize_into(levels.reshape(-1), np.ascontiguousarray(flow).reshape(-1), float(bound))
@@ -48,11 +51,14 @@ def quantize(flow: NDArray[np.float32], bound: float = 20.0) -> NDArray[np.uint8
 
 
 def dequantize(flow: Fields, bound: float = 20.0) -> Fields:
-    """The displacements that bytes stand for: float32 pixels, within bound / 255 of the original.
+    """Converts bytes back to displacements, within bound / 255 of the original ones.
 
     Args:
-        flow: uint8 fields of `quantize`, any shape, NumPy or torch.
-        bound: the bound they were quantized with, in pixels.
+        flow: uint8 fields from `quantize`, any shape; NumPy or torch.
+        bound: bound of the quantization, in pixels.
+
+    Returns:
+        float32 displacements in pixels, shape of `flow`.
 
     Raises:
         ValueError: the bound is not above 0.
@@ -66,7 +72,7 @@ def dequantize(flow: Fields, bound: float = 20.0) -> Fields:
 
 
 def interleave(flow: Fields) -> Fields:
-    """Stacks the fields of consecutive pairs as channels x, y, x, y, ... (two-stream paper, Eq. 1).
+    """Stacks consecutive fields as channels x, y, x, y, ... (Simonyan and Zisserman, 2014, Eq. 1).
 
     Args:
         flow: (..., L, 2, H, W), x first.
@@ -75,7 +81,7 @@ def interleave(flow: Fields) -> Fields:
         (..., 2L, H, W), a view where possible.
 
     Raises:
-        ValueError: the shape is not as above.
+        ValueError: the shape is another one.
     """
     if flow.ndim < 4 or flow.shape[-3] != 2:
         raise ValueError(f"flow has shape {tuple(flow.shape)}; give (..., L, 2, H, W)")
@@ -84,17 +90,17 @@ def interleave(flow: Fields) -> Fields:
 
 
 def flip_stack(stack: Fields) -> Fields:
-    """Mirrors a stack left to right: columns reversed, x displacements negated.
+    """Mirrors a stack left to right: reverses the columns and negates x displacements.
 
     Args:
-        stack: (..., 2L, H, W) with channels x, y, x, y, ...; uint8 of `quantize` or float pixels.
+        stack: (..., 2L, H, W), channels x, y, x, y, ...; uint8 from `quantize`, or float pixels.
 
     Returns:
-        A new stack of the same type. For bytes v -> 255 - v negates: it maps the bound's ends onto
-        each other, and zero (128) to 127, half a level away.
+        A new stack of the same dtype. Bytes are negated as 255 - v, which swaps the ends of the
+        range and moves zero (128) to 127, by half a level.
 
     Raises:
-        TypeError: the stack holds integers other than bytes.
+        TypeError: the stack has an integer dtype other than uint8.
         ValueError: the number of channels is odd.
     """
     if stack.ndim < 3 or stack.shape[-3] % 2:
@@ -102,8 +108,8 @@ def flip_stack(stack: Fields) -> Fields:
     given: Any = stack
     whole = _whole(stack)
     if whole and not str(given.dtype).endswith("uint8"):
-        raise TypeError(f"stack is {stack.dtype}; give uint8 of `quantize`, or float pixels")
-    # In place, on what the mirroring has just written. All bits turned over are 255 - v.
+        raise TypeError(f"stack is {stack.dtype}; give uint8 from `quantize`, or float pixels")
+    # In place, on the mirrored copy. Inverting all bits gives 255 - v.
     if _is_tensor(stack):
         flipped = given.flip(-1)
         x = flipped[..., 0::2, :, :]
@@ -116,13 +122,16 @@ def flip_stack(stack: Fields) -> Fields:
 
 
 def subtract_mean(stack: Fields) -> Fields:
-    """Takes each field's mean displacement from it, which cancels most of a camera's motion.
+    """Subtracts each field's mean displacement, which cancels most of the camera's motion.
 
     Args:
         stack: float (..., H, W).
 
+    Returns:
+        float (..., H, W).
+
     Raises:
-        TypeError: the stack holds integers, whose mean can't be taken from them without loss.
+        TypeError: the stack has an integer dtype.
     """
     if _whole(stack):
         raise TypeError(f"stack is {stack.dtype}; dequantize it to float first")
@@ -131,7 +140,7 @@ def subtract_mean(stack: Fields) -> Fields:
 
 
 def _whole(stack: Any) -> bool:
-    """Whether it holds whole numbers: levels, not pixels."""
+    """Whether the dtype is an integer one: levels, not pixels."""
     if _is_tensor(stack):
         return not stack.is_floating_point()
     return not np.issubdtype(stack.dtype, np.floating)

@@ -1,4 +1,4 @@
-"""Flow as bytes from any engine."""
+"""Quantized optical flow from any engine."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from actors.flow.fields import quantize
 
 @runtime_checkable
 class QuantizingEngine(Protocol):
-    """An engine that gives its fields as bytes, which saves bringing pixels down from a GPU."""
+    """An engine that quantizes its fields itself, so that a GPU transfers bytes, not floats."""
 
     def quantized(self, frames: NDArray[np.uint8], bound: float) -> NDArray[np.uint8]:
-        """`fields.quantize` of what calling the engine gives."""
+        """Returns `fields.quantize` of the engine's flow."""
         ...
 
 
 def find_quantized(
     engine: FlowEngine, frames: NDArray[np.uint8], bound: float
 ) -> NDArray[np.uint8]:
-    """Flow as bytes, by the engine's own way where it has one.
+    """Computes quantized flow, on the engine's device if it is a `QuantizingEngine`.
 
     Args:
-        engine: finds the flow.
-        frames: what the engine takes.
-        bound: the largest displacement kept, in pixels.
+        engine: computes the flow.
+        frames: as the engine takes them; see `FlowEngine`.
+        bound: largest displacement in pixels; larger ones are clipped.
 
     Returns:
         uint8 (N, 2, H, W); see `fields.quantize`.

@@ -23,15 +23,15 @@ def _sorting_network(count: int) -> list[tuple[int, int]]:
 
 
 def median_network(side: int) -> NDArray[np.int32]:
-    """Comparators that bring the median of side * side values to their middle place.
+    """Returns the comparators that move the median of side * side values to the middle position.
 
-    Those of a sorting network on which the middle depends.
+    They are the comparators of a sorting network on which the middle position depends.
 
     Args:
-        side: odd, or 0.
+        side: side of the square in pixels; odd, or 0 for no comparators.
 
     Returns:
-        int32 (n, 2): after each in turn the smaller of the two values is at the first place.
+        int32 (n, 2), positions; a comparator moves the smaller of its two values to the first.
     """
     count = side * side
     needed, kept = {count // 2}, []

@@ -1,8 +1,8 @@
-"""RAFT, the learned optical flow of torchvision, behind the same interface as TV-L1.
+"""RAFT, torchvision's network for optical flow, as an engine of optical flow.
 
-Teed and Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", ECCV 2020. The parts
-of the network are torchvision's; this module runs them for many pairs: the features of a frame are
-found once though two pairs use it, and only the last of the fields is brought to full size.
+Source: Teed and Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", ECCV 2020. The
+modules of the network are torchvision's; this module runs them for many pairs. It computes a
+frame's features once for both pairs that use it, and upsamples only the last field.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from actors.flow.tvl1 import check_frames
 from actors.weights import published_state, read_state
 
 STRIDE = 8
-"""The network works on an eighth of the frame's width and height."""
+"""The network computes at 1/8 of the frame's width and height."""
 LEAST_SIDE = 16 * STRIDE
-"""The coarsest of four levels of correlation has two values on each side."""
+"""Smallest side in pixels: the coarsest of four correlation levels needs two values per side."""
 CPU_BYTES = 512 * 2**20
-"""Memory for one batch on the CPU, where larger batches gain nothing."""
+"""Memory for one batch on the CPU, where larger batches are not faster."""
 GPU_SHARE = 0.5
 """Share of a GPU's free memory for one batch; several processes may share the GPU."""
 MOST_PAIRS = 64
-"""Pairs per batch at most."""
+"""Largest number of pairs per batch."""
 
 
 def load_network(settings: RAFT, weights: bytes | None = None) -> nn.Module:
-    """The network with its weights, in evaluation mode on the CPU.
+    """Returns the network with its weights, in evaluation mode on the CPU.
 
     Args:
-        settings: which network.
-        weights: content of a safetensors file, instead of those that the settings name.
+        settings: size and weights of the network.
+        weights: content of a safetensors file; it replaces the weights of the settings.
 
     Raises:
-        UserError: the weights are not there, can't be fetched, or are another network's.
+        UserError: the weights don't exist, can't be downloaded, or are those of another network.
     """
-    from torchvision.models import optical_flow  # a second, which TV-L1 need not wait for
+    from torchvision.models import optical_flow  # takes a second, and TV-L1 does not need it
 
     large = settings.size == "large"
     if weights is not None:
@@ -58,7 +58,7 @@ def load_network(settings: RAFT, weights: bytes | None = None) -> nn.Module:
         state = published_state(
             kind.DEFAULT,
             what=f"weights of RAFT {settings.size}",
-            otherwise="give its path as extract.raft.weights, or take another extract.flow_method",
+            otherwise="give its path as extract.raft.weights, or use another extract.flow_method",
         )
     else:
         state = read_state(settings.weights)
@@ -74,7 +74,7 @@ def load_network(settings: RAFT, weights: bytes | None = None) -> nn.Module:
 
 
 def raft_bytes(settings: RAFT) -> bytes:
-    """The network's weights as a safetensors file, for `RAFTEngine` elsewhere.
+    """Returns the network's weights as a safetensors file, for `RAFTEngine`.
 
     Raises:
         UserError: see `load_network`.
@@ -83,23 +83,21 @@ def raft_bytes(settings: RAFT) -> bytes:
 
 
 class RAFTEngine:
-    """Finds the flow of a clip's frames by RAFT.
-
-    Several threads may call it; they take turns, for the network keeps state while it runs.
+    """Computes optical flow by RAFT. Thread-safe; calls run one after another.
 
     Args:
-        settings: which network.
-        device: of torch, "cpu" or "cuda". On a GPU features and updates are computed in half
-            precision, correlations and coordinates in single precision, as the paper's code does.
-        share: of the GPU's memory, at most.
-        weights: content of a safetensors file, instead of those that the settings name.
+        settings: size, weights and number of updates of the network.
+        device: "cpu", "cuda" or "cuda:N". On a GPU features and updates are computed in half
+            precision, correlations and coordinates in single precision, as in the paper's code.
+        share: largest share of the GPU's memory.
+        weights: content of a safetensors file; it replaces the weights of the settings.
 
     Raises:
-        UserError: the device isn't there, or the weights can't be had; see `load_network`.
+        UserError: the device doesn't exist, or the weights are not available; see `load_network`.
     """
 
     color = True
-    """Wants RGB frames, which it was trained on; gray ones are taken as well."""
+    """The engine prefers RGB frames, on which the network was trained; it accepts gray ones too."""
 
     def __init__(
         self,
@@ -110,24 +108,24 @@ class RAFTEngine:
     ) -> None:
         self.settings, self.share = settings, share
         self.device = torch.device(device)
-        check_present(self.device)  # before weights are fetched
+        check_present(self.device)  # before weights are downloaded
         self._network: Any = load_network(settings, weights).to(self.device)
         self._lock = threading.Lock()
         self._fitting = Fitting(self.device, share)
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Optical flow from each frame to the next, or of each pair.
+        """Computes the flow from each frame to the next, or of each pair.
 
         Args:
-            frames: uint8 (T, H, W) gray, (T, 3, H, W) RGB, or (N, 2, H, W) pairs of gray frames,
-                at least 16 pixels wide and high.
+            frames: uint8; (T, H, W) gray or (T, 3, H, W) RGB frames of a clip, or (N, 2, H, W)
+                pairs of gray frames; at least 16 pixels wide and high.
 
         Returns:
             float32 (max(T - 1, 0), 2, H, W), or (N, 2, H, W): displacements in pixels, x first.
 
         Raises:
-            ValueError: the frames' shape, type or size is not as above.
-            UserError: the device has not enough memory for one pair.
+            ValueError: the frames have another shape or dtype, or are too small.
+            UserError: the device's memory is too small for one pair.
         """
         frames = check_frames(frames)
         pairs = frames.ndim == 4 and frames.shape[1] == 2
@@ -143,14 +141,14 @@ class RAFTEngine:
     def _fill(
         self, fields: NDArray[np.float32], frames: NDArray[np.uint8], pairs: bool, most: int
     ) -> None:
-        """Finds all fields, `most` at a time."""
+        """Computes all fields, at most `most` per batch."""
         for start in range(0, len(fields), most):
             stop = min(start + most, len(fields))
             images = frames[start:stop] if pairs else frames[start : stop + 1]
             fields[start:stop] = self._batch(images, pairs).cpu().numpy()
 
     def _batch(self, images: NDArray[np.uint8], pairs: bool) -> Tensor:
-        """The fields of one batch, (N, 2, H, W), on the device."""
+        """Computes the fields of one batch, (N, 2, H, W), on the device."""
         raw = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         if pairs:  # all first frames, then all second ones
             raw = raw.transpose(0, 1).reshape(-1, *raw.shape[-2:])
@@ -167,34 +165,34 @@ class RAFTEngine:
         return field[..., top : height - bottom, left : width - right]
 
     def _refine(self, first: Tensor, second: Tensor, context: Tensor) -> Tensor:
-        """The paper's section 3.3: looks up correlations where the field points, and updates it.
+        """Iterative updates (section 3.3): looks up correlations and updates the field.
 
         Args:
             first: features of the first frames, (N, C, H / 8, W / 8).
-            second: of the second frames.
-            context: of the first frames; the state to start from and what stays, concatenated.
+            second: features of the second frames, same shape.
+            context: context of the first frames: initial state and constant part, concatenated.
 
         Returns:
-            (N, 2, H, W).
+            float32 (N, 2, H, W), displacements in pixels.
         """
         from torchvision.models.optical_flow._utils import upsample_flow
 
         network, lookup = self._network, self._network.corr_block
-        state, still = _split(context, network.update_block.hidden_state_size)
-        still_at = _grid(len(first), *first.shape[-2:]).to(first)
-        points = still_at
+        state, constant = _split(context, network.update_block.hidden_state_size)
+        origin = _grid(len(first), *first.shape[-2:]).to(first)
+        points = origin
         try:
             with torch.autocast(self.device.type, enabled=False):
                 lookup.build_pyramid(first, second)
             for _ in range(self.settings.updates):
                 with torch.autocast(self.device.type, enabled=False):
                     correlations = lookup.index_pyramid(centroids_coords=points)
-                state, step = network.update_block(state, still, correlations, points - still_at)
+                state, step = network.update_block(state, constant, correlations, points - origin)
                 points = points + step.float()
         finally:
             lookup.corr_pyramid = []  # gigabytes for large frames
         mask = None if network.mask_predictor is None else network.mask_predictor(state).float()
-        return upsample_flow(points - still_at, up_mask=mask)
+        return upsample_flow(points - origin, up_mask=mask)
 
     def _pairs_at_once(self, height: int, width: int) -> int:
         if self.device.type == "cuda":
@@ -205,32 +203,35 @@ class RAFTEngine:
 
 
 def padding(height: int, width: int) -> tuple[int, int, int, int]:
-    """Pixels to add left, right, above and below, so that the network takes the frames."""
+    """Pixels to add left, right, above and below for the network."""
     wide, high = (max(-(-side // STRIDE) * STRIDE, LEAST_SIDE) - side for side in (width, height))
     return wide // 2, wide - wide // 2, high // 2, high - high // 2
 
 
 def pair_bytes(height: int, width: int) -> int:
-    """Memory that a pair takes at its peak: about 1 KiB per pixel for the encoder's activations,
-    and all pairs of positions thrice, as products, scaled, and pooled."""
+    """Estimates the peak memory of a pair in bytes.
+
+    About 1 KiB per pixel for the encoder's activations, and three float32 for each pair of
+    positions: correlations, scaled correlations and their pooled levels.
+    """
     left, right, top, bottom = padding(height, width)
     pixels = (height + top + bottom) * (width + left + right)
     return 1024 * pixels + 3 * 4 * (pixels // STRIDE**2) ** 2
 
 
 def _split(context: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The recurrent unit's first state, and the context that it sees at each update."""
+    """Splits into the recurrent unit's initial state and its input at each update."""
     return torch.tanh(context[:, :size]), torch.relu(context[:, size:])
 
 
 def _grid(count: int, height: int, width: int) -> Tensor:
-    """(count, 2, height, width): where each position is, x first."""
+    """Coordinates of each position, (count, 2, height, width), x first."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([x, y]).expand(count, -1, -1, -1)
 
 
 @contextmanager
 def _repeatable() -> Iterator[None]:
-    """cuDNN takes the same algorithms each time."""
+    """Makes cuDNN choose the same algorithms each time."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         yield

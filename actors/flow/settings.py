@@ -1,4 +1,4 @@
-"""What can be set about the TV-L1 optical flow."""
+"""Settings of the TV-L1 optical flow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from actors.errors import UserError
 
 SMALLEST_SIDE = 16
-"""Frames and pyramid scales have at least this many pixels on each side, as in OpenCV."""
+"""Smallest height and width, in pixels, of frames and pyramid scales, as in OpenCV."""
 
 
 @dataclass(frozen=True)
@@ -24,39 +24,39 @@ class TVL1:
     """
 
     tau: float = 0.25
-    """Time step of the dual variables' ascent; stable up to 0.25. In `primal_dual` the flow's."""
+    """Step of the dual variables' ascent; stable up to 0.25. In `primal_dual` the primal step."""
     lambda_: float = 0.15
-    """Weight of the data term for intensities of 0..255; smaller gives smoother fields."""
+    """Weight of the data term for intensities of 0..255; a smaller one gives smoother fields."""
     theta: float = 0.3
-    """How tightly the data term's solution is bound to the smooth one."""
+    """Coupling of the data term's solution to the smooth one; smaller is tighter."""
     scales: int = 5
-    """Pyramid scales at most; fewer where a scale would be less than 16 pixels wide or high."""
+    """Largest number of pyramid scales; scales of less than 16 pixels on a side are left out."""
     warps: int = 5
-    """How often per scale the second frame is warped by the flow found so far."""
+    """Number of warps of the second frame per scale."""
     epsilon: float = 0.01
-    """A warp ends once the flow's mean squared change per iteration is not above epsilon squared;
-    0 for as many iterations as are set, whatever they change."""
+    """Stop rule of a warp: the mean squared change of the flow in an iteration is at most epsilon
+    squared. 0: no stop rule."""
     inner_iterations: int = 30
-    """Iterations between two median filterings."""
+    """Iterations per round; the median filter runs before each round."""
     outer_iterations: int = 10
-    """Rounds of inner iterations per warp."""
+    """Largest number of rounds per warp."""
     scale_step: float = 0.8
     """Size of a pyramid scale relative to the next finer one."""
     median_filtering: int = 0
     """Side of the median filter on the flow before each round, in pixels: 3, 5, or 0 for none."""
     solver: Literal["alternating", "primal_dual"] = "alternating"
-    """What an iteration is. `alternating`: a thresholding step and a dual one in turn (Zach et al.,
-    as OpenCV). `primal_dual`: the same energy's saddle point sought by Chambolle and Pock's
-    first-order primal-dual algorithm (2011, Algorithm 1), the dual variables handed on from scale
-    to scale; half as many iterations come as far."""
+    """Kind of iteration. `alternating`: a thresholding step, then a dual step (Zach et al., as in
+    OpenCV). `primal_dual`: Chambolle and Pock's first-order primal-dual algorithm (2011, Algorithm
+    1) for the same energy, with the dual variables passed from scale to scale; it needs about half
+    as many iterations."""
     sigma: float = 0.8
-    """Step of the dual variables' ascent in `primal_dual`, where `tau` is the flow's step;
+    """Dual step in `primal_dual`, where `tau` is the primal step;
     converges for 8 tau sigma below 4/3 (Banert, Upadhyaya and Giselsson, "The Chambolle-Pock method
     converges weakly with theta > 1/2 and tau sigma ||L||^2 < 4 / (1 + 2 theta)", 2023). Unused in
     `alternating`."""
     cubic: float = -0.75
-    """Free parameter of the bicubic interpolation that warps: -0.75 as OpenCV on the CPU, -0.5 as
-    Keys and OpenCV's CUDA version."""
+    """Free parameter of the warp's bicubic interpolation: -0.75 as in OpenCV on the CPU, -0.5 as in
+    Keys (1981) and in OpenCV's CUDA version."""
 
     def __post_init__(self) -> None:
         for name in ("tau", "lambda_", "theta", "sigma"):
@@ -90,7 +90,7 @@ class TVL1:
         step = 8 * self.tau * self.sigma
         if self.solver == "primal_dual" and not step < 4 / 3:
             raise UserError(
-                f"flow: tau {self.tau} and sigma {self.sigma} are too long for primal_dual: "
+                f"flow: tau {self.tau} and sigma {self.sigma} are too large for primal_dual: "
                 f"8 tau sigma is {step:.3g}; it must be below 4/3"
             )
 
@@ -111,8 +111,8 @@ SCHEDULES = {
         cubic=-0.7,
     ),
 }
-"""Settings by name: `exact`, OpenCV's without the median filter; `fast`, a fixed, shorter course.
+"""Settings by name. `exact`: OpenCV's without the median filter. `fast`: fewer, fixed iterations.
 
-The endpoint error of `fast` on Middlebury's pairs is at most 4 % above OpenCV's at `exact`, and
-where motion is large half of it, since its three scales more reach further.
+The endpoint error of `fast` on Middlebury's pairs is at most 4 % above OpenCV's with the settings
+of `exact`, and half of it for large motion, because `fast` has three more scales.
 """

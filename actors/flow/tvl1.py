@@ -1,4 +1,4 @@
-"""TV-L1 optical flow between the frames of a clip, coarse to fine, on CPU cores."""
+"""TV-L1 optical flow on CPU cores, coarse to fine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from actors.flow.loops.planes import LANES, MARGIN, STATE, TERMS
 from actors.flow.settings import SMALLEST_SIDE, TVL1
 
 RUN = 16
-"""Pairs at most that a thread takes at once; where the next run is another thread's, the frame
-between the two is scaled twice."""
+"""Largest number of consecutive pairs that a thread takes at once. The pyramid of the frame between
+two runs of different threads is built twice."""
 
 
 def to_gray(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Luma of RGB frames, rounded as OpenCV's ``COLOR_RGB2GRAY`` does (BT.601, 15-bit weights).
+    """Luma of RGB frames, rounded as by OpenCV's ``COLOR_RGB2GRAY`` (BT.601, 15-bit weights).
 
     Args:
         frames: uint8 (T, 3, H, W).
@@ -34,23 +34,23 @@ def to_gray(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def flow(
     frames: NDArray[np.uint8], settings: TVL1 | None = None, *, threads: int = 1
 ) -> NDArray[np.float32]:
-    """Optical flow from each frame to the next, or from the first to the second of each pair.
+    """Computes the flow from each frame to the next, or from the first to the second of each pair.
 
-    Agrees with OpenCV's ``DualTVL1OpticalFlow`` of the same parameters, where the solver is
-    `alternating`.
+    With the solver `alternating` it agrees with OpenCV's ``DualTVL1OpticalFlow`` of the same
+    parameters.
 
     Args:
-        frames: uint8 (T, H, W) gray or (T, 3, H, W) RGB for a clip, (N, 2, H, W) for pairs of gray
-            frames; at least 16 pixels wide and high, of any strides.
-        settings: parameters; OpenCV's, without the median filter, if not given.
-        threads: how many threads share the pairs out among them. The result is the same.
+        frames: uint8; (T, H, W) gray or (T, 3, H, W) RGB frames of a clip, or (N, 2, H, W) pairs
+            of gray frames; at least 16 pixels wide and high, any strides.
+        settings: parameters; None: OpenCV's without the median filter.
+        threads: number of threads. The result does not depend on it.
 
     Returns:
         float32 (max(T - 1, 0), 2, H, W) or (N, 2, H, W): displacements in pixels, x first.
 
     Raises:
-        TypeError: settings are no `TVL1`, or frames no array.
-        ValueError: the frames' shape, type or size is not as above, or threads is below 1.
+        TypeError: settings is not a `TVL1`, or frames is not an array.
+        ValueError: the frames have another shape or dtype or are too small, or threads is below 1.
     """
     settings = TVL1() if settings is None else settings
     if not isinstance(settings, TVL1):
@@ -68,7 +68,7 @@ def flow(
     if helpers < 1:
         solve()
         return fields
-    # The caller works too: threads that are all new may be left on one core for some milliseconds.
+    # The calling thread works too: the system may keep new threads on one core for milliseconds.
     with ThreadPoolExecutor(helpers) as pool:
         work = [pool.submit(solve) for _ in range(helpers)]
         solve()
@@ -78,11 +78,11 @@ def flow(
 
 
 def check_frames(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The frames, once their type and shape are as `flow` wants them.
+    """Returns the frames after checking them; see `flow`.
 
     Raises:
-        TypeError: they are no array.
-        ValueError: they are not.
+        TypeError: they are not an array.
+        ValueError: their shape or dtype is another one, or they are too small.
     """
     if not isinstance(frames, np.ndarray):
         raise TypeError(f"frames are a {type(frames).__name__}; give a NumPy array of uint8")
@@ -103,7 +103,7 @@ def check_frames(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _runs(pairs: int, threads: int) -> Iterator[range]:
-    """Runs of consecutive pairs, shorter towards the end, so that all threads end together."""
+    """Yields runs of consecutive pairs, shorter ones last, so that all threads end together."""
     runs, start = [], 0
     while start < pairs:
         size = max(1, min(RUN, (pairs - start) // (4 * threads)))
@@ -118,13 +118,13 @@ def _solve_runs(
     runs: Iterator[range],
     fields: NDArray[np.float32],
 ) -> None:
-    """One thread's share: runs from the common iterator until there are no more.
+    """Work of one thread: takes runs from the shared iterator until it is exhausted.
 
-    After an error, or an interruption, there are no more for the other threads either.
+    An error or an interruption exhausts the iterator, which ends the other threads too.
     """
     height, width = frames.shape[-2:]
     solver = Solver(height, width, settings)
-    shown = -1  # the last frame of a clip that the solver has seen
+    shown = -1  # index of the clip's frame that the solver holds
     try:
         for run in runs:
             for pair in run:
@@ -144,21 +144,24 @@ def _solve_runs(
 
 
 class Scale(NamedTuple):
-    """Size of a pyramid scale, and from row to row of its planes (see `loops.planes`)."""
+    """Height and width of a pyramid scale, and stride of its planes (see `loops.planes`)."""
 
     height: int
     width: int
     stride: int
 
     def plane(self) -> tuple[int, int, int, int]:
-        """Where a variable lies in its plane, for `loops.pyramid.enlarge`."""
+        """Height, width, stride and index of the first pixel, for `loops.pyramid.enlarge`."""
         return self.height, self.width, self.stride, self.stride
 
 
 class Pyramid:
-    """A frame at all scales, finest first, as flat float32 rows.
+    """A frame at all scales, finest first.
 
-    `images` are views of `whole`; `table` tells the height, width and beginning of each.
+    Attributes:
+        whole: float32 (pixels of all scales,).
+        images: flat views of `whole`, one per scale.
+        table: int64 (scales, 3): height, width and start index of each scale.
     """
 
     def __init__(self, scales: list[Scale]) -> None:
@@ -171,10 +174,10 @@ class Pyramid:
 
 
 def pyramid_scales(height: int, width: int, settings: TVL1) -> list[Scale]:
-    """The sizes of a pyramid's scales, finest first."""
+    """Returns the scales of a pyramid, finest first."""
     scales = [Scale(height, width, (width // LANES + 1) * LANES)]
     while len(scales) < settings.scales:
-        # round() is half to even, as is OpenCV's cvRound.
+        # round() rounds half to even, as OpenCV's cvRound does.
         height, width = (round(side * settings.scale_step) for side in (height, width))
         if min(height, width) < SMALLEST_SIDE:
             break
@@ -183,7 +186,7 @@ def pyramid_scales(height: int, width: int, settings: TVL1) -> list[Scale]:
 
 
 def _aligned(rows: int, size: int) -> NDArray[np.float32]:
-    """Room for (rows, size), the first at the start of a cache line; size in whole lines."""
+    """Empty float32 (rows, size), aligned to a cache line; size is a multiple of 16."""
     line = 64
     raw = np.empty(4 * rows * size + line, np.uint8)
     start = -raw.ctypes.data % line
@@ -191,14 +194,14 @@ def _aligned(rows: int, size: int) -> NDArray[np.float32]:
 
 
 class Solver:
-    """Finds flow between the last two frames it was shown; for one thread.
+    """Computes the flow between the last two frames given to `show`. Not thread-safe.
 
-    Its memory, some 100 bytes per pixel, is set aside once and serves all pairs: fresh memory
+    Its memory, about 100 bytes per pixel, is allocated once and used for all pairs: new memory
     costs a page fault per 4 KiB.
     """
 
     def __init__(self, height: int, width: int, settings: TVL1) -> None:
-        # Numba takes a while to import, which those who only read flow needn't wait for.
+        # Importing Numba takes a while, and readers of flow do not need it.
         from actors.flow.loops import pyramid, scale, warp
         from actors.flow.networks import median_network
 
@@ -209,7 +212,7 @@ class Solver:
         self._pyramids = Pyramid(self._scales), Pyramid(self._scales)
         stride = self._scales[0].stride
         size = (height + 2) * stride
-        # The flow and its duals, of the present scale and the one before; what they are fitted to.
+        # Flow and duals of the current scale and of the previous one; terms of the data term.
         self._state, self._other = (_aligned(STATE, size) for _ in range(2))
         self._terms = _aligned(TERMS, size)
         margin = 2 * MARGIN
@@ -217,14 +220,14 @@ class Solver:
         self._network = median_network(settings.median_filtering)
 
     def show(self, frame: NDArray[np.uint8]) -> None:
-        """Makes uint8 (H, W) the second frame, and the second the first."""
+        """Sets the second frame, uint8 (H, W); the previous second frame becomes the first."""
         self._pyramids = self._pyramids[::-1]
         pyramid = self._pyramids[1]
         np.copyto(pyramid.images[0].reshape(frame.shape), frame)
         self._build(pyramid.whole, pyramid.table, 1 / self._settings.scale_step)
 
     def solve(self, field: NDArray[np.float32]) -> None:
-        """Writes the flow (2, H, W) in pixels from the first frame to the second, x first."""
+        """Writes the flow from the first frame to the second: (2, H, W) in pixels, x first."""
         coarsest = self._scales[-1]
         self._state[:, : (coarsest.height + 2) * coarsest.stride] = 0
         for scale in reversed(range(len(self._scales))):
@@ -236,7 +239,7 @@ class Solver:
         np.copyto(field, planes.reshape(2, height, stride)[:, :, :width])
 
     def _enlarge(self, coarse: Scale, fine: Scale) -> None:
-        """Brings the solution to the next finer scale, the duals too if they are of use there."""
+        """Resizes the solution to the next finer scale, with the duals in `primal_dual`."""
         settings = self._settings
         self._enlarge_state(
             self._state,
@@ -249,10 +252,10 @@ class Solver:
         self._state, self._other = self._other, self._state
 
     def _refine(self, scale: int) -> None:
-        """Warps and iterates at one scale."""
+        """Runs the warps and iterations of one scale."""
         settings, (height, width, stride) = self._settings, self._scales[scale]
-        warm = settings.solver == "primal_dual"
-        strength = settings.tau if warm else settings.theta
+        primal_dual = settings.solver == "primal_dual"
+        strength = settings.tau if primal_dual else settings.theta
         self._pack(self._pyramids[1].images[scale], self._packed, height, width)
         self._solve_scale(
             self._pyramids[0].images[scale],
@@ -269,8 +272,8 @@ class Solver:
             self._network,
             settings.lambda_ * strength,
             settings.tau,
-            settings.tau / (settings.theta + (settings.tau if warm else 0.0)),
-            settings.sigma if warm else 0.0,
+            settings.tau / (settings.theta + (settings.tau if primal_dual else 0.0)),
+            settings.sigma if primal_dual else 0.0,
             settings.epsilon**2 * height * width,
             settings.cubic,
         )

@@ -1,1 +1,1 @@
-"""Media files: decoding, sound, sampling and codecs."""
+"""Media files: decoding of frames and sound, sampling, and codecs of artifacts."""

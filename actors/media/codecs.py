@@ -1,4 +1,4 @@
-"""How the pictures of an artifact are kept: raw, zstd (lossless) or JPEG, each by itself."""
+"""Codecs of an artifact's images: zstd (lossless) and JPEG, each image by itself."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import numpy as np
 import torch
 
 _BLOCK = 8
-"""JPEG works on blocks of 8x8 pixels; planes that share an image must not share a block."""
+"""Side of JPEG's blocks in pixels; two planes in one image must not share a block."""
 
 
 def encode(images: np.ndarray, *, codec: str, quality: int) -> list[bytes]:
-    """Encodes uint8 images (n, C, H, W), each by itself.
+    """Encodes images, each by itself.
 
     Args:
-        images: C is 3 (RGB) or 2 (a flow field; JPEG keeps its planes one above the other).
+        images: uint8 (n, C, H, W); C is 3 (RGB) or 2 (flow, whose planes JPEG stores one above the
+            other).
         codec: ``zstd`` or ``jpeg``.
-        quality: JPEG's, 1 to 100.
+        quality: quality of JPEG, 1 to 100.
+
+    Returns:
+        n encoded images.
     """
     if codec == "zstd":
         import pyarrow as pa
@@ -35,7 +39,7 @@ def encode(images: np.ndarray, *, codec: str, quality: int) -> list[bytes]:
 def decode(
     encoded: Sequence[np.ndarray], *, codec: str, channels: int, size: tuple[int, int]
 ) -> np.ndarray:
-    """Decodes what `encode` made: uint8 (n, channels, H, W) with `size` = (H, W)."""
+    """Decodes images from `encode` to uint8 (n, channels, H, W), with `size` = (H, W)."""
     height, width = size
     if codec == "zstd":
         import pyarrow as pa
@@ -69,7 +73,7 @@ def as_decoded(images: np.ndarray, *, codec: str, quality: int) -> np.ndarray:
 
 
 def _above_each_other(fields: np.ndarray) -> np.ndarray:
-    """(n, 2, H, W) -> (n, 1, 2 H', W), H' the next whole number of JPEG blocks."""
+    """(n, 2, H, W) -> (n, 1, 2 H', W); H' is H rounded up to whole JPEG blocks."""
     n, _, height, width = fields.shape
     padding = -height % _BLOCK
     padded = np.pad(fields, ((0, 0), (0, 0), (0, padding), (0, 0)), mode="edge")

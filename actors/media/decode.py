@@ -1,4 +1,4 @@
-"""Pictures out of a video file: opened safely, on time, upright, at a bounded size."""
+"""Decoding of video frames: at an even rate, upright, and of bounded size."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from actors.errors import MediaError
 from actors.media.sampling import ticks_before
 
 DECODE_ERRORS = (av.FFmpegError, ValueError)
-"""What PyAV raises for bytes that make no sense (ValueError: for a format it can't convert)."""
+"""Exceptions of PyAV for invalid data (ValueError: for a format that it can't convert)."""
 
 SMALLEST_SIDE = 16
-"""Pixels; a picture with a shorter side is enlarged: flow needs some room to look around."""
+"""Pixels; pictures with a shorter side are enlarged, because flow has a smallest frame size."""
 
 MAX_RATE = 240.0
-"""Frames per second. Bounds a file whose timestamps stand still, which `max_seconds` can't."""
+"""Largest number of frames per second; bounds files with constant timestamps."""
 
 _NO_MEDIA = {
     "tty": "a text file",
@@ -42,10 +42,10 @@ _NO_MEDIA = {
 
 @contextmanager
 def open_media(path: str) -> Iterator[av.container.InputContainer]:
-    """Opens a local media file; only that file, whatever its content refers to.
+    """Opens a local media file; other files or addresses that it refers to are not opened.
 
     Raises:
-        MediaError: there is no such file, it is not a plain file, it is empty, or it is no media.
+        MediaError: the file does not exist, is no regular file, is empty, or is no media file.
     """
     _check_file(path)
     av.logging.set_level(av.logging.PANIC)
@@ -53,12 +53,12 @@ def open_media(path: str) -> Iterator[av.container.InputContainer]:
         media = av.open(
             "file:" + os.path.abspath(path),
             metadata_errors="replace",  # a real HMDB-51 clip has a title that is not UTF-8
-            options={"protocol_whitelist": "file"},  # a playlist must not reach for the network
+            options={"protocol_whitelist": "file"},  # a playlist must not access the network
         )
     except DECODE_ERRORS as error:
         raise MediaError("unreadable", f"{path}: {_reason(error)}") from error
     try:
-        # Such files would show what is elsewhere, or their own text, as if it were the clip.
+        # FFmpeg would render such files: their text, or files that they refer to.
         if what := _NO_MEDIA.get(media.format.name):
             raise MediaError("unreadable", f"{path}: {what}, not a video")
         yield media
@@ -72,7 +72,7 @@ def _check_file(path: str) -> None:
         if stat.S_ISDIR(found.st_mode):
             raise MediaError("not_a_file", f"{path}: a folder, not a video")
         if not stat.S_ISREG(found.st_mode):
-            raise MediaError("not_a_file", f"{path}: not a plain file")
+            raise MediaError("not_a_file", f"{path}: not a regular file")
         if found.st_size == 0:
             raise MediaError("empty", f"{path}: the file has no bytes")
         with open(path, "rb"):
@@ -85,7 +85,7 @@ def _check_file(path: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What PyAV's error says, in words for whoever owns the file."""
+    """Describes PyAV's error for the owner of the file."""
     if isinstance(error, av.error.EOFError):
         return "ends before any picture or sound is described"
     if isinstance(error, av.error.InvalidDataError):
@@ -94,13 +94,17 @@ def _reason(error: Exception) -> str:
 
 
 def picture_size(*, width: int, height: int, short_side: int, max_aspect: float) -> tuple[int, int]:
-    """The size (width, height) at which a picture is kept.
+    """Returns the size (width, height) at which a picture is kept.
 
-    The shorter side comes down to `short_side`; smaller pictures stay as they are, but for those
-    below 16 pixels, which come up to it. A strip thinner than 1:`max_aspect` is widened across.
+    The shorter side is reduced to `short_side`. Smaller pictures keep their size, except that a
+    shorter side below 16 pixels is enlarged to 16. Pictures thinner than 1:`max_aspect` are
+    widened.
+
+    Raises:
+        ValueError: the width or height is below 1.
     """
     if width < 1 or height < 1:
-        raise ValueError(f"width={width}, height={height}: a picture has at least one pixel")
+        raise ValueError(f"width={width}, height={height}: both must be at least 1")
     least = math.ceil(max(width, height) / max_aspect)
     wide, high = max(width, least), max(height, least)
     short = min(wide, high)
@@ -113,10 +117,10 @@ def picture_size(*, width: int, height: int, short_side: int, max_aspect: float)
 def packets(
     media: av.container.InputContainer, streams: Sequence[Any]
 ) -> Iterator[av.Packet | MediaError]:
-    """The packets of these streams, in the file's order.
+    """Yields the packets of these streams in the file's order.
 
-    Where the file breaks off in the middle, a MediaError comes last: given, not raised, because
-    what was read before is still good.
+    If the file is truncated, the last item is a `MediaError`. It is yielded, not raised, because
+    the packets before it are valid.
     """
     if not streams:
         return
@@ -127,7 +131,7 @@ def packets(
 
 
 def best_pictures(media: av.container.InputContainer) -> Any | None:
-    """The video stream FFmpeg would show; a cover picture of a song is none."""
+    """Returns the video stream that FFmpeg selects, or None; cover pictures do not count."""
     moving = [s for s in media.streams.video if not _is_cover(s)]
     best = media.streams.best("video") if moving else None
     return best if best in moving else (moving[0] if moving else None)
@@ -138,20 +142,23 @@ def _is_cover(stream: Any) -> bool:
 
 
 class PictureDecoder:
-    """Turns the packets of one video stream into RGB frames at an even or the file's own rate.
+    """Decodes the packets of one video stream to RGB frames, at an even rate or the file's own.
 
     Args:
-        stream: of a container opened by `open_media`.
-        fps: frames per second to take, by timestamps (`sampling.resample_indices`); None: all.
+        stream: video stream of a container from `open_media`.
+        fps: frames per second, sampled by timestamps (`sampling.resample_indices`); None: all.
         short_side, max_aspect: see `picture_size`.
-        max_seconds: nothing later is decoded.
-        max_pixels: a larger picture is refused before memory is taken for it.
+        max_seconds: later pictures are not decoded.
+        max_pixels: larger pictures are rejected before memory is allocated for them.
 
     Attributes:
-        done: nothing more is wanted. cut: the clip went on after `max_seconds`.
-        errors: packets and pictures that could not be decoded. decoded: pictures that could,
-            damaged: of which the decoder had to make up a part.
-        taken: frames given out. seconds: when the last picture goes.
+        done: whether no more packets are needed.
+        cut: whether the stream continues after `max_seconds`.
+        errors: number of packets and pictures that could not be decoded.
+        decoded: number of decoded pictures.
+        damaged: number of decoded pictures of which the decoder concealed errors.
+        taken: number of frames yielded.
+        source_size: (width, height) of the first picture in the file; None before it.
 
     Raises:
         MediaError: the stream can't be decoded, or is too large.
@@ -176,7 +183,7 @@ class PictureDecoder:
                 f"pictures of {codec.width}x{codec.height} have more than {max_pixels} pixels; "
                 "raise max_pixels to use them",
             )
-        # Several actors run side by side on a machine: one thread each.
+        # One thread each: several actors run on a machine.
         codec.thread_count = 1
         codec.options = {**codec.options, "max_pixels": str(max_pixels)}
         self._fps, self._short_side, self._max_aspect = fps, short_side, max_aspect
@@ -195,39 +202,39 @@ class PictureDecoder:
 
     @property
     def rotation(self) -> int:
-        """Degrees, counter-clockwise, by which the frames were turned to stand upright."""
+        """Counter-clockwise rotation of the frames to upright, in degrees."""
         return 90 * self._layout[2] if self._layout else 0
 
     @property
     def seconds(self) -> float:
-        """From the first picture's coming to the last one's going."""
+        """Seconds from the start of the first picture to the end of the last one."""
         return min(self._time + self._gap, self._max_seconds) if self.decoded else 0.0
 
     @property
     def rate(self) -> float | None:
-        """Frames taken per second; None where there is but one."""
+        """Frames yielded per second; None for a single frame."""
         if self._fps is not None:
             return self._fps
         return (self.taken - 1) / self._time if self.taken > 1 and self._time > 0 else None
 
     @property
     def truncated(self) -> bool:
-        """The header promises clearly more pictures and time than the file holds."""
-        # Both: an AVI file counts pictures that are but repeated, and has no bytes for them.
+        """Whether the header declares clearly more pictures and time than the file holds."""
+        # Both, because an AVI file counts repeated pictures, which have no bytes.
         fewer = self._packets < 0.95 * self._promised_packets - 1
         return fewer and not self.cut and self.seconds < 0.95 * self._promised_seconds
 
     def decode(self, packet: av.Packet | None) -> Iterator[np.ndarray]:
-        """The frames, uint8 (H, W, 3), that this packet completes (None: the last ones).
+        """Yields the frames, uint8 (H, W, 3), that this packet completes (None: the last ones).
 
-        Damage is counted in errors.
+        Errors are counted, not raised.
         """
         if self.done:
             return
         self._packets += packet is not None and packet.size > 0
         try:
             pictures = self.stream.codec_context.decode(packet)
-        except av.error.EOFError:  # already told that there is no more
+        except av.error.EOFError:  # the decoder was flushed before
             return
         except DECODE_ERRORS:
             self.errors += 1
@@ -237,7 +244,7 @@ class PictureDecoder:
                 yield from self._take(picture)
 
     def finish(self) -> Iterator[np.ndarray]:
-        """The frames still held back when there are no more packets."""
+        """Yields the remaining frames after the last packet."""
         yield from self.decode(None)
         if self._held is not None:
             yield from self._show(until=self.seconds)
@@ -265,16 +272,16 @@ class PictureDecoder:
         self._time = seconds
 
     def _show(self, *, until: float) -> Iterator[np.ndarray]:
-        """Gives the held picture once for each tick before `until` that none was given for."""
+        """Yields the held picture once for each remaining tick before `until`."""
         assert self._held is not None and self._fps is not None
         due = ticks_before(until, fps=self._fps) - self.taken
         if due > 0:
             before = self.taken
             yield from self._rgb(self._held, times=due)
-            self.taken = max(self.taken, before + due)  # an unusable picture leaves no hole
+            self.taken = max(self.taken, before + due)  # a failed conversion leaves no gap
 
     def _clock(self, picture: av.VideoFrame) -> float:
-        """Seconds since the first picture; never falling, whatever the timestamps do."""
+        """Seconds since the first picture; never decreasing, even if timestamps are."""
         time = picture.time
         if time is None or not math.isfinite(time):
             return self._time + self._gap if self.decoded else 0.0
@@ -297,9 +304,9 @@ class PictureDecoder:
             yield image
 
     def _convert(self, picture: av.VideoFrame) -> np.ndarray:
-        """Scales and converts in one go (swscale widens its filter when it shrinks: no aliasing).
+        """Scales and converts in one step (swscale widens its filter in a reduction: no aliasing).
 
-        The first picture settles size and rotation; one that differs later is fitted to them.
+        The first picture determines size and rotation; later ones are fitted to them.
         """
         if self._layout is None:
             turns = round(picture.rotation / 90) % 4

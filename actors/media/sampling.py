@@ -1,4 +1,4 @@
-"""Which frames are looked at: pure index arithmetic, nothing is decoded here."""
+"""Index arithmetic of sampling: which frames, fields and columns are used."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 
 _SLACK = 1e-6
-"""Share of a frame's time that rounding of timestamps may be off without moving a frame."""
+"""Tolerance to rounding of timestamps, as a share of a frame's duration."""
 
 
 def uniform_positions(*, n: int, count: int) -> list[int]:
-    """Positions of `count` samples spread evenly over `n`: the centres of equal segments.
+    """Returns the positions of `count` samples spread evenly over `n`: centers of equal segments.
 
-    Case n=10, count=3: segments 0..3.3..6.7..10 have their centres at 1, 5 and 8. Where n < count
-    positions repeat.
+    Example: for n=10, count=3 the segments 0..3.3..6.7..10 have their centers at 1, 5 and 8. For
+    n < count positions repeat.
 
     Args:
-        n: how many there are to choose from.
-        count: how many to choose (25 in Simonyan & Zisserman's two-stream test, 2014).
+        n: number of positions to choose from.
+        count: number of samples (25 in the tests of Simonyan and Zisserman, 2014).
 
     Returns:
         `count` indices in [0, n), ascending.
@@ -33,10 +33,15 @@ def uniform_positions(*, n: int, count: int) -> list[int]:
 
 
 def stack_indices(*, start: int, length: int, n: int) -> list[int]:
-    """The `length` fields from `start` on; past the end the last one is repeated.
+    """Returns `length` indices of fields from `start` on; past the end the last one repeats.
+
+    Args:
+        start: first index, in [0, n).
+        length: number of indices.
+        n: number of fields.
 
     Raises:
-        ValueError: start is outside [0, n), or length is not positive.
+        ValueError: start is outside [0, n), or length or n is not positive.
     """
     _positive("n", n)
     _positive("length", length)
@@ -46,14 +51,14 @@ def stack_indices(*, start: int, length: int, n: int) -> list[int]:
 
 
 def ticks_before(seconds: float, *, fps: float) -> int:
-    """How many of the moments 0, 1/fps, 2/fps, ... lie before `seconds`."""
+    """Returns how many of the times 0, 1/fps, 2/fps, ... lie before `seconds`."""
     return max(math.ceil(seconds * fps - _SLACK), 0)
 
 
 def resample_indices(
     *, timestamps: Sequence[float], fps: float, end: float | None = None
 ) -> list[int]:
-    """Which frame is on display at every tick of an even clock of `fps` ticks per second.
+    """Returns the frame that is shown at every tick of a clock of `fps` ticks per second.
 
     ::
 
@@ -63,16 +68,17 @@ def resample_indices(
         taken      0    0    2    2    3
 
     Args:
-        timestamps: seconds at which each frame comes up; never falling.
+        timestamps: seconds at which each frame appears, in ascending order.
         fps: ticks per second.
-        end: when the last frame goes; None: after a gap as long as the one before it.
+        end: seconds at which the last frame disappears; None: after the duration of the frame
+            before it.
 
     Returns:
-        one frame index per tick, never falling; a frame shown long is repeated, one shown shortly
-        may be left out.
+        One frame index per tick, ascending. A frame with a long duration repeats; one with a short
+        duration may be left out.
 
     Raises:
-        ValueError: fps is not positive, timestamps fall, or `end` comes before the last of them.
+        ValueError: fps is not positive, timestamps fall, or `end` is before the last timestamp.
     """
     if not fps > 0:
         raise ValueError(f"fps={fps!r} must be positive")

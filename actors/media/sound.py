@@ -1,6 +1,6 @@
-"""The soundtrack: any sample format to one channel at one rate, and its STFT spectrogram.
+"""Sound: conversion of any sample format to one channel at one rate, and the STFT spectrogram.
 
-The spectrogram is worked out while the file is read, so that only its columns are kept.
+The spectrogram is computed while the file is read, so only its columns are in memory.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from actors.errors import MediaError
 from actors.extract_settings import SoundSettings
 
 FLOOR_DB = -100.0
-"""Relative to a full-scale sine; what is quieter (about 16-bit rounding noise) counts as this."""
+"""dB relative to a full-scale sine; smallest value of a band, about 16-bit rounding noise."""
 
 MEAN_DB = -70.0
 SPREAD_DB = 20.0
-"""Fixed for all clips, so that loud stays louder than quiet; about the mean and deviation of
+"""The same for all clips, so that loudness is preserved; about the mean and standard deviation of
 everyday recordings (esc10, fight_surv)."""
 
 _SECONDS_AT_ONCE = 1.0
@@ -34,10 +34,10 @@ _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31}
 
 
 class Spectrogram:
-    """A log-magnitude STFT that grows as samples come; the same however they are cut.
+    """Computes a log-magnitude STFT from blocks of samples; it does not depend on the blocks.
 
-    Column k is centered on sample k * hop; outside the sound there is silence. Values are
-    (dB - MEAN_DB) / SPREAD_DB, where 0 dB is a sine of full scale.
+    Column k is centered on sample k * hop, with zeros outside of the sound. Values are
+    (dB - MEAN_DB) / SPREAD_DB; a full-scale sine has 0 dB.
     """
 
     def __init__(self, settings: SoundSettings) -> None:
@@ -47,7 +47,7 @@ class Spectrogram:
         self._columns: list[np.ndarray] = []
 
     def add(self, samples: np.ndarray) -> None:
-        """Takes float32 samples (n,) in -1..1."""
+        """Adds samples, float32 (n,) in -1..1."""
         s = self.settings
         waiting = np.concatenate([self._rest, samples])
         count = (len(waiting) - s.n_fft) // s.hop + 1
@@ -58,7 +58,7 @@ class Spectrogram:
         self._columns.append(self._bands(torch.from_numpy(waiting)))
 
     def finish(self) -> np.ndarray:
-        """The whole spectrogram: float16 (bands, T), T = 1 + samples // hop."""
+        """Returns the whole spectrogram: float16 (bands, T), T = 1 + samples // hop."""
         self.add(np.zeros(self.settings.n_fft - self.settings.n_fft // 2, np.float32))
         return np.concatenate(self._columns, axis=1)
 
@@ -75,7 +75,7 @@ class Spectrogram:
             normalized=False,
             center=False,
         )
-        # A sine of amplitude 1 has a peak of half the window's sum.
+        # The peak of a sine of amplitude 1 is half the sum of the window.
         power = power[1:] / (self._window.sum() / 2) ** 2
         rows = torch.nn.functional.adaptive_avg_pool2d(power[None], (s.bands, power.shape[1]))[0]
         decibels = 10 * torch.log10(rows.clamp_min(10 ** (FLOOR_DB / 10)))
@@ -83,7 +83,7 @@ class Spectrogram:
 
 
 def spectrogram(samples: np.ndarray, settings: SoundSettings) -> np.ndarray:
-    """The spectrogram of a whole soundtrack: float32 (n,) to float16 (bands, T)."""
+    """Returns the spectrogram of a whole soundtrack: float32 (n,) to float16 (bands, T)."""
     builder = Spectrogram(settings)
     builder.add(np.asarray(samples, np.float32))
     return builder.finish()
@@ -105,17 +105,19 @@ def to_mono(frame: av.AudioFrame) -> np.ndarray:
 
 
 class SoundDecoder:
-    """Turns the packets of one audio stream into a spectrogram.
+    """Decodes the packets of one audio stream and computes their spectrogram.
 
     Args:
-        stream: of a container opened by `decode.open_media`.
-        settings: of the spectrogram.
-        max_seconds: nothing later is decoded.
+        stream: audio stream of a container from `decode.open_media`.
+        settings: settings of the spectrogram.
+        max_seconds: later samples are not used.
 
     Attributes:
-        done: nothing more is wanted. cut: the sound went on after `max_seconds`.
-        errors: packets that could not be decoded. samples: at the settings' rate, so far.
-        peak: the largest absolute sample.
+        done: whether no more packets are needed.
+        cut: whether the sound continues after `max_seconds`.
+        errors: number of packets that could not be decoded.
+        samples: number of samples so far, at the settings' rate.
+        peak: largest absolute sample.
 
     Raises:
         MediaError: the stream can't be decoded.
@@ -138,23 +140,24 @@ class SoundDecoder:
 
     @property
     def seconds(self) -> float:
+        """Duration of the decoded sound in seconds."""
         return self.samples / self.settings.sample_rate
 
     def decode(self, packet: av.Packet | None) -> None:
-        """Decodes a packet (None: what the decoder still holds); damage is counted in errors."""
+        """Decodes a packet (None: flushes the decoder). Errors are counted, not raised."""
         if self.done:
             return
         try:
             for frame in self.stream.codec_context.decode(packet):
                 if frame.samples and not self.done:
                     self._take(frame)
-        except av.error.EOFError:  # already told that there is no more
+        except av.error.EOFError:  # the decoder was flushed before
             return
         except (av.FFmpegError, ValueError):
             self.errors += 1
 
     def finish(self) -> tuple[np.ndarray, None] | tuple[None, MediaError]:
-        """The spectrogram, float16 (bands, T), or the reason why there is no sound to look at."""
+        """Returns the spectrogram, float16 (bands, T), or the reason why there is none."""
         self.decode(None)
         try:
             self._change_rate(0)
@@ -182,7 +185,7 @@ class SoundDecoder:
             self._resample_waiting()
 
     def _change_rate(self, rate: int) -> None:
-        """Finishes what came at the old rate and makes ready for the new one (0: the end)."""
+        """Resamples the waiting samples of the old rate and sets the new one (0: the end)."""
         self._resample_waiting()
         if self._resampler is not None:
             self._add(self._resampler.resample(None))
@@ -194,7 +197,7 @@ class SoundDecoder:
     def _resample_waiting(self) -> None:
         if not self._waiting:
             return
-        # Float formats may hold anything: no number is silence, what is too loud is clipped.
+        # Float formats may hold any value: NaN becomes silence, and large values are clipped.
         samples = np.clip(np.nan_to_num(np.concatenate(self._waiting)), -1, 1)
         frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
         frame.sample_rate = self._rate

@@ -1,1 +1,1 @@
-"""A pool of Ray actors that works through rows, its ledger and its progress."""
+"""A resumable pool of Ray workers over rows, its ledger, and its progress."""

@@ -1,4 +1,4 @@
-"""Where workers anywhere on the cluster say how far they are, and the driver reads it. Moves."""
+"""Progress of workers on the cluster, collected for the driver."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-SAY_EVERY_S = 0.5
+REPORT_EVERY_S = 0.5
+"""Shortest time between two reports of progress without metrics."""
 READ_EVERY_S = 0.5
+"""Time between two reads of the driver."""
 
 log = logging.getLogger(__name__)
 
@@ -21,35 +23,35 @@ Listener = Callable[[int, int, dict[str, float]], None]
 
 
 class _Board:
-    """Keeps what was said until the driver fetches it."""
+    """Actor that keeps reports until the driver fetches them."""
 
     def __init__(self) -> None:
-        self._said: list[tuple[str, int, int, dict[str, float]]] = []
+        self._reports: list[tuple[str, int, int, dict[str, float]]] = []
 
     def put(self, topic: str, done: int, total: int, metrics: dict[str, float]) -> None:
-        self._said.append((topic, done, total, metrics))
+        self._reports.append((topic, done, total, metrics))
 
     def drain(self) -> list[tuple[str, int, int, dict[str, float]]]:
-        said, self._said = self._said, []
-        return said
+        reports, self._reports = self._reports, []
+        return reports
 
 
 class Reporter:
-    """A worker's end: says at most twice a second where it is, and every measured metric."""
+    """A worker's end: sends its progress at most twice per second, and all metrics."""
 
     def __init__(self, board: ActorHandle, topic: str) -> None:
-        self._board, self._topic, self._said = board, topic, 0.0
+        self._board, self._topic, self._last = board, topic, 0.0
 
     def __call__(self, done: int, total: int, metrics: dict[str, float]) -> None:
         now = time.monotonic()
-        if not metrics and done < total and now - self._said < SAY_EVERY_S:
+        if not metrics and done < total and now - self._last < REPORT_EVERY_S:
             return
-        self._said = now
+        self._last = now
         self._board.put.remote(self._topic, done, total, metrics)
 
 
 class Board:
-    """The driver's end: a thread that hands what is said to whoever listens to that topic."""
+    """The driver's end: a thread that passes reports to the listeners of their topics."""
 
     def __init__(self) -> None:
         made: Any = ray.remote(num_cpus=0)(_Board)
@@ -73,37 +75,37 @@ class Board:
         self._thread.join()
         if kind is None:
             self.flush()
-        if kind is None or issubclass(kind, Exception):  # else Ray ends with this process
+        if kind is None or issubclass(kind, Exception):  # otherwise Ray ends with this process
             ray.kill(self._actor)
 
     def reporter(self, topic: str, listener: Listener) -> Reporter:
-        """What to hand to a worker; `listener` is called on the driver with what it says."""
+        """Returns a reporter for a worker; `listener` is called on the driver with its reports."""
         self._listeners[topic] = listener
         return Reporter(self._actor, topic)
 
     def forget(self, topic: str) -> None:
-        """Ends a topic: what is still said there goes unheard."""
+        """Ends a topic; its later reports are dropped."""
         self._listeners.pop(topic, None)
         self._failed.discard(topic)
 
     def flush(self) -> None:
-        """Hands on everything that has been said so far."""
-        said: list[tuple[str, int, int, dict[str, float]]] = ray.get(self._actor.drain.remote())
-        for topic, done, total, metrics in said:
+        """Passes all reports so far to their listeners."""
+        reports: list[tuple[str, int, int, dict[str, float]]] = ray.get(self._actor.drain.remote())
+        for topic, done, total, metrics in reports:
             listener = self._listeners.get(topic)
             if listener is not None:
-                self._tell(listener, topic, done, total, metrics)
+                self._notify(listener, topic, done, total, metrics)
 
-    def _tell(
+    def _notify(
         self, listener: Listener, topic: str, done: int, total: int, metrics: dict[str, float]
     ) -> None:
-        """One listener's mistake must neither end the thread nor fail the work it watches."""
+        """Calls a listener; its errors end neither the thread nor the work that reports."""
         try:
             listener(done, total, metrics)
         except Exception as error:
             if topic not in self._failed:
                 self._failed.add(topic)
-                log.error("progress of %s can't be shown", topic, exc_info=error)
+                log.error("the progress of %s can't be shown", topic, exc_info=error)
 
     def _read(self) -> None:
         while not self._stop.wait(READ_EVERY_S):
@@ -111,4 +113,4 @@ class Board:
 
 
 def no_report(done: int, total: int, metrics: dict[str, Any]) -> None:
-    """For work whose progress nobody watches."""
+    """A reporter that drops all reports."""

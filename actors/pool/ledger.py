@@ -1,4 +1,4 @@
-"""What became of every video of a stage: small tables beside the artifacts. Moves (files)."""
+"""The outcome of every clip of a step, in small tables beside its artifacts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pyarrow as pa
 from actors.storage import Storage
 
 LEDGER_EVERY_S = 2.0
-"""Rows are saved at least this often, so that a killed job knows all but the last of them."""
+"""Seconds between saves of the ledger; a killed job loses at most the rows after the last save."""
 
 CRASH = "crash"
-"""Kind of the row of a video that took its process down."""
+"""Kind of a row whose clip ended its process."""
 
 LISTINGS = 5
-"""How often the parts are listed again when another job joins them while they are read."""
+"""Largest number of listings of the parts, which another job may join while they are read."""
 
 SCHEMA = pa.schema(
     [
@@ -40,15 +40,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Notes:
-    """What an actor leaves beside the artifacts while it works, one small file per video in hand.
+    """Notes of workers beside the artifacts: one small file per clip in progress.
 
-    A note of an attempt counts crashes; a note of an outcome lets a job that was killed before it
-    saved its ledger know what had been finished.
+    Notes of attempts count crashes. Notes of outcomes preserve the results of a job that is killed
+    before it saves its ledger.
 
     Args:
-        storage: of the stage.
-        session: names this run of the job. Only crashes of this very run count: that a job was
-            killed says nothing against the video in hand.
+        storage: storage of the step.
+        session: name of this run of the job. Only crashes of the same run count, because a killed
+            job is no evidence against the clips in progress.
     """
 
     storage: Storage
@@ -59,9 +59,9 @@ class Notes:
         return self.storage.join("notes")
 
     def begin(self, name: str) -> int:
-        """Notes an attempt; returns how many of this run's came to no end before it."""
+        """Notes an attempt; returns the number of this run's earlier attempts that did not end."""
         note, past = f"{name}.attempt", 0
-        # There is mostly none; and another job on this storage may remove it at any time.
+        # Mostly there is no note; another job on this storage may remove it at any time.
         with suppress(FileNotFoundError):
             seen = self._folder.read_json(note)
             past = seen["count"] if seen["session"] == self.session else 0
@@ -70,27 +70,30 @@ class Notes:
         return past
 
     def finish(self, name: str, row: Row) -> None:
+        """Notes the outcome of a clip and removes the note of its attempt."""
         self._folder.write_json(f"{name}.outcome", row, durable=False)
         self._folder.remove(f"{name}.attempt")
 
     def outcomes(self) -> list[Row]:
+        """Returns all noted outcomes."""
         rows = []
         for name in self._folder.names(".outcome"):
-            # Another job on this storage may have just saved this one in the ledger.
+            # Another job on this storage may save this outcome in its ledger and remove the note.
             with suppress(FileNotFoundError):
                 rows.append(self._folder.read_json(name))
         return rows
 
     def forget(self, rows: Sequence[Row]) -> None:
+        """Removes the notes of these outcomes."""
         for row in rows:
             self._folder.remove(f"{row['artifact']}.outcome")
 
 
 class Ledger:
-    """The rows of a stage so far, kept as small Parquet parts beside the artifacts.
+    """The rows of a step, in small Parquet files (parts) beside the artifacts.
 
-    Parts are named by time, so that in the order of their names a newer row of an artifact
-    follows an older one, and wins.
+    Names of parts begin with their time, so in the order of names newer rows of an artifact follow
+    older ones and replace them.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -100,18 +103,18 @@ class Ledger:
         self._newest = 0
 
     def rows(self) -> dict[str, Row]:
-        """The newest row of each artifact, by artifact name; the facts parsed."""
+        """Returns the newest row of each artifact by the artifact's name, with parsed facts."""
         newest = self._newest_rows(self._parts())
         return {name: row | {"facts": json.loads(row["facts"])} for name, row in newest.items()}
 
     def settled(self, artifacts: Collection[str] | None) -> dict[str, Row]:
-        """The rows that a new run need not do again.
+        """Returns the rows that a new run does not repeat.
 
-        A video that took its process down is tried again, for that may have been the machine's
-        fault; and so is one whose artifact is gone.
+        A clip that ended its process is repeated, because the machine may have been at fault. A
+        clip whose artifact is missing is repeated too.
 
         Args:
-            artifacts: names of the artifacts that exist; None where the stage writes none.
+            artifacts: names of the existing artifacts; None if the step writes none.
         """
         return {
             name: row
@@ -120,7 +123,7 @@ class Ledger:
         }
 
     def adopt(self, notes: Notes) -> None:
-        """Takes over what a killed run finished without saving it here."""
+        """Adds the noted outcomes of killed runs and saves the ledger."""
         self._pending += notes.outcomes()
         self.save(notes)
 
@@ -130,10 +133,10 @@ class Ledger:
             self.save(notes)
 
     def save(self, notes: Notes) -> None:
-        """Writes what is pending; only then are its notes of no more use."""
+        """Writes the pending rows, then removes their notes."""
         if self._pending:
             table = pa.Table.from_pylist(self._pending, schema=SCHEMA)
-            # Never older than what was read, even if this machine's clock is behind another's.
+            # Newer than all parts read, even if this machine's clock is behind another one's.
             self._newest = max(time.time_ns(), self._newest + 1)
             self._storage.write_table(_part(self._newest), table)
             notes.forget(self._pending)
@@ -141,21 +144,21 @@ class Ledger:
         self._saved = time.monotonic()
 
     def compact(self) -> None:
-        """Joins the parts into one file, so that a later run reads one; outdated rows go."""
+        """Joins the parts into one file and drops outdated rows."""
         parts = self._parts()
         if len(parts) < 2:
             return
         table = pa.Table.from_pylist(list(self._newest_rows(parts).values()), schema=SCHEMA)
-        # As old as its newest part: what another job adds meanwhile stays newer.
+        # With the time of the newest part, so that rows of another job stay newer.
         self._storage.write_table(_part(_time_of(list(parts)[-1])), table)
         for name in parts:
             self._storage.remove(name)
 
     def _parts(self) -> dict[str, pa.Table]:
-        """The parts by name, oldest first.
+        """Returns the parts by name, oldest first.
 
-        A part that vanishes before it is read was joined with others by another job, so the
-        joined one is looked for.
+        If a part vanishes before it is read, another job joined it with others, and the parts are
+        listed again.
         """
         read: dict[str, pa.Table] = {}
         names: list[str] = []

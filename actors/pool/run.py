@@ -1,8 +1,7 @@
-"""Runs one callable over many videos on a pool of Ray Data actors, resumably. Moves, not computes.
+"""Runs a callable over many clips with Ray Data, resumably.
 
-Every video ends as exactly one row of the stage's ledger: done (with what is known of it) or
-rejected (with the reason). A row is the only thing that travels; the artifact is written by the
-actor that made it.
+Every clip ends as one row of the step's ledger: done (with facts) or rejected (with the reason).
+Only rows pass between processes; the worker that makes an artifact writes it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from actors.pool.ledger import CRASH, Ledger, Notes
 from actors.storage import Storage
 
 CRASHES_ALLOWED = 2
-"""A video that took its process down this often in one run is rejected, not tried for ever."""
+"""Number of crashes in one run after which a clip is rejected."""
 
 WORKERS_KEPT = 3
 """A process keeps the workers of so many runs, the latest: as many as streams are embedded at
@@ -38,20 +37,20 @@ Row = dict[str, Any]
 
 
 class ClipWorker(Protocol):
-    """What a pool runs: writes the row's artifact and returns what is worth knowing of it."""
+    """Function of one row that writes the row's artifact and returns facts about it."""
 
     def __call__(self, row: Row) -> Row:
-        """Works on one video.
+        """Processes one clip.
 
         Raises:
-            MediaError: this video can't be used; it becomes a rejected row.
+            MediaError: the clip can't be used; it becomes a rejected row.
         """
         ...
 
 
 @dataclass(frozen=True)
 class PoolResources:
-    """What one actor of a pool asks Ray for."""
+    """Resources of a pool: number of workers, and CPUs and GPUs of each."""
 
     actors: int
     cpus: float
@@ -61,15 +60,15 @@ class PoolResources:
     def for_cluster(
         *, max_actors: int | None = None, gpus_per_actor: float = 0.0, side_by_side: int = 1
     ) -> PoolResources:
-        """One actor per CPU (or per share of a GPU), together leaving one CPU to Ray Data.
+        """Returns one worker per CPU (or per share of a GPU), which leave one CPU to Ray Data.
 
-        Actors that hold every CPU would leave none for Ray Data's own tasks, and the job would
-        wait for ever (ray#44687); so each of n actors asks for (n − 1)/n of a CPU.
+        If workers held all CPUs, Ray Data's own tasks would never start (ray#44687); so each of n
+        workers requests (n − 1)/n of a CPU.
 
         Args:
-            max_actors: at most so many, whatever the cluster has.
-            gpus_per_actor: share of a GPU; ignored where the cluster has none.
-            side_by_side: pools that run at the same time and divide the CPUs between them.
+            max_actors: largest number of workers; None: no limit.
+            gpus_per_actor: share of a GPU per worker; ignored if the cluster has none.
+            side_by_side: number of pools that run at the same time and share the CPUs.
         """
         have = ray.cluster_resources()
         cpus = max(int(have.get("CPU", 1)), 1)
@@ -110,7 +109,7 @@ class _Guarded:
     def _count_attempt(self, name: str) -> None:
         past = self._notes.begin(name)
         if past >= CRASHES_ALLOWED:
-            raise MediaError(CRASH, f"the process died {past} times while working on this file")
+            raise MediaError(CRASH, f"the process ended {past} times while it worked on this file")
 
 
 _kept: OrderedDict[str, _Guarded] = OrderedDict()
@@ -138,15 +137,15 @@ def run_pool(
     on_row: Callable[[int, int, Row], None],
     artifacts: bool = True,
 ) -> list[Row]:
-    """Works through the rows that the ledger has not settled yet; see `Ledger.settled`.
+    """Processes the rows that the ledger has not settled yet; see `Ledger.settled`.
 
     Args:
-        rows: each with ``id``, ``name`` (the artifact's file name) and what the worker needs.
+        rows: each with ``id``, ``name`` (the artifact's file name) and the worker's own columns.
         make_worker: called once in each process.
-        storage: where the artifacts and the ledger are.
-        on_row: called with (done, total, ledger row) as each video ends.
-        artifacts: whether the worker writes a file ``name`` into `storage` for each row; a row
-            whose file has gone is then done again.
+        storage: storage of the artifacts and the ledger.
+        on_row: called with (done, total, ledger row) after each clip.
+        artifacts: whether the worker writes a file ``name`` into `storage` for each row; then a row
+            whose file is missing is repeated.
 
     Returns:
         One ledger row per input row, in the order of `rows`.

@@ -118,7 +118,7 @@ def test_damaged_artifacts_are_refused_with_advice(tmp_path):
     for damaged in (b"", blob[:50], blob[:-10], b"x" * 200):
         path.write_bytes(damaged)
         for source in (path, damaged):
-            with pytest.raises(UserError, match="can't be read.*extract it again"):
+            with pytest.raises(UserError, match="can't be read.*extract the clip again"):
                 ArtifactReader.open(source)
     with pytest.raises(UserError, match="nowhere"):
         ArtifactReader.open(tmp_path / "nowhere")

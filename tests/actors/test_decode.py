@@ -104,7 +104,7 @@ def test_other_files_are_refused_in_words(tmp_path):
     (tmp_path / "empty.avi").touch()
     refused(tmp_path / "empty.avi", "empty", "no bytes")
     os.mkfifo(tmp_path / "pipe.avi")
-    refused(tmp_path / "pipe.avi", "not_a_file", "not a plain file")
+    refused(tmp_path / "pipe.avi", "not_a_file", "not a regular file")
     (tmp_path / "noise.avi").write_bytes(np.random.default_rng(0).bytes(5000))
     refused(tmp_path / "noise.avi", "unreadable", "not a video or sound file")
     (tmp_path / "words.txt").write_text("only words here\n" * 100)

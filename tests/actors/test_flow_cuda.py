@@ -373,7 +373,7 @@ def test_no_memory_for_a_single_pair(monkeypatch):
     monkeypatch.setattr(engine, "_solver_class", full)
     monkeypatch.setattr("actors.flow.devices.free_memory", lambda device, share: 5 * 2**20)
     needed = engine._bytes_per_pair(240, 320, 1) / 2**20
-    words = rf"pair of 320x240 pixels: it takes about {needed:.0f} MiB, and 5 MiB are free: make"
+    words = rf"pair of 320x240 pixels, which takes about {needed:.0f} MiB; 5 MiB are free. Use"
     with pytest.raises(UserError, match=words):
         engine(np.zeros((4, 240, 320), np.uint8))
 

@@ -112,7 +112,7 @@ def test_a_gpu_that_triton_cannot_use_leaves_auto_to_the_cpu(gpu_seen, caplog, b
     breakage(gpu_seen)
     engine = get_engine(QUICK, "auto", threads=2)
     assert engine == CPUEngine(QUICK, 2)
-    assert re.search(f"on the CPU, for the GPU can't be used: .*{cause}", engine.note)
+    assert re.search(f"on the CPU because the GPU can't be used: .*{cause}", engine.note)
     assert "Long story" not in engine.note
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [("WARNING", engine.note)]
     with pytest.raises(UserError, match=f"{cause}.*choose device 'cpu'") as raised:

@@ -139,7 +139,7 @@ def test_halves_a_batch_that_does_not_fit(engine, small_memory, room):
 def test_no_memory_for_a_single_pair(engine, small_memory):
     small_memory(room=0)
     needed = raft.pair_bytes(128, 136) / 2**20
-    words = rf"pair of 136x128 pixels: it takes about {needed:,.0f} MiB, and 7 MiB are free: make"
+    words = rf"pair of 136x128 pixels, which takes about {needed:,.0f} MiB; 7 MiB are free. Use"
     with pytest.raises(UserError, match=words):
         engine(noise(3, 128, 136))
 
@@ -163,7 +163,7 @@ def test_wrong_frames_are_refused(engine):
     ("wrong", "words"),
     [
         ({"size": "smal"}, "size 'smal' does not exist .*did you mean 'small'"),
-        ({"weights": ""}, "weights are empty"),
+        ({"weights": ""}, "weights is empty"),
         ({"updates": 0}, "updates is 0; it must be at least 1"),
     ],
 )

@@ -1,8 +1,8 @@
-"""Batches of frames on their way to a GPU, and of flow fields on their way back.
+"""Transfers of frames to a GPU and of flow fields back, overlapped with the computation.
 
-Two batches are under way at once: while the GPU works on one, the next goes up and the one before
-comes down, each in a stream of its own. Frames go up from pinned memory, for from pageable memory
-the driver would copy them while the host waits; two such buffers serve all batches of a call.
+Two batches are in flight: while the GPU computes one, the next one is uploaded and the previous one
+downloaded, each in a CUDA stream of its own. Frames are uploaded from pinned memory, because an
+upload from pageable memory blocks the host. Two such buffers serve all batches of a call.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from numpy.typing import NDArray
 
 Stream = Literal["up", "solve", "down"]
 IN_FLIGHT = 2
-"""Batches at once: one more would have nothing to overlap with."""
+"""Batches in flight; a third one would not overlap with anything."""
 
 
 def ceiling(numerator: int, denominator: int) -> int:
-    """The quotient, rounded up."""
+    """Returns the quotient, rounded up."""
     return -(-numerator // denominator)
 
 
 class Event(Protocol):
-    """A place in a stream's work."""
+    """A point in a stream's work."""
 
     def synchronize(self) -> None:
-        """Waits until the work up to there is done."""
+        """Waits until the work up to this point is done."""
         ...
 
 
 class Queues(Protocol):
-    """Streams that take up work."""
+    """Streams to which work is queued."""
 
     def run(self, stream: Stream, work: Callable[[], object], *after: Event) -> Event:
-        """Queues work behind all else in that stream, and behind the events."""
+        """Queues work after the stream's previous work and after the events; returns its end."""
         ...
 
 
 class CUDAStreams:
-    """Streams of the present GPU; "solve" is the current one."""
+    """CUDA streams of the current GPU; "solve" is the current stream."""
 
     def __init__(self) -> None:
         current = torch.cuda.current_stream()
         self._streams = {"up": torch.cuda.Stream(), "solve": current, "down": torch.cuda.Stream()}
         for name in ("up", "down"):
-            # Memory that these streams are to write may still be read by what was queued before.
+            # Work queued before may still read the memory that these streams write.
             self._streams[name].wait_stream(current)
 
     def run(self, stream: Stream, work: Callable[[], object], *after: Any) -> Event:
@@ -61,7 +61,7 @@ class CUDAStreams:
 
 
 class NoStreams:
-    """Does work at once, on the CPU."""
+    """Does all work at once, on the CPU."""
 
     def run(self, stream: Stream, work: Callable[[], object], *after: Event) -> Event:
         """See `Queues`."""
@@ -69,17 +69,17 @@ class NoStreams:
         return self
 
     def synchronize(self) -> None:
-        """Nothing is under way."""
+        """Returns at once: no work is queued."""
 
 
 class Slot:
-    """Memory for what a batch brings up and down.
+    """Buffers of one batch in flight.
 
     Args:
-        frames: shape of a batch's frames, uint8.
-        fields: shape of its fields.
-        dtype: of the fields.
-        device: where they are found.
+        frames: shape of the batch's frames, uint8.
+        fields: shape of the batch's fields.
+        dtype: dtype of the fields.
+        device: device that computes the fields.
     """
 
     def __init__(
@@ -97,26 +97,26 @@ class Slot:
         solve: Callable[[torch.Tensor], torch.Tensor],
         queues: Queues,
     ) -> None:
-        """Queues all that is to be done with a batch, once the slot's last one is over.
+        """Waits for the slot's previous batch, then queues upload, computation and download.
 
         Args:
-            frames: as `frames` of the slot, or fewer.
-            target: pinned, for the fields.
-            solve: frames to fields, both on the device.
-            queues: where to.
+            frames: uint8 frames, at most as many as the slot has room for.
+            target: pinned memory for the fields; written.
+            solve: computes fields from frames, both on the device.
+            queues: streams for the work.
         """
         self.finish()
         np.copyto(self._sent[: len(frames)].numpy(), frames)
-        # This batch's own: the work may be done after the next has begun.
+        # Views of this batch: the work may run after the next batch begins.
         sent, given = self._sent[: len(frames)], self._frames[: len(frames)]
         found = self._fields[: len(target)]
-        # Each step is what to wait for in case the next can't be queued.
+        # After each step, the event to wait for if the next step can't be queued.
         self._end = up = queues.run("up", lambda: given.copy_(sent, non_blocking=True))
         self._end = solved = queues.run("solve", lambda: found.copy_(solve(given)), up)
         self._end = queues.run("down", lambda: target.copy_(found, non_blocking=True), solved)
 
     def finish(self) -> None:
-        """Waits until the slot's batch has come down."""
+        """Waits until the fields of the slot's batch are downloaded."""
         if self._end is not None:
             self._end.synchronize()
             self._end = None
@@ -128,18 +128,18 @@ def solve_batches(
     solve: Callable[[torch.Tensor], torch.Tensor],
     queues: Queues,
 ) -> None:
-    """Solves batch after batch, as many at a time as there are slots, and waits for the last.
+    """Computes the fields of all batches, with one batch per slot in flight.
 
     Args:
-        batches: frames, and where their fields are to go.
-        slots: for the batches in turn.
-        solve: frames to fields, both on the device.
-        queues: where the work goes.
+        batches: frames of each batch, and the memory for its fields.
+        slots: buffers, used in turn.
+        solve: computes fields from frames, both on the device.
+        queues: streams for the work.
     """
     try:
         for number, (frames, target) in enumerate(batches):
             slots[number % len(slots)].begin(frames, target, solve, queues)
     finally:
-        # Whatever went wrong: no stream may be left with memory that is about to be given back.
+        # Also after an error: no stream may use the buffers after they are freed.
         for slot in slots:
             slot.finish()

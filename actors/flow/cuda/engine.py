@@ -1,13 +1,13 @@
-"""TV-L1 on a GPU, many pairs at once: what `actors.flow.tvl1` computes, by Triton's kernels.
+"""TV-L1 on a GPU, many pairs per batch: the computation of `actors.flow.tvl1` in Triton kernels.
 
-The host only queues work; two batches at most are under way. How far each pair has come is known on
-the device alone: every warp gets as many launches as it may need at most, and those of a pair that
-has converged return at once.
+The host only queues work, for at most two batches at a time. Convergence is known on the device
+only: each warp gets the largest number of launches that it may need, and launches for pairs that
+have converged return at once.
 
-Each warp of a pair takes the iterations that the stop rule names; the CPU takes a few more where
-its blocks overshoot (`loops.scale.solve_scale`). Else the results differ in that the dual variables
-are stored in 16 bits and the frames in 21, and in the order of sums. For the same frames and the
-same batch size a result repeats to the bit.
+Each warp of a pair runs the number of iterations that the stop rule gives; the CPU runs a few more
+where its blocks overshoot (`loops.scale.solve_scale`). Other differences from the CPU are the
+storage of dual variables in 16 bits and of frames in 21 bits, and the order of sums. The same
+frames and the same batch size give the same result bit for bit.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 LEAST_CAPABILITY = (7, 0)
 """Compute capability of the oldest GPUs that Triton compiles for (Volta)."""
 LARGEST_BATCH = 1024
-"""Pairs at once at most; more no longer help to fill a GPU."""
+"""Largest number of pairs per batch; larger batches do not use a GPU better."""
 LARGEST_KEPT = 256
-"""Pairs whose solver is kept between calls; for more, the GPU's work outlasts the launches."""
+"""Largest number of pairs whose solver is kept between calls; for more, launches cost little."""
 
 
 def _solver_class(device: torch.device) -> type[Solver]:
-    """What launches the Triton kernels, once it is clear that they can run."""
+    """Returns the class that launches the Triton kernels, after a check that they run."""
     if device.type == "cuda":
         _check_gpu(device)
     try:
@@ -50,14 +50,14 @@ def _solver_class(device: torch.device) -> type[Solver]:
     except ImportError as error:
         raise UnusableGPU(
             f"flow on a GPU needs Triton, which can't be imported ({error})",
-            "it comes with PyTorch for CUDA: install that, or choose device 'cpu'",
+            "Triton comes with PyTorch for CUDA: install that, or choose device 'cpu'",
         ) from error
     if device.type == "cuda":
         _try_kernel(device, triton.TritonError)
     elif device.type != "cpu" or not triton.knobs.runtime.interpret:
         raise UserError(
             f"flow device is {str(device)!r}; choose 'cuda', or 'cpu' with TRITON_INTERPRET=1 set "
-            "to try the GPU's kernels under Triton's interpreter"
+            "to run the GPU's kernels in Triton's interpreter"
         )
     from actors.flow.cuda.solver import Solver  # imports Triton
 
@@ -65,14 +65,14 @@ def _solver_class(device: torch.device) -> type[Solver]:
 
 
 def _recorder(device: torch.device) -> Record | None:
-    """What records the launches of a batch; None for the interpreter, which launches nothing."""
+    """Returns the recorder of a batch's launches; None for the interpreter."""
     from actors.flow.cuda.solver import record_graph
 
     return record_graph if device.type == "cuda" else None
 
 
 def _check_gpu(device: torch.device) -> None:
-    """Raises UnusableGPU where PyTorch doesn't find it, or it is older than Triton's oldest."""
+    """Raises `UnusableGPU` if PyTorch doesn't find the GPU, or Triton doesn't support it."""
     check_present(device)
     capability = torch.cuda.get_device_capability(device)
     if capability < LEAST_CAPABILITY:
@@ -85,10 +85,10 @@ def _check_gpu(device: torch.device) -> None:
 
 
 def _try_kernel(device: torch.device, *errors: type[Exception]) -> None:
-    """Compiles and runs the smallest kernel, which needs all that the others need of a machine.
+    """Compiles and runs the smallest kernel, which has the requirements of all others.
 
     Raises:
-        UnusableGPU: one of Triton's `errors`, or what else keeps a kernel from running.
+        UnusableGPU: the kernel fails with one of Triton's `errors`, or with another one.
     """
     from actors.flow.cuda.solver import run_smallest
 
@@ -102,43 +102,43 @@ def _try_kernel(device: torch.device, *errors: type[Exception]) -> None:
     try:
         run_smallest(device)
     except kinds as error:
-        said = (str(error).strip().splitlines() or [""])[0]
+        first_line = (str(error).strip().splitlines() or [""])[0]
         raise UnusableGPU(
-            f"Triton can't run a kernel on {str(device)!r} ({type(error).__name__}: {said})",
+            f"Triton can't run a kernel on {str(device)!r} ({type(error).__name__}: {first_line})",
             "Triton needs a driver that fits PyTorch's CUDA, and a C compiler such as gcc with "
             "Python's headers; install what is missing, or choose device 'cpu'",
         ) from error
 
 
 def _room(batch: int, most: int) -> int:
-    """Pairs that a solver is made for, so that neighboring sizes of a batch share one."""
+    """Capacity of a solver in pairs; similar batch sizes share a capacity."""
     return batch if batch > LARGEST_KEPT else min(1 << (batch - 1).bit_length(), most)
 
 
 def _gray(frames: torch.Tensor) -> torch.Tensor:
-    """Luma of uint8 (T, 3, H, W), as `actors.flow.tvl1.to_gray`."""
+    """Luma of uint8 (T, 3, H, W), as by `actors.flow.tvl1.to_gray`."""
     red, green, blue = (frames[:, channel].to(torch.int32) for channel in range(3))
     return (9798 * red + 19235 * green + 3735 * blue + (1 << 14)) >> 15
 
 
 def _quantized(flow: torch.Tensor, bound: float) -> torch.Tensor:
-    """`actors.flow.fields.quantize` on the device, in double precision as there."""
+    """`actors.flow.fields.quantize` on the device, in double precision too."""
     level = (flow.clamp(-bound, bound).to(torch.float64) + bound) * 255 / (2 * bound)
     return level.round().to(torch.uint8)
 
 
 class CUDAEngine:
-    """TV-L1 on a GPU. Several threads may call it; they take turns.
+    """TV-L1 on a GPU. Thread-safe; calls run one after another.
 
     Args:
         settings: parameters of the flow.
-        device: "cuda" or "cuda:1"; "cpu" only where TRITON_INTERPRET=1 is set, to try the kernels.
-        batch: pairs computed at once; as many as fit into the device's free memory if not given.
-        share: of the device's memory, at most.
+        device: "cuda" or "cuda:N"; "cpu" only with TRITON_INTERPRET=1, for tests of the kernels.
+        batch: pairs per batch; None: as many as fit into the device's free memory.
+        share: largest share of the device's memory.
 
     Raises:
-        UnusableGPU: there is no such device, or Triton can't be used there.
-        UserError: the batch is not from 1 to LARGEST_BATCH.
+        UnusableGPU: the device doesn't exist, or Triton doesn't run on it.
+        UserError: the batch is not in 1..LARGEST_BATCH.
     """
 
     def __init__(
@@ -161,34 +161,34 @@ class CUDAEngine:
         self._record = _recorder(self.device)
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Optical flow from each frame to the next, or from each pair's first to its second.
+        """Computes the flow from each frame to the next, or of each pair.
 
         Args:
-            frames: uint8 (T, H, W) gray or (T, 3, H, W) RGB frames of a clip, or (N, 2, H, W) gray
-                pairs, at least 16 pixels wide and high.
+            frames: uint8; (T, H, W) gray or (T, 3, H, W) RGB frames of a clip, or (N, 2, H, W)
+                pairs of gray frames; at least 16 pixels wide and high.
 
         Returns:
             float32 (max(T - 1, 0), 2, H, W) or (N, 2, H, W): displacements in pixels, x first.
 
         Raises:
-            ValueError: the frames' shape, type or size is not as above.
-            UserError: the device has not enough memory for one pair.
+            ValueError: the frames have another shape or dtype, or are too small.
+            UserError: the device's memory is too small for one pair.
         """
         return self._run(frames, None)
 
     def quantized(self, frames: NDArray[np.uint8], bound: float = 20.0) -> NDArray[np.uint8]:
-        """The flow in bytes, made so on the device: `actors.flow.fields.quantize` of the flow.
+        """Computes the flow and quantizes it on the device; see `actors.flow.fields.quantize`.
 
         Args:
             frames: as for a call.
-            bound: the largest displacement kept, in pixels.
+            bound: largest displacement in pixels; larger ones are clipped.
 
         Returns:
             uint8 (max(T - 1, 0), 2, H, W) or (N, 2, H, W).
 
         Raises:
-            ValueError: the frames are not as for a call, or the bound is not above 0.
-            UserError: the device has not enough memory for one pair.
+            ValueError: the frames are invalid, as for a call, or the bound is not above 0.
+            UserError: the device's memory is too small for one pair.
         """
         check_bound(bound)
         return self._run(frames, bound)
@@ -214,7 +214,7 @@ class CUDAEngine:
     def _fill(
         self, result: torch.Tensor, frames: NDArray[np.uint8], bound: float | None, most: int
     ) -> None:
-        """Finds all fields, in equal batches of no more than `most` pairs."""
+        """Computes all fields, in equal batches of at most `most` pairs."""
         count, _, height, width = result.shape
         batch = ceiling(count, ceiling(count, most))
         step = 2 if frames.shape[1:-2] == (2,) else 1
@@ -238,11 +238,11 @@ class CUDAEngine:
         solve_batches(_chunks(frames, result, batch), slots, solve, queues)
 
     def _solver(self, height: int, width: int, pairs: int, frame_step: int) -> Solver:
-        """A solver; a small one is kept for the next call, its launches recorded."""
+        """Returns a solver; a small one is kept for the next call, with its launches recorded."""
         size = (height, width, pairs, frame_step)
         if self._kept is not None and self._kept[0] == size:
             return self._kept[1]
-        self._kept = None  # its memory may be needed
+        self._kept = None  # frees its memory for the new one
         small = pairs <= LARGEST_KEPT
         record = self._record if small else None
         solver = self._solver_class(
@@ -253,21 +253,21 @@ class CUDAEngine:
         return solver
 
     def _bytes_per_pair(self, height: int, width: int, frame_step: int) -> int:
-        """About what a pair takes on the device, color frames supposed."""
+        """Estimates a pair's memory on the device in bytes, for color frames."""
         waiting = IN_FLIGHT * (3 * frame_step + 2 * 4) * height * width
         solving = self._solver_class.bytes_per_pair(height, width, self.settings, frame_step)
         return waiting + solving
 
     def _most(self, height: int, width: int, frame_step: int, count: int) -> int:
-        """Pairs at once at most, as far as one can tell."""
+        """Estimates the largest number of pairs per batch."""
         if self.batch is not None or self.device.type != "cuda":
             return self.batch or LARGEST_BATCH
         kept = None if self._kept is None else self._kept[0]
         if kept == (height, width, _room(count, LARGEST_BATCH), frame_step):
-            return LARGEST_BATCH  # its memory is there
-        self._kept = None  # so that every call finds the same
+            return LARGEST_BATCH  # its memory is allocated
+        self._kept = None  # so that every call finds the same free memory
         free = free_memory(self.device, self.share)
-        # The rest is for whoever shares the device.
+        # The rest is for other processes on the device.
         fitting = int(0.6 * free) // self._bytes_per_pair(height, width, frame_step)
         return max(1, min(LARGEST_BATCH, fitting))
 
@@ -275,7 +275,7 @@ class CUDAEngine:
 def _chunks(
     frames: NDArray[np.uint8], result: torch.Tensor, batch: int
 ) -> Iterator[tuple[NDArray[np.uint8], torch.Tensor]]:
-    """The frames of each batch of pairs, and where its fields go."""
+    """Yields the frames of each batch of pairs, and the part of the result for its fields."""
     for start in range(0, len(result), batch):
         stop = min(start + batch, len(result))
         if frames.shape[1:-2] == (2,):

@@ -1,25 +1,25 @@
-"""The iterations of TV-L1 on a GPU, in Triton; `engine` launches them.
+"""Iterations of TV-L1 on a GPU, in Triton; `actors.flow.cuda.solver` launches them.
 
-Layout. Each pair has two states, `room` elements apart, and what one launch reads from one it
-writes to the other. A state is float32 (4, height, pitch): the displacements u and v in pixels,
-then the dual variables of u and of v, packed (`actors.flow.cuda.storage`). `data` is float32
-(pairs, 3, height, pitch): the warped gradient and the residual at zero flow.
+Layout. Each pair has two states, `room` elements apart; a launch reads one of them and writes the
+other. A state is float32 (4, height, pitch): the displacements u and v in pixels, then the packed
+dual variables of u and of v (`actors.flow.cuda.storage`). `data` is float32 (pairs, 3, height,
+pitch): the warped gradient and the residual at zero flow.
 
 Iterations. A warp of 32 lanes owns a strip of columns and walks down its rows. Once row y is
-loaded, iteration 1 can be done on row y, iteration 2 on row y - 1 and so on: the rows between live
-in registers, neighbors in a row are reached by shuffles, and no barrier is needed. Each iteration
-spoils one more column at either side of the strip, so a strip overlaps its neighbors by HALO
-columns and keeps the 32 - 2 HALO in the middle.
+loaded, iteration 1 runs on row y, iteration 2 on row y - 1 and so on: the rows between stay in
+registers, shuffles reach the neighbors in a row, and no barrier is needed. Each iteration
+invalidates one more column on either side of the strip, so a strip overlaps its neighbors by HALO
+columns and writes the 32 - 2 HALO columns in the middle.
 
-Convergence. A program leaves the summed squared change of its piece in each iteration of a launch
-in `changes`. In the next launch all programs of a pair add these up, always in the same order, and
-come to the same verdict. If the pair had converged before the launch's last iteration, they do it
-again from the state before, with just as many iterations as were needed; the pair is then done
-until its frame is warped anew. Each program keeps in its own element of `slots` which state is the
-latest (bit 0) and whether the pair is done (bit 1): nobody else writes there, nobody waits.
+Convergence. A program writes the summed squared change of its piece in each iteration of a launch
+to `changes`. In the next launch all programs of a pair add these sums in the same order, so they
+come to the same result. If the pair converged before the launch's last iteration, they repeat the
+launch from the previous state with the number of iterations that was needed; then the pair is done
+until its frame is warped again. Each program keeps in its own element of `slots` which state is
+the latest (bit 0) and whether the pair is done (bit 1); no other program writes there.
 """
 
-# What a kernel takes and returns is known to Triton's compiler alone: only constants are annotated.
+# Triton infers the types of a kernel's arguments; only compile-time constants are annotated.
 # ruff: noqa: ANN001, ANN201
 # mypy: ignore-errors
 
@@ -33,13 +33,15 @@ from actors.flow.cuda.steps import FLAT, inverse, iteration, primal_dual_iterati
 from actors.flow.cuda.storage import pack_dual, unpack_dual
 
 UNROLL = tl.constexpr(2)
-"""Rows per turn of the innermost loop; several spare moving registers from row to row."""
+"""Rows per pass of the innermost loop; unrolling saves moves between registers."""
 
 
 @triton.jit
 def _needed(changes, previous, tolerance, PARTS: tl.constexpr):
-    """After how many iterations of the launch before the pair had converged; if not, a number
-    above `previous`, that launch's iterations."""
+    """Number of iterations of the previous launch after which the pair had converged.
+
+    A number above `previous`, the iterations of that launch, if the pair had not converged.
+    """
     parts = tl.num_programs(0)
     part = tl.arange(0, PARTS)[:, None]
     index = tl.arange(0, HALO)[None, :]
@@ -51,7 +53,7 @@ def _needed(changes, previous, tolerance, PARTS: tl.constexpr):
 
 @triton.jit
 def _load_row(state, data, y, x, inside, height, pitch, EDGE: tl.constexpr):
-    """One row of all a strip needs to iterate; zeros outside the image."""
+    """Loads one row of a strip's state and data; zeros outside the image."""
     plane = height * pitch
     place = y * pitch + x
     if EDGE:
@@ -72,15 +74,15 @@ def _walk(
     sigma, grain, count, EDGE: tl.constexpr, PARTIAL: tl.constexpr, PRIMAL_DUAL: tl.constexpr,
     ITERATIONS: tl.constexpr,
 ):  # fmt: skip
-    """Takes in row y, iterates once on each of the rows y, y - 1, ..., lets the last one go.
+    """Takes row y, runs one iteration on each of the rows y, y - 1, ..., and stores the last one.
 
     Args:
-        walk: what is carried from row to row: row y as loaded; per iteration what it left of the
-            row above, the data terms on their way down to the next, and the squared change.
-        count: iterations that change anything, if PARTIAL.
+        walk: state of the walk: row y as loaded; per iteration its result on the row above, the
+            data terms that the next iteration needs, and the squared change.
+        count: number of iterations that take effect, if PARTIAL.
         EDGE: whether rows outside the image or the piece can occur.
-        PARTIAL: whether the iterations from `count` on are to hand on what they get.
-        PRIMAL_DUAL: which kind of iteration.
+        PARTIAL: whether iterations from `count` on pass their input through.
+        PRIMAL_DUAL: kind of iteration.
 
     Returns:
         `walk` for the next row.
@@ -88,13 +90,13 @@ def _walk(
     loaded, aboves, terms, errors = walk
     u, v, pu, pv, gx, gy, residual = loaded
     inside = (x >= 0) & (x < width)
-    # Asked for a row early: memory answers while this row is worked on.
+    # Loaded one row ahead, to hide the latency of memory.
     ahead = _load_row(source, data, y + 1, x, inside, height, pitch, EDGE)
     lane = tl.arange(0, LANES)[None, :]
     left = tl.broadcast_to(tl.maximum(lane - 1, 0), x.shape)
     right = tl.where(inside & (x < width - 1) & (lane < LANES - 1), lane + 1, lane)
     squared = gx * gx + gy * gy
-    # Where it is flat the reciprocal may be infinite, and isn't used.
+    # Where it is flat the reciprocal may be infinite; it is not used there.
     reciprocal = tl.where(squared > FLAT, -inverse(tl.maximum(squared, FLAT)), 0.0)
     flow, term = (u, v), (gx, gy, reciprocal, residual)
     duals = unpack_dual(pu, grain) + unpack_dual(pv, grain)
@@ -146,7 +148,7 @@ def _set_out(
     source, data, start, x, width, height, pitch, PRIMAL_DUAL: tl.constexpr,
     ITERATIONS: tl.constexpr,
 ):  # fmt: skip
-    """The first row of a walk to the row `start`, and what `_walk` carries from it."""
+    """Returns the first row of a walk to the row `start`, and the initial `walk`."""
     zero = tl.zeros(x.shape, tl.float32)
     aboves, terms, errors = (), (), ()
     for _ in tl.static_range(ITERATIONS):
@@ -166,9 +168,9 @@ def _advance(
     source, target, data, changes, x, own, start, stop, height, width, pitch, limit, tau, rate,
     sigma, grain, CHECK: tl.constexpr, PRIMAL_DUAL: tl.constexpr, ITERATIONS: tl.constexpr,
 ):  # fmt: skip
-    """ITERATIONS iterations on the piece's rows start..stop; their squared changes to `changes`."""
+    """Runs ITERATIONS iterations on rows start..stop; writes squared changes to `changes`."""
     first, walk = _set_out(source, data, start, x, width, height, pitch, PRIMAL_DUAL, ITERATIONS)
-    # Between these rows no iteration is at an edge of the piece: most of the way, without checks.
+    # Between these rows no iteration touches an edge of the piece, so no checks are needed.
     inner = start + ITERATIONS
     outer = tl.maximum(inner, tl.minimum(stop, height - 1))
     for y in range(first, inner):
@@ -196,7 +198,7 @@ def _advance_by(
     source, target, data, count, x, own, start, stop, height, width, pitch, limit, tau, rate, sigma,
     grain, PRIMAL_DUAL: tl.constexpr,
 ):  # fmt: skip
-    """As `_advance`, but `count` iterations, 1 to HALO - 1: decided late, so not as fast."""
+    """As `_advance` with `count` iterations, 1 to HALO - 1, known at run time: slower."""
     first, walk = _set_out(source, data, start, x, width, height, pitch, PRIMAL_DUAL, HALO - 1)
     for y in range(first, stop + HALO - 1):
         walk = _walk(
@@ -216,31 +218,31 @@ def iterate(
     CHECK: tl.constexpr, PRIMAL_DUAL: tl.constexpr, PARTS: tl.constexpr, STRIPS: tl.constexpr,
     ITERATIONS: tl.constexpr,
 ):  # fmt: skip
-    """A few iterations of each pair that has not converged.
+    """Runs a few iterations of each pair that has not converged.
 
-    Grid: pieces of the image (pieces_wide times as many as `rows` rows go into the height), pairs.
+    Grid: (pieces of the image, pairs); there are pieces_wide * ceil(height / rows) pieces.
 
     Args:
         states: two states of each pair.
-        slots: int32 (pairs, pieces), where the latest state is and whether the pair is done.
+        slots: int32 (pairs, pieces); which state is the latest, and whether the pair is done.
         data: data terms.
-        changes: float32 (2, pairs, pieces, HALO), summed squared changes of the last two launches.
+        changes: float32 (2, pairs, pieces, HALO); summed squared changes of the last two launches.
         room: elements between a pair's states.
-        step: this launch's number since the frame was warped.
-        previous: iterations of the launch before whose changes are yet to be looked at, or 0.
-        more: not 0 if pairs that have not converged are to go on.
+        step: number of this launch since the frame was warped.
+        previous: iterations of the previous launch, whose changes are evaluated now; or 0.
+        more: whether pairs that have not converged continue (not 0).
         height: rows.
         width: columns.
         pitch: elements between rows.
-        pieces_wide: pieces beside each other.
+        pieces_wide: number of pieces in a row.
         rows: rows of a piece.
-        tolerance: a pair has converged when an iteration's summed squared change is not above this.
-        limit: lambda * theta; of primal-dual iterations lambda * tau.
-        tau: time step; of primal-dual iterations the primal one.
-        rate: tau / theta; of primal-dual iterations tau / (tau + theta).
+        tolerance: a pair converges when the summed squared change of an iteration is at most this.
+        limit: lambda * theta; for primal-dual iterations lambda * tau.
+        tau: time step; for primal-dual iterations the primal step.
+        rate: tau / theta; for primal-dual iterations tau / (tau + theta).
         sigma: dual step of primal-dual iterations.
         grain: unit of the stored dual variables.
-        PRIMAL_DUAL: whether iterations are primal-dual ones, or alternating.
+        PRIMAL_DUAL: kind of iteration: primal-dual or alternating.
         CHECK: whether pairs may converge.
         PARTS: a power of two not below the number of pieces.
         STRIPS: strips of a piece, one warp each.

@@ -1,9 +1,9 @@
 """The median filter between rounds of TV-L1's iterations on a GPU, in Triton.
 
-For the states and slots see `actors.flow.cuda.iterations`.
+States and slots are described in `actors.flow.cuda.iterations`.
 """
 
-# What a kernel takes and returns is known to Triton's compiler alone: only constants are annotated.
+# Triton infers the types of a kernel's arguments; only compile-time constants are annotated.
 # ruff: noqa: ANN001, ANN201
 # mypy: ignore-errors
 
@@ -17,7 +17,7 @@ from actors.flow.cuda.pieces import latest, piece
 
 @triton.jit
 def _without_extremes(values, SIZE: tl.constexpr):
-    """The values but for their smallest and their largest."""
+    """Returns the values without the smallest and the largest one."""
     least = values[0]
     rest = ()
     for i in tl.static_range(1, SIZE):
@@ -33,10 +33,10 @@ def _without_extremes(values, SIZE: tl.constexpr):
 
 @triton.jit
 def _median(image, y, x, own, height, width, pitch, SIDE: tl.constexpr):
-    """Median of the SIDE x SIDE pixels around each; edges replicated.
+    """Median of the SIDE x SIDE pixels around each pixel; edges are replicated.
 
-    Of n values, the smallest and the largest of any n // 2 + 2 can't be the median: drop them,
-    take in another, and so on.
+    The smallest and the largest of any n // 2 + 2 of the n values can't be the median: they are
+    dropped, the next value is added, and so on.
     """
     values = ()
     for k in tl.static_range(SIDE * SIDE):
@@ -57,9 +57,9 @@ def filter_flow(
     states, slots, room, step, height, width, pitch, pieces_wide, rows,
     STRIPS: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
-    """Median-filters the flow of each pair that is not done, into its other state.
+    """Median-filters the flow of each pair that is not done, from its latest state to the other.
 
-    Grid and arguments as `iterations.iterate`; SIDE is the filter's side.
+    Grid and arguments are those of `iterations.iterate`; SIDE is the side of the filter in pixels.
     """
     pair = tl.program_id(1).to(tl.int64)
     x, own = piece(width, pieces_wide, STRIPS)

@@ -1,11 +1,11 @@
-"""Frames, pyramids and warps of TV-L1 on a GPU, in Triton; `engine` launches them.
+"""Frames, pyramids and warps of TV-L1 on a GPU, in Triton; `actors.flow.cuda.solver` launches them.
 
-`frames` is int64 (frames, height + 2 MARGIN, pitch) with zeros around, `data` is float32 (pairs, 3,
-height, pitch): the warped gradient and the residual at zero flow. For the states see
-`actors.flow.cuda.iterations`, for what stands in few bits `actors.flow.cuda.storage`.
+`frames` is int64 (frames, height + 2 MARGIN, pitch) with a margin of zeros; `data` is float32
+(pairs, 3, height, pitch): the warped gradient and the residual at zero flow. States are described
+in `actors.flow.cuda.iterations`, packed values in `actors.flow.cuda.storage`.
 """
 
-# What a kernel takes and returns is known to Triton's compiler alone: only constants are annotated.
+# Triton infers the types of a kernel's arguments; only compile-time constants are annotated.
 # ruff: noqa: ANN001, ANN201
 # mypy: ignore-errors
 
@@ -24,12 +24,12 @@ from actors.flow.cuda.storage import (
 )
 
 MARGIN = tl.constexpr(8)
-"""Zeros around a frame: more than a bicubic kernel 4 pixels outside reaches."""
+"""Width of the zeros around a frame; the bicubic kernel 4 pixels outside reaches less far."""
 
 
 @triton.jit
 def _tile(width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Rows and columns of this program's tile of an image."""
+    """Returns the rows and columns of this program's tile."""
     tiles = tl.cdiv(width, COLUMNS)
     tile = tl.program_id(0)
     y = (tile // tiles) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -39,9 +39,9 @@ def _tile(width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _around(image, y, x, inside, height, width, pitch, step_y, step_x):
-    """The four pixels around pixel (y, x) of another size, and how far it is down and right.
+    """Returns the four pixels around pixel (y, x) of another size, and its offsets down and right.
 
-    Centres are at halves, edges are replicated.
+    Pixel centers are at halves, edges are replicated.
     """
     at_y = tl.minimum(tl.maximum((y + 0.5) * step_y - 0.5, 0.0), height - 1.0)
     at_x = tl.minimum(tl.maximum((x + 0.5) * step_x - 0.5, 0.0), width - 1.0)
@@ -63,14 +63,14 @@ def _between(a, b, c, d, down, along):
 
 @triton.jit
 def _bilinear(image, y, x, inside, height, width, pitch, step_y, step_x):
-    """The image at pixels (y, x) of another size."""
+    """Interpolates the image at pixels (y, x) of another size."""
     a, b, c, d, down, along = _around(image, y, x, inside, height, width, pitch, step_y, step_x)
     return _between(a, b, c, d, down, along)
 
 
 @triton.jit
 def _bilinear_dual(image, y, x, inside, height, width, pitch, step_y, step_x, grain):
-    """Both components of a packed dual variable at pixels (y, x) of another size."""
+    """Interpolates both components of a packed dual variable at pixels (y, x) of another size."""
     a, b, c, d, down, along = _around(image, y, x, inside, height, width, pitch, step_y, step_x)
     ax, ay = unpack_dual(a, grain)
     bx, by = unpack_dual(b, grain)
@@ -84,7 +84,7 @@ def resize(
     images, smaller, height, width, new_height, new_width, step,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Images float32 (count, height, width) to the next coarser scale. Grid: tiles, images."""
+    """Resizes float32 (count, height, width) to the next coarser scale. Grid: (tiles, images)."""
     y, x = _tile(new_width, ROWS, COLUMNS)
     image = tl.program_id(1).to(tl.int64)
     images += image * height * width
@@ -105,10 +105,10 @@ def enlarge(
     new_height, new_width, new_pitch, new_parts, step_y, step_x, zoom, grain,
     DUALS: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The flow from one scale to the next finer one, into each pair's other state.
+    """Resizes each pair's flow to the next finer scale, from its latest state to the other.
 
-    Grid: tiles of the finer scale, pairs. DUALS says whether the dual variables go on there (0
-    across the image's edges) or start from zero; PARTS is a power of two not below `new_parts`.
+    Grid: (tiles of the finer scale, pairs). DUALS: whether the dual variables are resized too, with
+    0 across the image's edges, or set to 0. PARTS: a power of two not below `new_parts`.
     """
     y, x = _tile(new_width, ROWS, COLUMNS)
     pair = tl.program_id(1).to(tl.int64)
@@ -141,7 +141,7 @@ def collect(
     states, slots, flow, room, height, width, pitch, parts,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Each pair's latest u and v to float32 (pairs, 2, height, width). Grid: tiles, pairs."""
+    """Copies the latest u and v to float32 (pairs, 2, height, width). Grid: (tiles, pairs)."""
     y, x = _tile(width, ROWS, COLUMNS)
     pair = tl.program_id(1).to(tl.int64)
     states += pair * 2 * room + (tl.load(slots + pair * parts) & 1) * room
@@ -154,8 +154,10 @@ def collect(
 
 @triton.jit(do_not_specialize=["height", "width", "pitch"])
 def pack_frames(images, frames, height, width, pitch, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Images float32 (count, height, width) to `frames`: with central differences, one-sided and
-    halved at the edges. Grid: tiles, images."""
+    """Packs float32 images (count, height, width) and their central differences into `frames`.
+
+    At the edges half the one-sided differences. Grid: (tiles, images).
+    """
     y, x = _tile(width, ROWS, COLUMNS)
     image = tl.program_id(1).to(tl.int64)
     images += image * height * width
@@ -174,7 +176,7 @@ def pack_frames(images, frames, height, width, pitch, ROWS: tl.constexpr, COLUMN
 
 @triton.jit
 def _cubic_weights(t, a):
-    """Weights of the pixels at -1, 0, 1, 2 for a point t in 0..1 after pixel 0 (Keys, 1981)."""
+    """Weights of the pixels at -1, 0, 1, 2 for a point at t in 0..1 (Keys, 1981)."""
     s = 1.0 - t
     first = ((a * (t + 1.0) - 5.0 * a) * (t + 1.0) + 8.0 * a) * (t + 1.0) - 4.0 * a
     second = ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0
@@ -193,8 +195,8 @@ def linearize(
 ):  # fmt: skip
     """Warps each pair's second frame by the flow and linearizes brightness constancy around it.
 
-    What lies outside the second frame counts as zero, gradients included. Pair i has the frames
-    i * frame_step and the one after it. Grid: tiles, pairs.
+    Values and gradients outside the second frame are 0. Pair i has the frames i * frame_step and
+    i * frame_step + 1. Grid: (tiles, pairs).
     """
     y, x = _tile(width, ROWS, COLUMNS)
     pair = tl.program_id(1).to(tl.int64)
@@ -204,7 +206,7 @@ def linearize(
     state = states + pair * 2 * room + (tl.load(slots + pair * parts) & 1) * room
     u = tl.load(state + place, mask=inside, other=0.0)
     v = tl.load(state + plane + place, mask=inside, other=0.0)
-    # A displacement beyond the frame stays beyond it, but within the margin.
+    # A position outside the frame stays outside, but within the margin.
     at_x = tl.minimum(tl.maximum(x + u, -4.0), width + 4.0)
     at_y = tl.minimum(tl.maximum(y + v, -4.0), height + 4.0)
     left, top = tl.floor(at_x), tl.floor(at_y)
@@ -219,7 +221,7 @@ def linearize(
     gy = tl.zeros((ROWS, COLUMNS), tl.float32)
     for j in tl.static_range(4):
         for i in tl.static_range(4):
-            # No mask: beyond the image's last row or column this still reads the margin.
+            # No mask: after the image's last row or column this reads the margin.
             tap = tl.load(taps + j * frame_pitch + i).to(tl.uint64, bitcast=True)
             weight = wy[j] * wx[i]
             value += weight * pixel_field(tap, 0)

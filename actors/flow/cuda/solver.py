@@ -1,4 +1,4 @@
-"""What `actors.flow.cuda` needs memory for, and the order of its kernels' launches."""
+"""Device memory of a batch of pairs, and the sequence of kernel launches that computes its flow."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from actors.flow.settings import TVL1
 from actors.flow.tvl1 import pyramid_scales
 
 TILE = {"ROWS": 8, "COLUMNS": 32}
-"""What one program of the kernels without iterations works on, in pixels."""
+"""Pixels per program of the kernels other than the iterations and the median."""
 STRIPS = 2
 """Strips of 24 columns per program of the iterations, one warp each."""
 WARPS_PER_PROCESSOR = 32
-"""Warps of iterations wanted per multiprocessor: twice what is resident, for an even end."""
+"""Warps of iterations per multiprocessor: twice the resident ones, to balance the load."""
 FEWEST_ROWS = 32
-"""Rows of a piece at least: each costs 2 HALO rows more than it yields."""
+"""Smallest number of rows of a piece; a piece computes 2 HALO more rows than it writes."""
 FEWEST_PARTS = 64
-"""Room for so many pieces is compiled in at least, so that most sizes share a kernel."""
+"""Smallest compiled capacity of pieces, so that most frame sizes share a kernel."""
 HALO: int = pieces.HALO.value
 USEFUL: int = pieces.LANES.value - 2 * HALO
-"""Columns of a strip that are its own."""
+"""Columns that a strip writes."""
 MARGIN: int = pyramid.MARGIN.value
 Record = Callable[[Callable[[], None]], Callable[[], None]]
-"""From what queues work to what queues the same again."""
+"""Turns a function that queues work into one that queues the same work again."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """One pyramid scale: its size and how its arrays lie in memory."""
+    """Size of one pyramid scale and memory layout of its arrays."""
 
     height: int
     width: int
 
     @property
     def pitch(self) -> int:
-        """Elements between rows, which start at the fifth: so each strip starts at a sector of
-        32 bytes."""
+        """Elements from row to row. Rows start at the fifth element, so that each strip starts at
+        a multiple of 32 bytes."""
         return (self.width + 4 + 7) // 8 * 8
 
     @property
@@ -53,30 +53,31 @@ class _Scale:
 
 
 def _scales(height: int, width: int, settings: TVL1) -> list[_Scale]:
-    """The pyramid's scales, finest first."""
+    """Returns the pyramid's scales, finest first."""
     return [_Scale(scale.height, scale.width) for scale in pyramid_scales(height, width, settings)]
 
 
 def record_graph(work: Callable[[], None]) -> Callable[[], None]:
-    """Records what the work queues on the present GPU as a CUDA graph, without doing it.
+    """Records the work that a function queues on the current GPU as a CUDA graph.
 
-    All kernels must have run once before, for they can't be compiled or loaded meanwhile.
+    The work does not run. All its kernels must have run before, because a recording can't compile
+    or load kernels.
 
     Returns:
-        What does it all again, in the current stream, by one launch.
+        A function that queues the recorded work in the current stream by one launch.
 
     Raises:
-        RuntimeError: it can't be recorded.
+        RuntimeError: the work can't be recorded.
     """
     graph = torch.cuda.CUDAGraph()
-    # Other threads may allocate memory meanwhile.
+    # Other threads may allocate memory during the recording.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
     return graph.replay
 
 
 def run_smallest(device: torch.device) -> None:
-    """Runs a kernel that does next to nothing, and waits for its end."""
+    """Runs a minimal kernel and waits for its end."""
     on_gpu = device.type == "cuda"
     with torch.cuda.device(device if on_gpu else -1):
         images, smaller = (torch.zeros((1, side, side), device=device) for side in (4, 2))
@@ -86,28 +87,28 @@ def run_smallest(device: torch.device) -> None:
 
 
 def _cut(wanted: int, longest: int) -> list[int]:
-    """Iterations launch by launch, none longer than `longest`."""
+    """Splits iterations into launches of at most `longest`."""
     return [longest] * (wanted // longest) + [wanted % longest] * (wanted % longest > 0)
 
 
 def _room_for(parts: int) -> int:
-    """A power of two not below the number."""
+    """Returns a power of two not below `parts`."""
     return max(FEWEST_PARTS, 1 << (parts - 1).bit_length())
 
 
 class Solver:
-    """Memory for a batch of pairs of one size, and the launches that fill it.
+    """Computes the flow of batches of pairs of one frame size.
 
     Args:
         settings: parameters of the flow.
-        device: where to compute.
+        device: device that computes the flow.
         height: rows of a frame.
         width: columns of a frame.
-        pairs: pairs of the batch.
-        frame_step: from one pair's first frame to the next one's: 1 in a clip, 2 between pairs.
-        record: records the launches of a batch when the first one has been solved; every later
-            batch replays them. Some two thousand launches cost the host more than a small batch
-            costs the GPU.
+        pairs: largest number of pairs of a batch.
+        frame_step: offset of a pair's first frame from the previous pair's: 1 in a clip, 2 between
+            separate pairs.
+        record: records the launches after the first batch, for replay in all later batches. About
+            two thousand launches take longer on the host than a small batch takes on the GPU.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class Solver:
         self._replay: Callable[[], None] | None = None
         self._compiled = False
         self.primal_dual = settings.solver == "primal_dual"
-        # The largest a dual variable can be, by the integers that it is stored in.
+        # Largest value of a dual variable, divided by the largest integer of its storage.
         self.grain = (1.0 if self.primal_dual else settings.theta) / 32767
         self.scales = _scales(height, width, settings)
         self.processors = 1
@@ -136,7 +137,7 @@ class Solver:
             for s in self.scales
         ]
         self.room = 4 * self.scales[0].height * self.scales[0].pitch
-        # A row's first element is its fifth: see `_Scale.pitch`.
+        # Rows start at the fifth element: see `_Scale.pitch`.
         self.states = torch.zeros(pairs * 2 * self.room + 4, device=device)[4:]
         self.data = torch.empty(pairs * (self.room // 4 * 3) + 4, device=device)[4:]
         parts = [self._parts(scale) for scale in self.scales]
@@ -146,12 +147,12 @@ class Solver:
 
     @staticmethod
     def bytes_per_pair(height: int, width: int, settings: TVL1, frame_step: int) -> int:
-        """About what a pair takes on the device, its result in double precision included."""
+        """Estimates a pair's memory in bytes, with its result in double precision."""
         area = sum(scale.height * scale.pitch for scale in _scales(height, width, settings))
         return frame_step * 14 * area + (2 * 16 + 12 + 8 + 2 * 32) * height * (width + 12)
 
     def _pieces(self, scale: _Scale) -> tuple[int, int, int]:
-        """Pieces beside and below each other that a pair is cut into, and a piece's rows."""
+        """Number of pieces across and down a frame, and rows of a piece."""
         wide = ceiling(scale.width, USEFUL * STRIPS)
         wanted = ceiling(self.processors * WARPS_PER_PROCESSOR, self.pairs * wide * STRIPS)
         rows = ceiling(scale.height, max(1, min(wanted, scale.height // FEWEST_ROWS)))
@@ -168,11 +169,11 @@ class Solver:
         """Queues all work for a batch.
 
         Args:
-            gray: (frames, height, width) intensities, any type, on the device.
+            gray: (frames, height, width) intensities on the device, any dtype.
 
         Returns:
-            float32 (pairs, 2, height, width), a view of this solver's memory: valid until the next
-            batch is solved.
+            float32 (pairs, 2, height, width), displacements in pixels: a view of this solver's
+            memory, valid until the next batch.
         """
         self.images[0][: len(gray)].copy_(gray)
         if self._replay is None and self._record is not None and self._compiled:
@@ -181,7 +182,7 @@ class Solver:
             self._launch(len(gray))
             self._compiled = True
         else:
-            # The recording is of a whole batch. Equal frames converge at once.
+            # The recording covers a full batch. Pairs of equal frames converge at once.
             self.images[0][len(gray) :] = self.images[0][len(gray) - 1]
             self._replay()
         return self.flow[: self._pairs_of(len(gray))]
@@ -190,15 +191,15 @@ class Solver:
         return (frames - 2) // self.frame_step + 1
 
     def _record_launches(self, record: Record) -> None:
-        """Records a whole batch's launches; where that can't be done they are made one by one."""
+        """Records the launches of a full batch; on failure they are queued one by one."""
         try:
             self._replay = record(partial(self._launch, len(self.images[0])))
         except RuntimeError as error:
             self._record = None
-            log.warning("flow's launches can't be recorded, which is slower: %s", error)
+            log.warning("the flow's launches can't be recorded, which is slower: %s", error)
 
     def _launch(self, frames: int) -> None:
-        """Queues all work on so many frames, which are in `images[0]`."""
+        """Queues all work on the first `frames` frames in `images[0]`."""
         count = self._pairs_of(frames)
         self._build_pyramids(frames)
         self.states.zero_()
@@ -216,7 +217,7 @@ class Solver:
         )  # fmt: skip
 
     def _build_pyramids(self, frames: int) -> None:
-        """Intensities and gradients of the first frames at every scale, from the finest one's."""
+        """Queues intensities and gradients at every scale, from the finest scale's intensities."""
         for index, scale in enumerate(self.scales):
             if index:
                 larger = self.scales[index - 1]
@@ -230,7 +231,7 @@ class Solver:
             )  # fmt: skip
 
     def _enlarge(self, index: int, count: int) -> None:
-        """Brings the flow to a scale from the next coarser one, and the duals if they go on."""
+        """Queues the resizing of the solution from the next coarser scale."""
         small, large = self.scales[index + 1], self.scales[index]
         pyramid.enlarge[self._tiles(large), count](
             self.states, self.slots[index + 1], self.slots[index], self.room,
@@ -249,7 +250,7 @@ class Solver:
         )  # fmt: skip
 
     def _converge(self, index: int, count: int) -> None:
-        """Queues one warp's iterations, with the median filter before each round if set."""
+        """Queues one warp's iterations, and the median filter before each round if it is set."""
         settings = self.settings
         if settings.median_filtering <= 1:
             self._iterate(index, count, settings.outer_iterations * settings.inner_iterations, 0)
@@ -266,14 +267,14 @@ class Solver:
             launches = self._iterate(index, count, settings.inner_iterations, launches + 1)
 
     def _iterate(self, index: int, count: int, wanted: int, launches: int) -> int:
-        """Queues iterations; `launches` and the result count since the frame was warped."""
+        """Queues iterations; `launches` and the result are launches since the frame was warped."""
         settings, scale = self.settings, self.scales[index]
         tau, theta = settings.tau, settings.theta
         strength, rate = (tau, tau / (tau + theta)) if self.primal_dual else (theta, tau / theta)
         wide, high, rows = self._pieces(scale)
         sizes = _cut(wanted, HALO)
         check = settings.epsilon > 0
-        # What the last iterations brought is seen in one launch more, which only stops pairs.
+        # One more launch evaluates the changes of the last iterations and only stops pairs.
         for place, size in enumerate([*sizes, sizes[-1]] if check else sizes):
             iterations.iterate[wide * high, count](
                 self.states, self.slots[index], self.data, self.changes, self.room,

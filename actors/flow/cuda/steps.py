@@ -1,6 +1,6 @@
 """One iteration of TV-L1 on one row, for the Triton kernels of `actors.flow.cuda`."""
 
-# What a kernel takes and returns is known to Triton's compiler alone: only constants are annotated.
+# Triton infers the types of a kernel's arguments; only compile-time constants are annotated.
 # ruff: noqa: ANN001, ANN201
 # mypy: ignore-errors
 

@@ -1,1 +1,1 @@
-"""TV-L1's loops, compiled by Numba: what a CPU spends its time on."""
+"""Inner loops of TV-L1 on the CPU, compiled by Numba."""

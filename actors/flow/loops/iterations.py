@@ -1,7 +1,7 @@
-"""The iterations, many in one sweep: alternating ones as OpenCV's, and primal-dual ones.
+"""Iterations of TV-L1, several per sweep: alternating ones as in OpenCV, and primal-dual ones.
 
-A row is gone through `LANES` pixels at a time, a number known when the loop is compiled: they
-become one vector or several, and no row of any width has pixels left over for a slower loop.
+A row is processed in blocks of `LANES` pixels. The block size is known at compile time, so a block
+becomes one or more vectors, and no row has a remainder for a slower loop.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from actors.flow.loops.planes import (
 )
 
 ROWS = 32
-"""Rows whose squared changes are summed in single precision, which all of a large frame's are too
-many for."""
+"""Rows whose squared changes are summed in single precision; `total` adds these sums in double
+precision."""
 
 
 @compiled()
 def sums(height: int) -> int:
-    """Sums of squared changes that `iterate` makes at most: `LANES` per iteration and `ROWS`."""
+    """Size of `change` in `iterate`: `LANES` sums per iteration and block of `ROWS` rows."""
     return (height + ROWS - 1) // ROWS * LONGEST_BLOCK * LANES
 
 
@@ -39,10 +39,10 @@ def _primal_row(
     inverse: Plane, rho: Plane, at: Index, above: Index, vectors: Index, limit: Any,
     change: Plane, first: Index,
 ) -> None:  # fmt: skip
-    """One row of u <- u + step g + theta div p; adds its squared changes to `change`.
+    """One row of u <- u + step g + theta div p.
 
-    They go into `LANES` sums from `first` on. The step along the gradient is the thresholding
-    operator (Zach et al., Eq. 15).
+    Adds the squared changes to the `LANES` sums of `change` from `first` on. The step along the
+    gradient is the thresholding operator (Zach et al., Eq. 15).
     """
     for vector in range(vectors):
         start = vector * VECTOR
@@ -85,34 +85,33 @@ def iterate(
     inverse: Plane, rho: Plane, tau: Plane, height: int, width: int, stride: int, limit: Any,
     rate: Any, change: Plane, count: int,
 ) -> None:  # fmt: skip
-    """So many iterations in one sweep over the planes, each a row behind the one before it.
+    """Runs `count` iterations in one sweep over the planes, each one row behind the previous one.
 
-    Row y of u needs rows y-1 and y of the old p, row y-1 of p needs rows y-1 and y of the new u.
-    So iteration k may do row y of u and row y-1 of p as soon as iteration k-1 has done row y of p,
-    and all the rows it needs are still in the cache.
+    Row y of u needs rows y-1 and y of the old p; row y-1 of p needs rows y-1 and y of the new u.
+    So iteration k computes row y of u and row y-1 of p as soon as iteration k-1 has computed row y
+    of p, and all rows it reads are still in the cache.
 
     Source: Zach, Pock and Bischof (2007), Eq. 14 and 15.
 
     Args:
-        u: plane of the displacements along x in pixels; updated, as the five after it.
-        v: along y.
-        ux: of u's dual variables, times theta, along x.
-        uy: along y.
-        vx: of v's.
-        vy: along y.
-        gx: of the warped second frame's gradient along x, intensity per pixel.
-        gy: along y.
-        inverse: of 1 / |g|^2, 0 where flat.
-        rho: of the residual at zero flow, intensity.
-        tau: (stride); time step of each column: 0 in the columns after the frame, which thus stay
-            zero.
+        u: plane of displacements along x in pixels; updated.
+        v: plane of displacements along y; updated.
+        ux: plane of u's dual variable along x, times theta; updated.
+        uy: u's dual variable along y; updated.
+        vx: v's dual variable along x; updated.
+        vy: v's dual variable along y; updated.
+        gx: plane of the warped second frame's gradient along x, intensity per pixel.
+        gy: its gradient along y.
+        inverse: plane of 1 / |g|^2, 0 where flat.
+        rho: plane of the residual at zero flow, intensity.
+        tau: (stride); time step of each column, 0 in the columns after the frame, which stay zero.
         height: rows.
         width: columns.
-        stride: from row to row of a plane.
+        stride: elements from row to row of a plane.
         limit: lambda * theta, the longest step in units of g.
         rate: tau / theta.
         change: (at least `sums(height)`); written: squared changes, for `total`.
-        count: iterations, at most LONGEST_BLOCK.
+        count: number of iterations, at most `LONGEST_BLOCK`.
     """
     change[: sums(height)] = 0
     columns, pitch = np.uintp(width), np.uintp(stride)
@@ -140,10 +139,10 @@ def _primal_step_row(
     inverse: Plane, rho: Plane, bar_u: Plane, bar_v: Plane, at: Index, above: Index, bar: Index,
     vectors: Index, tau: Any, limit: Any, share: Any, change: Plane, first: Index,
 ) -> None:  # fmt: skip
-    """One row of u <- prox(u + tau div p), and of u extrapolated; adds its squared changes.
+    """One row of u <- prox(u + tau div p) and of the extrapolated u; adds the squared changes.
 
-    The proximal map is that of tau times the data term's Moreau envelope of width theta, which the
-    coupling of `_primal_row` amounts to: `share` of the way to its thresholding operator.
+    The proximal map is that of tau times the data term's Moreau envelope of width theta, to which
+    the coupling in `_primal_row` is equivalent: `share` of the step to its thresholding operator.
     """
     for vector in range(vectors):
         start = vector * VECTOR
@@ -168,7 +167,7 @@ def _dual_step_row(
     ux: Plane, uy: Plane, vx: Plane, vy: Plane, bar_u: Plane, bar_v: Plane, sigma: Plane,
     at: Index, bar: Index, below: Index, vectors: Index,
 ) -> None:  # fmt: skip
-    """One row of p <- (p + sigma grad u) / max(1, |p + sigma grad u|), u being extrapolated."""
+    """One row of p <- (p + sigma grad u) / max(1, |p + sigma grad u|) with the extrapolated u."""
     for vector in range(vectors):
         start = vector * VECTOR
         for lane in range(LANES):
@@ -192,15 +191,15 @@ def iterate_primal_dual(
     inverse: Plane, rho: Plane, bar_u: Plane, bar_v: Plane, sigma: Plane, height: int, width: int,
     stride: int, tau: Any, limit: Any, share: Any, change: Plane, count: int,
 ) -> None:  # fmt: skip
-    """As `iterate`, of Chambolle and Pock's iterations; the dual variables are not times theta.
+    """Runs `count` primal-dual iterations in one sweep, as `iterate` does with alternating ones.
 
-    Source: Chambolle and Pock (2011), Algorithm 1.
+    The dual variables are not multiplied by theta. Source: Chambolle and Pock (2011), Algorithm 1.
 
-    Args (others as of `iterate`):
-        bar_u: two rows of extrapolated displacements per iteration, 2 * LONGEST_BLOCK * stride and
-            a cache line; scratch.
-        bar_v: likewise.
-        sigma: (stride); dual step of each column: 0 in the columns after the frame.
+    Args (the others are those of `iterate`):
+        bar_u: scratch of 2 * LONGEST_BLOCK * stride elements and a cache line: two rows of
+            extrapolated displacements per iteration.
+        bar_v: scratch of the same size.
+        sigma: (stride); dual step of each column, 0 in the columns after the frame.
         tau: primal step.
         limit: lambda * tau.
         share: tau / (tau + theta).
@@ -231,7 +230,7 @@ def iterate_primal_dual(
 
 @compiled()
 def total(change: Plane, height: int, k: int) -> float:
-    """The squared change of the whole frame in iteration k, in double precision."""
+    """Returns the squared change of the whole frame in iteration k, in double precision."""
     found = 0.0
     for rows in range((height + ROWS - 1) // ROWS):
         for lane in range(LANES):
@@ -241,16 +240,19 @@ def total(change: Plane, height: int, k: int) -> float:
 
 @compiled()
 def next_block(error: float, before: float, tolerance: float, left: int) -> int:
-    """How many iterations surely remain before the change falls to the tolerance; at least 1.
+    """Estimates from below the number of iterations until the change falls to the tolerance.
 
-    Its decay flattens out, so the last iteration's decay foretells too few rather than too many.
-    Where it is slow or wavering, 10 % per iteration is supposed.
+    The decay of the change slows down, so an extrapolation of the last iteration's decay gives too
+    few rather than too many. A decay below 10 % per iteration counts as 10 %.
 
     Args:
-        error: the last iteration's change.
-        before: the change of the one before it; 0 if not known.
-        tolerance: when to stop; 0 for never.
-        left: iterations at most.
+        error: change of the last iteration.
+        before: change of the iteration before it; 0 if unknown.
+        tolerance: change at which to stop; 0: never.
+        left: largest result.
+
+    Returns:
+        Number of iterations, at least 1.
     """
     if tolerance <= 0:
         return min(LONGEST_BLOCK, left)

@@ -1,13 +1,12 @@
-"""How the loops' variables lie in memory.
+"""Memory layout of the loops' variables.
 
-Intensities are 0..255, displacements are in pixels, everything is float32. Images are flat arrays:
-row y of a frame starts at ``y * width``. A variable of the iteration is a *plane*, row y of which
-starts at ``(y + 1) * stride``, stride being a multiple of `LANES` above the width. The zeros
-before row 0 and after each row stand for what lies outside the frame, so that no loop asks where
-it is; and rows start at the same place in a cache line, which alone is a fifth of the speed.
+Intensities are 0..255, displacements are in pixels, all values are float32. Images are flat arrays:
+row y starts at ``y * width``. A variable of the iteration is a *plane*: row y starts at
+``(y + 1) * stride``, and the stride is a multiple of `LANES` above the width. The zeros before row
+0 and after each row represent the outside of the frame, so the loops need no checks of the borders.
+All rows have the same alignment to cache lines, which makes the loops about 20 % faster.
 
-Indices are unsigned: for signed ones Numba looks after negative values, which LLVM then can't
-vectorize.
+Indices are unsigned: Numba handles negative values of signed ones, which prevents vectorization.
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ from numpy.typing import NDArray
 
 Plane = NDArray[np.float32]
 Index = Any
-"""np.uintp; for Numba, whose unsigned integers mypy doesn't know."""
+"""np.uintp; mypy does not know Numba's unsigned integers."""
 
 LANES = 16
-"""Floats in a cache line, and in the widest vectors there are."""
+"""Number of float32 in a cache line and in the widest vectors."""
 MARGIN = 4
-"""Pixels of zeros around a packed image: the taps of a point next to the frame go no further."""
+"""Width in pixels of the zeros around a packed image; bicubic taps reach no further."""
 LONGEST_BLOCK = 8
-"""Iterations that may be under way at once."""
+"""Largest number of iterations in one sweep."""
 U, V, UX, UY, VX, VY = range(6)
-"""Planes of the state: displacements and their duals (times theta in `iterate`)."""
+"""Indices of the state's planes: displacements and their duals (times theta in `iterate`)."""
 STATE = VY + 1
 GX, GY, INVERSE, RHO, SCRATCH = range(5)
-"""Planes of the data term: gradients of the warped second frame, the inverse of their squared norm
-(0 where flat), the residual at zero flow, and room for the median."""
+"""Indices of the data term's planes: gradient of the warped second frame, inverse of its squared
+norm (0 where flat), residual at zero flow, and scratch for the median."""
 TERMS = SCRATCH + 1
 
 FLAT = np.float32(np.finfo(np.float32).eps)
-"""A squared gradient below this carries no motion."""
+"""Smallest squared gradient that counts as texture."""
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 VECTOR = np.uintp(LANES)
 """`LANES` as an index."""

@@ -1,6 +1,6 @@
-"""One scale's course: warps, rounds of iterations, the median filter between them.
+"""Solution of one pyramid scale: warps, rounds of iterations, and the median filter between them.
 
-One thread per call; the interpreter's lock is released.
+The loops release the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from actors.flow.loops.planes import (
 from actors.flow.loops.warp import linearize
 
 ONE_BY_ONE = 64 * 64
-"""Pixels of a scale up to which the stop rule is asked after each iteration: so small a scale stays
-in the cache in any case, and the flow of small frames is the more sensitive."""
+"""Largest number of pixels of a scale whose stop rule is evaluated after each iteration. So small a
+scale stays in the cache in any case, and the flow of small frames is more sensitive."""
 
 
 @compiled(disjoint=True)
@@ -55,16 +55,16 @@ def median(
     plane: Plane, scratch: Plane, height: int, width: int, stride: int, side: int,
     network: NDArray[np.int32],
 ) -> None:  # fmt: skip
-    """Replaces each pixel by the median of the side x side around it, edges replicated.
+    """Replaces each pixel by the median of the side x side pixels around it, edges replicated.
 
     Args:
-        plane: pixels, overwritten.
-        scratch: another plane.
+        plane: plane to filter in place.
+        scratch: plane for intermediate results.
         height: rows.
         width: columns.
-        stride: from row to row of a plane.
-        side: odd.
-        network: comparators that bring the median of side * side values to their middle.
+        stride: elements from row to row of a plane.
+        side: side of the square in pixels; odd.
+        network: comparators from `actors.flow.networks.median_network`.
     """
     reach = side // 2
     window = np.empty((side * side, width), np.float32)
@@ -92,7 +92,7 @@ def _block(
     limit: Any, tau: Any, rate: Any, primal_dual: bool, change: Plane, errors: NDArray[np.float64],
     count: int,
 ) -> None:  # fmt: skip
-    """So many iterations of the one kind or the other."""
+    """Runs `count` iterations of the chosen kind and writes their changes to `errors`."""
     if primal_dual:
         iterate_primal_dual(
             state[U], state[V], state[UX], state[UY], state[VX], state[VY], terms[GX], terms[GY],
@@ -114,30 +114,32 @@ def solve_scale(
     warps: int, outer: int, inner: int, side: int, network: NDArray[np.int32], limit: float,
     tau: float, rate: float, sigma: float, tolerance: float, cubic: float,
 ) -> int:  # fmt: skip
-    """Refines the flow of one pyramid scale in place; returns how many iterations it took.
+    """Refines the flow of one pyramid scale in place.
 
     Args:
         first: first frame, flat (height, width).
-        packed: second frame, of `pack`.
-        state: (STATE, size); the start, then the solution.
-        terms: (TERMS, size), overwritten.
+        packed: second frame, from `warp.pack`.
+        state: (STATE, size); initial state on entry, solution on return.
+        terms: (TERMS, size); overwritten.
         height: rows.
         width: columns.
-        stride: from row to row of a plane.
-        warps: linearizations of the second frame.
-        outer: rounds of iterations per warp at most.
+        stride: elements from row to row of a plane.
+        warps: number of warps of the second frame.
+        outer: largest number of rounds of iterations per warp.
         inner: iterations per round.
         side: side of the median filter before each round, or 0.
         network: comparators of `median`.
-        limit: lambda * theta; of primal-dual iterations lambda * tau.
-        tau: time step; of primal-dual iterations the primal one.
-        rate: tau / theta; of primal-dual iterations tau / (tau + theta).
-        sigma: dual step of primal-dual iterations, or 0 for alternating ones.
-        tolerance: a warp ends when an iteration's summed squared change is not above this. Where
-            `next_block` foretold too many, some iterations more are made, at most a block less
-            one, mostly none (docs/flow.md has figures). Never in scales of ONE_BY_ONE pixels or
-            fewer.
-        cubic: the bicubic kernel's free parameter.
+        limit: lambda * theta; for primal-dual iterations lambda * tau.
+        tau: time step; for primal-dual iterations the primal step.
+        rate: tau / theta; for primal-dual iterations tau / (tau + theta).
+        sigma: dual step of primal-dual iterations; 0 for alternating iterations.
+        tolerance: a warp ends when the summed squared change of an iteration is at most this.
+            An overestimate of `next_block` adds some iterations, less than a block and mostly none
+            (see docs/flow.md), but never in scales of `ONE_BY_ONE` pixels or fewer.
+        cubic: free parameter of the bicubic kernel.
+
+    Returns:
+        Number of iterations.
     """
     steps = np.zeros(stride, np.float32)
     steps[:width] = sigma if sigma > 0 else tau

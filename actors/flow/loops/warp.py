@@ -80,7 +80,7 @@ def pack(image: Plane, packed: Plane, height: int, width: int) -> None:
 
 @compiled()
 def _cubic_weights(t: Any, a: Any) -> tuple[Any, Any, Any, Any]:
-    """Weights of the pixels at -1, 0, 1, 2 for a point t in 0..1 after pixel 0 (Keys, 1981)."""
+    """Weights of the pixels at -1, 0, 1, 2 for a point at t in 0..1 (Keys, 1981)."""
     s = ONE - t
     before, after = a * t * s * s, a * s * t * t
     here = ((a + np.float32(2)) * t - (a + np.float32(3))) * t * t + ONE
