@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Job: makes the challenger the champion, if it is better on the same test videos.
+"""Job: makes the challenger the champion if it is better on the same test videos.
 
     pipelines/promote.py [--version challenger] [--registry.margin 0.01] [--force] [--dry-run]
 
-Compares what was measured when the versions were registered. A champion that was tested on other
-videos is first scored on the challenger's.
+Compares the measures that were recorded when the versions were registered. A champion that was
+tested on other videos is scored on the challenger's first.
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ if TYPE_CHECKING:
     from pipelines.steps.job import Job
 
 ALL = 1_000_000
-"""More classes than any model has."""
+"""Above the number of classes of any model."""
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What was decided."""
+    """The decision."""
 
     promoted: bool
     """Whether the alias was moved."""
     reason: str
     """Why, or why not."""
     challenger: str
-    """Number of the version that was looked at."""
+    """Number of the version that was compared."""
     champion: str | None
-    """Number of the champion before; None: there was none."""
+    """Number of the previous champion; None: there was none."""
     metrics: dict[str, float]
-    """``challenger``, ``champion`` and ``chance``, each the main measure, as far as known."""
+    """Main measure of ``challenger``, ``champion`` and ``chance``, as far as known."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class _Verdict:
 
 
 def promote(settings: PromoteSettings, console: Console | None = None) -> dict[str, Any]:
-    """Compares, decides, moves the alias; the fields of `Promotion` as a dict.
+    """Compares two versions and moves the alias; returns the fields of `Promotion` as a dict.
 
     Raises:
-        UserError: no such version, or one that another program registered.
+        UserError: the version does not exist, or another program registered it.
     """
     storage = Storage(settings.storage)
     tracker = Tracker(settings.tracking, storage)
@@ -89,7 +89,7 @@ def promote(settings: PromoteSettings, console: Console | None = None) -> dict[s
 
 
 def promote_version(job: Job, version: str) -> dict[str, Any]:
-    """The last step of a whole job; ``promoted`` tells whether `version` is the champion now."""
+    """The last step of a job; ``promoted`` is whether `version` is now the champion."""
     settings = PromoteSettings(
         version=version,
         storage=job.settings.storage,
@@ -111,7 +111,7 @@ def _say(console: Console, settings: PromoteSettings, decided: Promotion) -> Non
 
 
 def decide(tracker: Tracker, storage: Storage, settings: PromoteSettings) -> Promotion:
-    """As `promote`, with a tracker that is open already."""
+    """Same as `promote`, with an open tracker."""
     client, name = tracker.client, settings.registry.name
     challenger = find_version(client, name, settings.version)
     if challenger is None:
@@ -125,18 +125,18 @@ def decide(tracker: Tracker, storage: Storage, settings: PromoteSettings) -> Pro
     if before == number:
         metrics = {"challenger": _score(challenger)}
         return Promotion(
-            False, f"version {number} is the champion already", number, before, metrics
+            False, f"version {number} is already the champion", number, before, metrics
         )
     verdict = _compare(tracker, storage, settings, challenger, champion)
     wanted, reason = verdict.better, verdict.reason
     if settings.force and not wanted:
-        wanted, reason = True, f"{reason}; promoted all the same, by force"
+        wanted, reason = True, f"{reason}; promoted by --force"
     if settings.dry_run:
         done = "would be" if wanted else "would not be"
         return Promotion(
             False, f"version {number} {done} promoted: {reason}", number, before, verdict.metrics
         )
-    done = "is the champion now" if wanted else "was not promoted"
+    done = "is now the champion" if wanted else "was not promoted"
     reason = f"version {number} {done}: {reason}"
     if wanted:
         client.set_registered_model_alias(name, CHAMPION, number)
@@ -155,7 +155,7 @@ def _compare(
     if champion is None:
         chance = float(challenger.tags["chance"])
         word = "above" if score > chance else "not above"
-        reason = f"there is no champion, and its {measure} of {score:.4f} is {word} chance"
+        reason = f"there was no champion, and its {measure} of {score:.4f} is {word} chance"
         metrics = {"challenger": score, "chance": chance}
         return _Verdict(score > chance, f"{reason} ({chance:.4f})", metrics)
     how = "on the same test videos"
@@ -166,17 +166,17 @@ def _compare(
         if isinstance(found, str):
             reason = f"version {champion.version} was tested on other videos, and {found}"
             return _Verdict(False, reason, {"challenger": score})
-        other, how = found, "which was scored on its test videos just now"
+        other, how = found, "which was scored again on its test videos"
     return _weigh(score, other, settings.registry.margin, measure, str(champion.version), how)
 
 
 def _weigh(
     score: float, other: float, margin: float, measure: str, champion: str, how: str
 ) -> _Verdict:
-    # Scores are shares of clips: a difference of less than a rounding error is none.
+    # Scores are shares of clips: differences below the rounding error are ignored.
     gain = round(score - other, 9)
     better = gain > 0 and gain >= margin
-    asked = f", {margin:.4f} is asked for" if margin > 0 else ""
+    asked = f", {margin:.4f} is required" if margin > 0 else ""
     reason = (
         f"its {measure} is {score:.4f}, {other:.4f} for version {champion}, {how} "
         f"({gain:+.4f}{asked})"
@@ -189,7 +189,7 @@ def _score(version: ModelVersion) -> float:
     text = version.tags.get(f"{METRIC_TAG}score")
     if text is None or TEST_TAG not in version.tags:
         raise UserError(
-            f"version {version.version} of {version.name!r} carries no test score: it was not "
+            f"version {version.version} of {version.name!r} has no test score: it was not "
             "registered by Multiclue; train one with pipelines/full.py"
         )
     return float(text)
@@ -202,17 +202,17 @@ def _rescore(
     challenger: ModelVersion,
     champion: ModelVersion,
 ) -> float | str:
-    """The champion's main measure on the challenger's test videos, or why it can't be had."""
+    """The champion's main measure on the challenger's test videos, or why there is none."""
     try:
         text = _read_test_manifest(tracker, challenger)
     except (MlflowException, OSError) as error:
-        return f"the list of the new ones can't be read ({str(error).splitlines()[0]})"
+        return f"the list of the new ones cannot be read ({str(error).splitlines()[0]})"
     videos = json.loads(text)
     missing = [video["path"] for video in videos if not Path(video["path"]).is_file()]
     if missing:
         return (
-            f"{len(missing)} of the {len(videos)} new ones are not there any more, such as "
-            f"{missing[0]}: the two can't be compared (--force promotes without)"
+            f"{len(missing)} of the {len(videos)} new ones no longer exist, such as "
+            f"{missing[0]}: the two cannot be compared (--force promotes without)"
         )
     rows = predict_paths(
         download(tracker, f"models:/{champion.name}/{champion.version}"),
@@ -233,7 +233,7 @@ def _read_test_manifest(tracker: Tracker, version: ModelVersion) -> str:
 
 
 def rows_accuracy(rows: Sequence[Row], labels: Sequence[Sequence[str]]) -> float:
-    """Share of videos whose best class is right; one that can't be used counts as wrong."""
+    """Share of videos whose best class is correct; a video without a prediction is an error."""
     return float(np.mean([row["label"] in right for row, right in zip(rows, labels, strict=True)]))
 
 
@@ -252,5 +252,5 @@ def rows_map(rows: Sequence[Row], labels: Sequence[Sequence[str]]) -> float:
 
 
 def main(settings: PromoteSettings) -> None:
-    """Decides and says so. Not promoting is an answer, not an error."""
+    """Prints the decision. Not promoting is a result, not an error."""
     promote(settings, Console())

@@ -1,4 +1,4 @@
-"""Readers of labeled videos: a path and a format in, a checked manifest out."""
+"""Readers of labeled videos: from a path and a format to a checked manifest."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ __all__ = ["FORMATS", "Manifest", "SplitSettings", "Video", "read_dataset", "ref
 def read_dataset(
     path: str | os.PathLike[str], format: str, *, splits: SplitSettings, seed: int
 ) -> Manifest:
-    """Reads a data set and cuts it into training, validation and test clips.
+    """Reads a data set and splits it into training, validation and test clips.
 
-    Everything that can be wrong with the user's data set, short of a file's content, is found
-    here, before any work starts. The same files, settings and seed give the same manifest.
+    All mistakes in a data set except in the contents of media files are found here, before any
+    work starts. The same files, settings and seed give the same manifest.
 
     Args:
         path: the data set's folder, or its table.
         format: a key of :data:`FORMATS`.
-        splits: how to cut what the data set itself leaves uncut.
-        seed: which of the equally good cuts to take.
+        splits: how to make the splits that the data set does not define.
+        seed: selects one of several equally good splits.
 
     Raises:
-        UserError: what is wrong, where, and what to do about it.
+        UserError: the data set cannot be used; the message says why, where, and what to do.
     """
     if format not in FORMATS:
         raise UserError(
@@ -64,13 +64,13 @@ def read_dataset(
 
 
 def refuse_number(splits: SplitSettings, what: str) -> None:
-    """Refuses the number of a split where there are none.
+    """Refuses the number of a split for data without numbered splits.
 
     Args:
-        what: has none, such as ``the format 'csv'``.
+        what: the data, such as ``the format 'csv'``.
 
     Raises:
-        UserError: another number than the default is given.
+        UserError: the number is not the default.
     """
     if splits.number != SplitSettings.number:
         raise UserError(

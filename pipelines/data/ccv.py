@@ -2,7 +2,7 @@
 
 As published: ``trainVidID.txt`` (a YouTube id per line), ``trainLabel.txt`` (a row of 20 zeros and
 ones for each of them, most with a single one, some with none), the same for test, and
-``categoryName.txt``. The videos, named by their ids, lie anywhere below the folder.
+``categoryName.txt``. The videos, named by their ids, are anywhere below the folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipelines.data.manifest import Split
 from pipelines.data.media import find_lists, lines_of, media_below, need_folder
 from pipelines.data.splits import SplitSettings
 
-# Published order of the columns, used where categoryName.txt is not there.
+# Published order of the columns, used if categoryName.txt is missing.
 CATEGORIES = (
     "Basketball",
     "Baseball",
@@ -43,13 +43,13 @@ CATEGORIES = (
 def list_ccv(path: Path, splits: SplitSettings) -> Listing:
     """Lists CCV's training and test videos.
 
-    A video without any label is a negative of all categories. Many of the videos have gone from
-    YouTube since: one that is not there stays listed and is rejected at extraction, so that the
-    share that is missing shows in every summary.
+    A video without labels is a negative of all categories. Many of the videos are no longer on
+    YouTube: a missing one stays listed and is rejected at extraction, so that every summary
+    shows the share of missing videos.
 
     Raises:
-        UserError: list files missing or of different length, a row that makes no sense, or none of
-            the videos there.
+        UserError: list files are missing or differ in length, a row is malformed, or all videos are
+            missing.
     """
     del splits  # one published split
     need_folder(path, "ccv")
@@ -77,7 +77,7 @@ def _read_classes(file: Path) -> list[str]:
         return list(CATEGORIES)
     classes = [line for _, line in lines_of(file)]
     if len(set(classes)) != len(classes):
-        raise UserError(f"{file}: a category is there twice")
+        raise UserError(f"{file}: a category is listed twice")
     return classes
 
 

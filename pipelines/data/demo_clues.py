@@ -1,4 +1,4 @@
-"""The demo videos' classes: four clues of two values each, and what each method can see of them."""
+"""The classes of the demo videos: four clues of two values each, and which methods see which."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def visible_clues(tracks: Iterable[str], ordered: Iterable[str] = ()) -> tuple[s
     """The clues that a method can see; it can only guess the others.
 
     Args:
-        tracks: that the method's streams see.
-        ordered: those of them that it sees as sequences, in the order of time.
+        tracks: tracks of the method's streams.
+        ordered: the tracks among them that it sees as sequences, in the order of time.
     """
     seen = {BY_TRACK[track] for track in tracks if track in BY_TRACK}
     if FRAMES in ordered:
@@ -38,26 +38,26 @@ def visible_clues(tracks: Iterable[str], ordered: Iterable[str] = ()) -> tuple[s
 
 
 def ceiling(visible: Sequence[str]) -> float:
-    """Accuracy of a method that reads these clues without error and guesses the others.
+    """Accuracy of a method that recognizes these clues without error and guesses the others.
 
-    Each clue that it can't see halves the accuracy, since all classes are equally frequent.
+    Each clue that it cannot see halves the accuracy, because all classes are equally frequent.
     """
     return 0.5 ** (len(VALUES) - len(visible))
 
 
 def clue_agreement(predicted: Sequence[str], true: Sequence[str], clues: Sequence[str]) -> float:
-    """Share of clips whose predicted class has the right value of every one of the clues.
+    """Share of clips whose predicted class agrees with the true class in all of the given clues.
 
-    With a method's visible clues this is the share of its ceiling that it reaches, free of the luck
-    in guessing the others.
+    With a method's visible clues this is the share of its ceiling that it reaches, independent of
+    its guesses at the others.
 
     Args:
         predicted: class labels.
-        true: class labels, as many.
-        clues: which clues are to agree, such as those of `visible_clues`.
+        true: class labels, of the same number.
+        clues: the clues to compare, such as those of `visible_clues`.
 
     Raises:
-        ValueError: no clips, unequally many, or a label or clue that is not the demo's.
+        ValueError: no clips, different numbers of labels, or an unknown label or clue.
     """
     if not true or len(predicted) != len(true):
         raise ValueError(
@@ -65,7 +65,7 @@ def clue_agreement(predicted: Sequence[str], true: Sequence[str], clues: Sequenc
         )
     unknown = [*({*predicted, *true} - CLUES.keys()), *(set(clues) - VALUES.keys())]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is no label or clue of the demo videos")
+        raise ValueError(f"{unknown[0]!r} is not a label or clue of the demo videos")
     pairs = zip(predicted, true, strict=True)
     return sum(_agree(CLUES[p], CLUES[t], clues) for p, t in pairs) / len(true)
 

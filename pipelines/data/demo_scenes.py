@@ -1,9 +1,9 @@
-"""What the demo videos show and sound like; pure arithmetic from a label and a random generator.
+"""Pictures and sound of the demo videos, computed from a label and a random generator.
 
-Each clue reaches one stream only. Shapes and tints change chroma alone, so gray frames, from which
-flow is found, show neither. Everything in the picture drifts as one sheet; position, phase and
+Each clue reaches one stream only. Shapes and tints change chroma only, so the gray frames that flow
+is computed from show neither. Everything in the picture drifts as one sheet; position, phase and
 speed are random, so a still frame shows no direction. Each tint fills half of a clip on average, so
-that only the order of frames tells which came first.
+that only the order of frames shows which came first.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def make_scene(clues: Mapping[str, str], rng: np.random.Generator) -> Scene:
     shifts = _drift(clues["motion"], n_frames, rng)
     tints = _tints(clues["order"], n_frames, rng)
     moving = _shifted(chroma, shifts / 2) + tints[:, :, None, None]
-    # A tiny random change of brightness hides what RGB's rounding makes of the tints.
+    # A small random change of brightness hides the effect of the tints on RGB's rounding.
     flicker = rng.uniform(-1, 1, n_frames)[:, None, None]
     return Scene(
         luma=np.clip(np.rint(_shifted(luma, shifts) + flicker), 16, 235).astype(np.uint8),

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes the demo set: small labeled videos whose classes take sight, motion, sound and order.
+"""Makes the demo set: small labeled videos; classes combine appearance, motion, sound and order.
 
     python pipelines/data/demo_videos.py --out DIR [--seed 0]
 
 Sixteen classes (`demo_clues.CLUES`), 64x64 pixels, 12 frames a second, two seconds, H.264 and AAC
-in mp4. What each method can reach on them is known exactly (`demo_clues.ceiling`).
+in mp4. The accuracy that each method can reach is known exactly (`demo_clues.ceiling`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if __name__ == "__main__":
-    # Run as a file, Python looks for packages beside it, not in the repository's root.
+    # A script's own folder is on the path, not the repository's root.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import av
@@ -38,16 +38,16 @@ from pipelines.data.demo_scenes import FPS, SAMPLE_RATE, SIDE, Scene, make_scene
 __all__ = ["CLUES", "DemoSettings", "clue_agreement", "make_demo_set"]
 
 VERSION = 4
-"""Raised whenever the same settings give other videos, so that sets made before are made anew."""
+"""Raised whenever the same settings give different videos, so that older sets are made again."""
 MANIFEST = "demo.csv"
 MARKER = "demo.json"
 BROKEN = ("cut", "noise", "nothing")
-"""Kinds of files that can't be decoded: a beginning only, random bytes, zero bytes."""
+"""Kinds of files that cannot be decoded: truncated, random bytes, zero bytes."""
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How many clips to make. Clips besides the classes' own go to the training split only."""
+    """Numbers of clips. Broken, silent and soundless ones are in the training split only."""
 
     train: int = 20
     """Clips per class to train on."""
@@ -56,7 +56,7 @@ class DemoSettings:
     test: int = 8
     """Clips per class to test on."""
     broken: int = 3
-    """Files that can't be decoded, to be rejected."""
+    """Files that cannot be decoded, to be rejected."""
     silent: int = 3
     """Clips whose sound track is digital silence."""
     soundless: int = 3
@@ -79,14 +79,14 @@ class _Clip:
 
 
 def make_demo_set(out: Path, *, seed: int = 0, settings: DemoSettings | None = None) -> Path:
-    """Makes the demo set, unless the folder holds the very same one already.
+    """Makes the demo set, unless the folder already holds it.
 
-    The same seed and settings give the same files, byte for byte, with the same encoders.
+    The same seed, settings and codecs give the same files, byte for byte.
 
     Args:
         out: folder for the manifest, and the videos in `videos/`.
-        seed: of everything random.
-        settings: how many clips.
+        seed: seed of all random numbers.
+        settings: numbers of clips.
 
     Returns:
         The manifest: a CSV table with the columns path (relative to it), label, split and group.
@@ -101,13 +101,13 @@ def make_demo_set(out: Path, *, seed: int = 0, settings: DemoSettings | None = N
         for _ in pool.map(lambda clip: _make(out, clip, seed), clips):
             pass
     _write_atomically(out / MANIFEST, _table(clips).encode())
-    # Last: only a set that is complete carries its marker.
+    # Last, so that only a complete set has its marker.
     _write_atomically(out / MARKER, json.dumps(marker, indent=1).encode())
     return out / MANIFEST
 
 
 def _plan(settings: DemoSettings) -> Iterator[_Clip]:
-    """All files, the classes' own first: equally many of each class in each split."""
+    """All files; first the same number of each class in each split."""
     numbers = count()
     for split in ("train", "val", "test"):
         for _ in range(getattr(settings, split)):
@@ -117,12 +117,12 @@ def _plan(settings: DemoSettings) -> Iterator[_Clip]:
     odd = [BROKEN[n % len(BROKEN)] for n in range(settings.broken)]
     odd += ["silent"] * settings.silent + ["soundless"] * settings.soundless
     for n, kind in enumerate(odd):
-        # Steps of 5 go through all 16 classes before one comes again.
+        # Steps of 5 visit all 16 classes before one repeats.
         yield _Clip(next(numbers), labels[5 * n % len(labels)], "train", kind)
 
 
 def is_made(out: Path, *, seed: int = 0, settings: DemoSettings | None = None) -> bool:
-    """Whether `make_demo_set` has nothing to make."""
+    """Whether the folder already holds the demo set."""
     settings = settings or DemoSettings()
     return _finished(out, _marker(settings, seed), list(_plan(settings)))
 
@@ -134,7 +134,7 @@ def _marker(settings: DemoSettings, seed: int) -> dict[str, object]:
 
 
 def _finished(out: Path, marker: dict[str, object], clips: list[_Clip]) -> bool:
-    """Whether the folder holds the whole set that the marker describes."""
+    """Whether the folder holds the complete set that the marker describes."""
     try:
         found = json.loads((out / MARKER).read_text())
     except (OSError, ValueError):
@@ -144,7 +144,7 @@ def _finished(out: Path, marker: dict[str, object], clips: list[_Clip]) -> bool:
 
 
 def _make(out: Path, clip: _Clip, seed: int) -> None:
-    """Makes one file; what it holds depends on the seed and its number alone."""
+    """Makes one file; its content depends only on the seed and its number."""
     rng = np.random.default_rng([seed, clip.number])
     path = out / clip.name
     if clip.kind == "nothing":
@@ -156,16 +156,16 @@ def _make(out: Path, clip: _Clip, seed: int) -> None:
     scene = make_scene(CLUES[clip.label], rng)
     sound = np.zeros_like(scene.sound) if clip.kind == "silent" else scene.sound
     data = encode(scene, None if clip.kind == "soundless" else sound)
-    # An mp4 file's index stands at its end: without it nothing can be decoded.
+    # The index of an mp4 file is at its end; without it nothing can be decoded.
     path.write_bytes(data[: len(data) // 3] if clip.kind == "cut" else data)
 
 
 def encode(scene: Scene, sound: NDArray[np.float32] | None) -> bytes:
-    """An mp4 file of the scene's pictures and the sound, without a sound track if that is None."""
+    """An mp4 file of the scene's pictures and the sound; None: without a sound track."""
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        # All frames are key frames: predicted ones would carry traces of the motion into a single
-        # frame, and of its neighbors' tint. One thread: the same bytes on any machine.
+        # All frames are key frames: predicted ones would contain traces of motion and of their
+        # neighbors' tint. One thread gives the same bytes on any machine.
         options = {"crf": "16", "preset": "veryfast", "g": "1", "bf": "0", "threads": "1"}
         video = container.add_stream("libx264", rate=FPS, options=options)
         video.width = video.height = SIDE
@@ -189,7 +189,7 @@ def encode(scene: Scene, sound: NDArray[np.float32] | None) -> bytes:
 
 
 def _table(clips: list[_Clip]) -> str:
-    """The manifest: each clip is a group of its own."""
+    """The manifest; each clip is its own group."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("path", "label", "split", "group"))
@@ -208,7 +208,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Makes the demo set of small labeled videos.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the videos")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
     arguments = parser.parse_args()
     print(make_demo_set(arguments.out, seed=arguments.seed))
 

@@ -11,12 +11,12 @@ from pipelines.data.splits import SplitSettings
 
 
 def list_folders(path: Path, splits: SplitSettings) -> Listing:
-    """Lists the media files of each class folder; text files and hidden files don't count.
+    """Lists the media files of each class folder; text files and hidden files are ignored.
 
     Raises:
         UserError: no class folder, a class folder without media, or media outside of any.
     """
-    del splits  # folders carry no splits of their own
+    del splits  # folders define no splits
     need_folder(path, "folders")
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     loose = sorted(p.name for p in path.iterdir() if p.is_file() and is_media(p.name))

@@ -2,7 +2,7 @@
 
 ``<class>_test_split1.txt`` to ``…3.txt``, one line per clip: its file and 1 (training), 2 (test) or
 0 (not used in this split). A clip's name ends in ``_<class>_f_nm_np1_fr_goo_37.avi`` (visible body
-part, camera motion, number of people, viewpoint, quality, number); what stands before is the film.
+part, camera motion, number of people, viewpoint, quality, number); the part before it is the film.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _TAIL = r"_[a-z]+_[a-z]+_np\d+_[a-z]+_[a-z]+_\d+$"
 def list_hmdb51(path: Path, splits: SplitSettings) -> Listing:
     """Lists one official split of HMDB-51; clips that the split does not use are left out.
 
-    The lists are looked for in the folder itself, in a folder inside it and in one beside it.
-    A group is a film, whatever its clips show: its scenery must not be in both training and
+    The lists are searched in the folder, in its subfolders and in the folders next to it.
+    A group is a film, whatever its clips show, so that its scenery is not in both training and
     validation.
 
     Raises:
-        UserError: no such split, list files or videos missing, a line that makes no sense.
+        UserError: no such split, missing list files or videos, or a malformed line.
     """
     need_folder(path, "hmdb51")
     check_number(splits.number)
@@ -49,7 +49,7 @@ def list_hmdb51(path: Path, splits: SplitSettings) -> Listing:
 
 
 def film_of(name: str, label: str) -> str:
-    """The film that a clip was cut from; the clip's own name where it follows no rule.
+    """The film that a clip was cut from; the clip's own name if it follows no rule.
 
     >>> film_of("RATRACE_wave_f_nm_np1_fr_goo_37.avi", "wave")
     'RATRACE'

@@ -1,4 +1,4 @@
-"""From what a data set lists to a manifest: groups, splits, and the checks all formats share."""
+"""From the clips that a data set lists to a manifest: groups, splits and common checks."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Entry:
         path: absolute path of the file.
         labels: class names.
         where: where it is listed, for messages, such as ``clips.csv line 7``.
-        split: the split that the data set gives, or None.
-        group: the group that the data set gives, or None: found by `SplitSettings.group_pattern`.
+        split: the split that the data set defines, or None.
+        group: the group that the data set defines; None: found by `SplitSettings.group_pattern`.
     """
 
     id: str
@@ -42,15 +42,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a format's reader hands on.
+    """The result of a format's reader.
 
     Args:
         entries: the clips, in order.
         classes: class names in the order of their indices.
         multi_label: whether a clip may have several labels.
-        name: what people call the data set.
-        published: its splits are a published protocol, used as they are, even where a group found
-            by us is in two of them.
+        name: name of the data set.
+        published: its splits are a published protocol and are used unchanged, even if a group that
+            was found by a pattern is in two of them.
     """
 
     entries: tuple[Entry, ...]
@@ -61,11 +61,11 @@ class Listing:
 
 
 def build_manifest(listing: Listing, *, splits: SplitSettings, seed: int) -> Manifest:
-    """Groups the clips, cuts what the data set leaves uncut, and checks the whole.
+    """Groups the clips, makes the missing splits, and checks the result.
 
     Raises:
-        UserError: a clip listed twice, a class too small, a group in two splits, a label that
-            training lacks, or clips that can't be cut.
+        UserError: a clip is listed twice, a class is too small, a group is in two splits, a label
+            has no training clip, or no split can be made.
     """
     _check_classes(listing)
     _check_duplicates(listing.entries)
@@ -82,8 +82,8 @@ def build_manifest(listing: Listing, *, splits: SplitSettings, seed: int) -> Man
     entries = [replace(entry, split=entry.split or "train") for entry in entries]
     _check_labels(entries, listing.classes)
     if not any(entry.split == "val" for entry in entries):
-        # The same folds or pattern are to give the same validation clips with every version, so
-        # that figures of several can be compared: one group held out is enough for them.
+        # The same folds or pattern give the same validation clips in every version, so that
+        # figures can be compared: one held-out group is enough.
         least = 1 if splits.folds is not None or splits.test_pattern is not None else 2
         entries = _cut_validation(entries, splits.validation_share, seed, least=least)
     videos = tuple(
@@ -94,7 +94,7 @@ def build_manifest(listing: Listing, *, splits: SplitSettings, seed: int) -> Man
 
 
 def _grouping(listing: Listing, splits: SplitSettings) -> str:
-    """Where the clips' groups come from, in words."""
+    """The origin of the groups, as text."""
     origins = []
     if any(entry.group for entry in listing.entries):
         origins.append(f"as {listing.name} has them" if listing.published else "from the table")
@@ -117,7 +117,7 @@ def _check_classes(listing: Listing) -> None:
     if single:
         where = next(e.where for e in listing.entries if single[0] in e.labels)
         raise UserError(
-            f"a class with one clip can't be both trained and tested: {first_few(single)} "
+            f"a class with one clip cannot be both trained and tested: {first_few(single)} "
             f"(the first: {where}); add clips or leave the class out"
         )
 
@@ -154,8 +154,8 @@ def _check_groups(entries: Sequence[Entry]) -> None:
             raise UserError(
                 f"group {entry.group!r} is in two splits: {other.split} in {other.where} and "
                 f"{entry.split} in {entry.where}; clips of one source in training and test make "
-                "the figures too good: put the whole group into one split, or set "
-                "splits.group_pattern if these clips have nothing in common"
+                "the figures too high: put the whole group into one split, or set "
+                "splits.group_pattern if these clips are unrelated"
             )
 
 
@@ -242,7 +242,7 @@ def _cut_test(entries: Sequence[Entry], share: float, seed: int) -> list[Entry]:
 def _cut_validation(
     entries: Sequence[Entry], share: float, seed: int, *, least: int
 ) -> list[Entry]:
-    # a seed of its own, or the same hash order would pick like groups as the test cut did
+    # with another seed; the same hash order would select groups like those of the test split
     return _cut(entries, "val", share, seed + 1, every_class=False, least=least)
 
 

@@ -52,7 +52,7 @@ class Video:
         path: absolute path of the file.
         labels: class names; exactly one in a single-label set.
         split: ``train``, ``val`` or ``test``.
-        group: what must stay together (a source video, a person); never in two splits.
+        group: clips that stay together (a source video, a person); never in two splits.
     """
 
     id: str
@@ -62,23 +62,23 @@ class Video:
     group: str
 
     def stamp(self) -> str:
-        """Changes whenever the file does: a digest of its path, size and modification time.
+        """A digest of the file's path, size and modification time.
 
-        What is extracted from a file is kept under this name, so one changed file redoes one file.
+        Artifacts are stored under this name, so a changed file is extracted again.
         """
         return _digest(self.path, _file_state(self.path))[:32]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A whole data set, cut into splits.
+    """A data set with its splits.
 
     Args:
         videos: every video, in the order of the data set.
-        classes: class names; a class's index in the networks is its place here.
-        multi_label: whether a video may carry several labels, or none.
-        name: what people call the data set; for reports.
-        grouping: where the groups come from, in words; for reports.
+        classes: class names, in the order of the networks' outputs.
+        multi_label: whether a video may have several labels, or none.
+        name: name of the data set; for reports.
+        grouping: origin of the groups; for reports.
     """
 
     videos: tuple[Video, ...]
@@ -90,7 +90,7 @@ class Manifest:
     def split(self, name: Split) -> tuple[Video, ...]:
         """The videos of one split, in order."""
         if name not in SPLITS:
-            raise ValueError(f"split {name!r} is none of {', '.join(SPLITS)}")
+            raise ValueError(f"split {name!r} is not one of {', '.join(SPLITS)}")
         return tuple(video for video in self.videos if video.split == name)
 
     def targets(self, video: Video) -> tuple[int, ...]:
@@ -105,8 +105,8 @@ class Manifest:
     def fingerprint(self) -> str:
         """SHA-256 of classes, ids, labels, splits, groups and every file's size and time.
 
-        Independent of the order of rows and of where the data set lies. A file that is not there
-        counts as such: when it appears, the fingerprint changes.
+        Independent of the order of rows and of the data set's location. A missing file counts as
+        missing: when it appears, the fingerprint changes.
         """
         rows = sorted(
             [v.id, sorted(v.labels), v.split, v.group, _file_state(v.path)] for v in self.videos
@@ -114,7 +114,7 @@ class Manifest:
         return _digest(self.classes, self.multi_label, *rows)
 
     def to_table(self) -> pa.Table:
-        """Columns id, path, labels, split, group; what holds for all rows is in the metadata."""
+        """Columns id, path, labels, split, group; the other fields are in the metadata."""
         names = ("classes", "multi_label", "name", "grouping")
         about = {name: getattr(self, name) for name in names}
         columns = {name: [getattr(v, name) for v in self.videos] for name in _SCHEMA.names}

@@ -1,4 +1,4 @@
-"""Which files are media, and where they lie below a folder."""
+"""Finds media files below a folder."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 
 from actors.errors import UserError
 
-# Extensions that FFmpeg's common demuxers read. A name is only a first guess, made so that text
-# files beside the clips don't count; whether a file can be used shows when it is decoded.
+# Extensions that FFmpeg's common demuxers read. They exclude text files next to the clips; whether
+# a file can be used is known when it is decoded.
 _PICTURES = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts vob webm wmv"
 _SOUNDS = "aac aif aiff flac m4a mka mp3 oga ogg opus wav wma"
 MEDIA = frozenset(f".{name}" for name in f"{_PICTURES} {_SOUNDS}".split())
 
 
 def is_media(name: str) -> bool:
-    """Whether a file's name is that of a video or a sound; hidden files never are."""
+    """Whether a file's name is that of a video or a sound and not hidden."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in MEDIA
 
 
 def media_below(folder: Path) -> Iterator[str]:
     """Paths of all media files below a folder, relative, with forward slashes, sorted.
 
-    Hidden folders are left out; links to folders are followed.
+    Hidden folders are skipped; links to folders are followed.
     """
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -34,7 +34,7 @@ def media_below(folder: Path) -> Iterator[str]:
 
 
 def need_folder(path: Path, format: str) -> None:
-    """Refuses what is no folder, for formats that are read from one."""
+    """Refuses a path that is not a folder."""
     if not path.is_dir():
         raise UserError(
             f"{path} is a file, but format {format!r} reads a folder; "
@@ -49,12 +49,12 @@ def first_few(names: list[str], count: int = 5) -> str:
 
 
 def find_lists(root: Path, pattern: str, usual: str) -> Path:
-    """The folder with a published data set's list files: the root, one inside it or beside it.
+    """Finds the folder with a data set's list files: the root, a subfolder, or one next to it.
 
     Args:
         root: the data set's folder.
-        pattern: a file that tells the right folder; may contain ``*``.
-        usual: name that the folder has when unpacked; looked into first.
+        pattern: name of a list file; may contain ``*``.
+        usual: published name of the folder; searched first.
 
     Raises:
         UserError: no such file in any of them.
@@ -65,19 +65,19 @@ def find_lists(root: Path, pattern: str, usual: str) -> Path:
         if os.access(folder, os.R_OK) and any(folder.glob(pattern)):
             return folder
     raise UserError(
-        f"no {pattern} in {root}, nor in a folder inside or beside it; unpack the published lists "
-        f"to {root / usual}"
+        f"no {pattern} in {root}, nor in a subfolder or a folder next to it; unpack the published "
+        f"lists to {root / usual}"
     )
 
 
 def lines_of(file: Path) -> Iterator[tuple[str, str]]:
-    """Yields where each line stands and the line itself, stripped; empty lines are left out."""
+    """Yields the location of each line and the line itself, stripped; skips empty lines."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist; unpack all of the published lists") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no text file in UTF-8: {error}") from error
+        raise UserError(f"{file} is not a text file in UTF-8: {error}") from error
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             yield f"{file} line {number}", line.strip()
@@ -105,7 +105,7 @@ class FileIndex:
         return os.path.splitext(clip)[0].lower()
 
     def find(self, clip: str) -> str:
-        """Absolute path of a clip; one that is not there is counted (`raise_missing`)."""
+        """Absolute path of a clip; a missing one is counted (`raise_missing`)."""
         self._count += 1
         name = self._exact.get(clip) or self._loose.get(self._key(clip))
         if name is None:
@@ -113,10 +113,10 @@ class FileIndex:
         return str(self._root / (name or clip))
 
     def raise_missing(self, what: str, lists: Path) -> None:
-        """Refuses a folder in which listed clips were not found.
+        """Refuses a folder that lacks listed clips.
 
         Raises:
-            UserError: how many are missing, in which classes wholly, and the first few.
+            UserError: the number of missing clips, the first few, and classes without any clip.
         """
         if not self._missing:
             return

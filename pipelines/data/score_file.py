@@ -1,4 +1,4 @@
-"""Reads the scores of any system from an .npz file; a mistake in it is a message of one line.
+"""Reads the scores of any model from an .npz file; a mistake in it is a message of one line.
 
 The file holds one array `<stream>_scores` (N, C) per stream, of logits or probabilities, and
 `labels`: (N,) class indices, or (N, C) zeros and ones of multi-label clips. It may hold
@@ -25,19 +25,19 @@ from trainers.targets import Targets, shown
 
 SCORES, PRESENT = "_scores", "_present"
 UCF_GROUP = r"_(g\d+)_c\d+"
-"""Where UCF-101's names have the group: v_Archery_g03_c05."""
+"""The group in UCF-101's names: v_Archery_g03_c05."""
 
 
 @dataclass(frozen=True, eq=False)
 class ScoreFile:
-    """What a file holds.
+    """The contents of a file.
 
     Args:
         table: the streams' scores in double precision, with targets, groups, and the video ids
             where the file has them.
         given: whether these are logits or probabilities.
         classes: C names.
-        grouped_by: in words, where the groups come from.
+        grouped_by: the origin of the groups, as text.
     """
 
     table: Table
@@ -56,11 +56,11 @@ def read_scores(path: Path, *, groups: str | None = None, given: str = "auto") -
 
     Args:
         groups: name of an array in it, or a pattern with one (group) for `video_ids`; None: the
-            array `groups` if there is one, else UCF-101's gNN, else every clip by itself.
-        given: ``logits``, ``probabilities``, or ``auto``: what they look like.
+            array `groups` if there is one, else UCF-101's gNN, else each clip is its own group.
+        given: ``logits``, ``probabilities``, or ``auto`` (by their values).
 
     Raises:
-        UserError: it is missing, no .npz, incomplete, or does not fit together.
+        UserError: the file is missing, not an .npz file, incomplete or inconsistent.
     """
     arrays = _load(path)
     scores = _scores(arrays, path)
@@ -82,20 +82,20 @@ def read_scores(path: Path, *, groups: str | None = None, given: str = "auto") -
 
 
 UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, MemoryError)
-"""What NumPy and zipfile raise at damaged, encrypted and boundless members."""
+"""Exceptions of NumPy and zipfile for damaged, encrypted and oversized members."""
 
 
 def _load(path: Path) -> dict[str, NDArray]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; give an .npz file with scores")
     if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is no .npz file; numpy.savez writes one")
+        raise UserError(f"{path} is not an .npz file; numpy.savez writes one")
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
     except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
         why = "it holds Python objects, which are not read" if "pickle" in str(error) else error
-        raise UserError(f"{path} can't be read as .npz: {why}") from error
+        raise UserError(f"{path} cannot be read as .npz: {why}") from error
 
 
 def _scores(arrays: Mapping[str, NDArray], path: Path) -> dict[str, NDArray[np.float64]]:
@@ -134,7 +134,7 @@ def _one(arrays: Mapping[str, NDArray], stream: str, path: Path) -> NDArray[np.f
     if len(wrong):
         raise UserError(
             f"{path}: {stream}{SCORES} has NaN or infinity in rows {shown(wrong)}; where the clips "
-            f"lack the stream, say so in an array {stream}{PRESENT}"
+            f"lack the stream, mark them in an array {stream}{PRESENT}"
         )
     return scores
 
@@ -149,7 +149,7 @@ def _targets(arrays: Mapping[str, NDArray], path: Path, n: int, c: int) -> Targe
             raise UserError(f"{path}: labels are {labels.shape}, the scores {(n, c)}")
         wrong = np.flatnonzero(~np.isin(labels, (0, 1)).all(1))
         if len(wrong):
-            raise UserError(f"{path}: labels of several classes must be 0 or 1, not so in rows "
+            raise UserError(f"{path}: labels of several classes must be 0 or 1, but not in rows "
                             f"{shown(wrong)}")  # fmt: skip
         return Targets.from_dense(labels, multi_label=True)
     if labels.shape != (n,):
@@ -159,7 +159,7 @@ def _targets(arrays: Mapping[str, NDArray], path: Path, n: int, c: int) -> Targe
     wrong = np.flatnonzero((labels < 0) | (labels >= c))
     if len(wrong):
         raise UserError(
-            f"{path}: labels must lie in 0..{c - 1}, but row {wrong[0]} has {labels[wrong[0]]} "
+            f"{path}: labels must be in 0..{c - 1}, but row {wrong[0]} has {labels[wrong[0]]} "
             f"({len(wrong)} such rows)"
         )
     return Targets.from_classes(labels, c)
@@ -189,17 +189,17 @@ def _groups(
         found = [re.search(UCF_GROUP, text) for text in ids or ()]
         if found and all(found):
             return np.array([match[1] for match in found if match]), "gNN of the video ids"
-        return np.arange(n), "every clip by itself"
+        return np.arange(n), "each clip is its own group"
     try:
         pattern = re.compile(groups)
     except re.error as error:
         raise UserError(
-            f"--groups {groups}: no array of {path}, and no pattern: {error}"
+            f"--groups {groups}: not an array of {path}, and not a pattern: {error}"
             f"{nearest(groups, arrays)}"
         ) from error
     if pattern.groups != 1:
         raise UserError(
-            f"--groups {groups}: no array of {path}, and no pattern with one (group)"
+            f"--groups {groups}: not an array of {path}, and not a pattern with one (group)"
             f"{nearest(groups, arrays)}"
         )
     if ids is None:
@@ -220,6 +220,8 @@ def _given(
     if given == "logits" or (given == "auto" and not fits):
         return "logits"
     if not fits:
-        asked = "lie in 0..1" if multi_label else "lie in 0..1 with sum 1 per clip"
-        raise UserError(f"{path}: probabilities must {asked}; give --given logits if they are that")
+        asked = "be in 0..1" if multi_label else "be in 0..1 with sum 1 per clip"
+        raise UserError(
+            f"{path}: probabilities must {asked}; give --given logits if they are logits"
+        )
     return "probabilities"

@@ -1,4 +1,4 @@
-"""Cutting clips into training, validation and test: by group, stratified by class, repeatable."""
+"""Splits clips into training, validation and test: by group, stratified by class, repeatable."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from numpy.typing import NDArray
 
 from actors.errors import UserError
 
-# a second pass mends most of what the first one's order cost; it converges in two or three
+# a second pass corrects most effects of the first one's order; two or three passes converge
 _PASSES = 5
 
 MOST_TAKEN = 0.4
-"""Share of the clips that a further group may bring the cut to."""
+"""Largest share of the clips that a further group may bring the split to."""
 
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How a data set is cut into training, validation and test clips."""
+    """How a data set is split into training, validation and test clips."""
 
     number: int = 1
     """Which of a data set's official splits to use (UCF-101 and HMDB-51: 1, 2 or 3)."""
 
     group_pattern: str | None = r"_(g\d+)_c\d+"
-    """Regular expression searched in a clip's id; what its first parentheses match names the
-    clip's group, and a group never straddles two splits. A clip without a match is a group of
-    its own. The default finds g07 in v_Bend_g07_c02.avi. null: every clip is its own group."""
+    """Regular expression that is searched in a clip's id; its first parentheses match the clip's
+    group. A group is never in two splits. A clip without a match is its own group. The default
+    finds g07 in v_Bend_g07_c02.avi. null: every clip is its own group."""
 
     test_pattern: str | None = None
-    """Regular expression searched in a clip's id: the clips that match are the test split,
-    whatever split the data set itself gives."""
+    """Regular expression that is searched in a clip's id; the clips that match are the test split,
+    whatever splits the data set defines."""
 
     folds: int | None = None
-    """Cut all clips into this many folds by group, whatever split the data set itself gives;
-    as many folds as groups leave one group out."""
+    """Number of folds to cut all clips into, by group, whatever splits the data set defines; as
+    many folds as groups leave one group out."""
 
     fold: int = 1
     """Which fold is the test split, from 1 to `folds`."""
@@ -50,25 +50,23 @@ class SplitSettings:
 
 
 def check_settings(settings: SplitSettings) -> None:
-    """Refuses settings that no data set could be cut by.
+    """Refuses settings that fit no data set.
 
     Raises:
-        UserError: a share or a fold out of range, a pattern that is no regular expression, or both
-            ways of choosing the test split at once.
+        UserError: a share or a fold is out of range, a pattern is not a regular expression, or both
+            ways of choosing the test split are set.
     """
     for name in ("test_share", "validation_share"):
         share = getattr(settings, name)
         if not 0 < share < 1:
-            raise UserError(
-                f"splits.{name} is {share!r}; it must lie between 0 and 1, such as 0.15"
-            )
+            raise UserError(f"splits.{name} is {share!r}; it must be between 0 and 1, such as 0.15")
     if settings.folds is not None and settings.test_pattern is not None:
         raise UserError(
             f"splits.folds ({settings.folds!r}) and splits.test_pattern "
-            f"({settings.test_pattern!r}) both choose the test split; give one of them"
+            f"({settings.test_pattern!r}) both select the test split; give one of them"
         )
     if settings.folds is not None and settings.folds < 2:
-        raise UserError(f"splits.folds is {settings.folds!r}; it takes at least 2 folds")
+        raise UserError(f"splits.folds is {settings.folds!r}; there must be at least 2 folds")
     if settings.folds is not None and not 1 <= settings.fold <= settings.folds:
         raise UserError(
             f"splits.fold is {settings.fold!r}; with splits.folds={settings.folds} "
@@ -96,11 +94,11 @@ def check_number(number: int, count: int = 3) -> None:
 
 
 def compile_pattern(pattern: str, setting: str) -> re.Pattern[str]:
-    """Compiles a user's regular expression; the error names the setting it came from."""
+    """Compiles a user's regular expression; the error names the setting."""
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{setting} {pattern!r} is no regular expression: {error}") from error
+        raise UserError(f"{setting} {pattern!r} is not a regular expression: {error}") from error
 
 
 def find_group(clip_id: str, pattern: re.Pattern[str] | None) -> str:
@@ -111,7 +109,7 @@ def find_group(clip_id: str, pattern: re.Pattern[str] | None) -> str:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Groups in the order they are handed out, and how many clips of each class each has.
+    """Groups in the order in which they are tried, and their numbers of clips by class.
 
     ``counts`` has shape (groups, classes + 1); the last column counts all clips, so that clips
     without a label are spread evenly too.
@@ -122,15 +120,15 @@ class _Groups:
 
     @property
     def weight(self) -> NDArray[np.float64]:
-        """1 / total² per class: shares are compared, so a rare class weighs as much as any."""
+        """1 / total² per class: shares are compared, so rare classes have the same weight."""
         return 1.0 / np.maximum(self.counts.sum(axis=0), 1.0) ** 2
 
 
 def _tally(labels: Sequence[Sequence[str]], groups: Sequence[str], seed: int) -> _Groups:
     """Counts clips per group and class, the groups in the seed's order.
 
-    The order is by a hash of seed and name: a clip more or less elsewhere in the data set does
-    not shuffle the rest.
+    The order is by a hash of seed and name, so that adding or removing a clip does not change the
+    order of the others.
     """
     classes = {name: i for i, name in enumerate(sorted({n for row in labels for n in row}))}
     names = sorted(set(groups), key=lambda n: hashlib.sha256(f"{seed}/{n}".encode()).digest())
@@ -154,18 +152,18 @@ def cut_share(
 ) -> frozenset[str]:
     """Chooses whole groups that hold about `share` of the clips of every class.
 
-    Greedy, in the seed's order: a group is taken (in later passes: or given back) when that brings
-    the shares of the classes, in sum of squares, nearer to `share`. At least one group is taken,
-    and no class is ever taken whole.
+    Greedy, in the seed's order: a group is taken (in later passes: or returned) if that brings the
+    shares of the classes, in sum of squares, closer to `share`. At least one group is taken, and
+    never all clips of a class.
 
     Args:
         labels: each clip's class names.
         groups: each clip's group.
-        share: wanted share of each class's clips, between 0 and 1.
+        share: target share of each class's clips, between 0 and 1.
         seed: order in which groups are tried.
-        every_class: also take a group for each class that got none, where one can be spared.
-        least: groups to take at least, where as many are left and no more than `MOST_TAKEN` of the
-            clips go: what is chosen on one group alone (one person, one film) is chosen for it.
+        every_class: also take a group for each class without any, if one can be spared.
+        least: smallest number of groups to take, if as many remain and at most `MOST_TAKEN` of the
+            clips are taken: choices made on a single group (one person, one film) fit that group.
 
     Returns:
         The names of the groups taken; empty when none can be spared.
@@ -177,11 +175,11 @@ def cut_share(
     chosen: set[int] = set()
 
     def after(row: int) -> NDArray[np.int64]:
-        """What is taken once a group changes sides."""
+        """Clips that are taken after a group changes sides."""
         return taken - tally.counts[row] if row in chosen else taken + tally.counts[row]
 
     def cost(row: int) -> float:
-        """Change of the sum of squares by that; infinite when the group can't be spared."""
+        """Change of the sum of squares; infinite if the group cannot be spared."""
         then = after(row)
         if np.any(then >= total):
             return float("inf")
@@ -199,7 +197,7 @@ def cut_share(
                 move(row)
         if chosen == before:
             break
-    # all clips count as a class of their own (the last column), so one group is always looked for
+    # all clips count as a class (the last column), so at least one group is searched for
     for column in np.argsort(total, kind="stable"):
         must = every_class or column == len(total) - 1
         if must and taken[column] == 0:
@@ -219,10 +217,10 @@ def cut_share(
 def cut_fold(
     labels: Sequence[Sequence[str]], groups: Sequence[str], *, folds: int, fold: int, seed: int
 ) -> frozenset[str]:
-    """The groups of one of `folds` folds of about equal size and like shares of the classes.
+    """The groups of one of `folds` folds of about equal size and similar shares of the classes.
 
-    Biggest groups first, each goes to the fold that has least of the group's classes. The folds
-    of one seed are disjoint and together hold every group.
+    From the largest group on, each goes to the fold that has the least of the group's classes. The
+    folds of one seed are disjoint and together hold every group.
 
     Raises:
         UserError: fewer groups than folds.
@@ -230,7 +228,7 @@ def cut_fold(
     tally = _tally(labels, groups, seed)
     if len(tally.names) < folds:
         raise UserError(
-            f"splits.folds is {folds}, but the clips come in only {len(tally.names)} groups; "
+            f"splits.folds is {folds}, but the clips are in only {len(tally.names)} groups; "
             f"use at most {len(tally.names)} folds, or another splits.group_pattern"
         )
     weight = tally.weight
@@ -239,7 +237,7 @@ def cut_fold(
     biggest_first = np.argsort(-tally.counts[:, -1], kind="stable")
     for counts in tally.counts[biggest_first]:
         crowded = held @ (counts * weight)
-        # an equal crowd: the fold with the fewest clips, so that no fold stays empty
+        # for equal loads the fold with the fewest clips, so that no fold stays empty
         home = int(np.lexsort((held[:, -1], np.round(crowded, 12)))[0])
         held[home] += counts
         homes.append(home)

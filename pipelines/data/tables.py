@@ -1,4 +1,4 @@
-"""Format `csv`: a table with the columns path, label and, if wanted, split and group.
+"""Format `csv`: a table with the columns path, label and, optionally, split and group.
 
 Parquet files with the same columns are read too; there `label` may also be a list of strings.
 """
@@ -23,21 +23,21 @@ from pipelines.data.splits import SplitSettings
 NEEDED = ("path", "label")
 COLUMNS = (*NEEDED, "split", "group")
 
-# one row: where it stands ("clips.csv line 7") and its cells by column
+# one row: its location ("clips.csv line 7") and its cells by column
 Row = tuple[str, dict[str, Any]]
 
 
 def list_table(path: Path, splits: SplitSettings) -> Listing:
     """Lists the rows of a CSV or Parquet table.
 
-    A relative path is relative to the table's folder. Several labels are joined by ``|`` and make
-    the data set multi-label. Other columns are left alone.
+    Relative paths are relative to the table's folder. Several labels are joined by ``|`` and make
+    the data set multi-label. Other columns are ignored.
 
     Raises:
-        UserError: with the line: a missing column, an empty cell, an unknown split, a file that
-            does not exist.
+        UserError: a column is missing, a cell is empty, a split is unknown, or a file does not
+            exist; the message names the line.
     """
-    del splits  # the table itself says which clip is in which split
+    del splits  # the table defines its splits
     if path.is_dir():
         raise UserError(
             f"{path} is a folder, but format 'csv' reads a file; "
@@ -71,14 +71,14 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                     )
                 yield where, dict(zip(header, (cell.strip() for cell in cells), strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no CSV file in UTF-8: {error}") from error
+        raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} can't be read as Parquet: {error}") from error
+        raise UserError(f"{path} cannot be read as Parquet: {error}") from error
     table = table.rename_columns([name.strip().lower() for name in table.column_names])
     _check_columns(table.column_names, str(path))
     wanted = [name for name in COLUMNS if name in table.column_names]
@@ -89,7 +89,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 def _check_columns(header: Sequence[str], where: str) -> None:
     twice = sorted({name for name in header if name in COLUMNS and header.count(name) > 1})
     if twice:
-        raise UserError(f"{where}: column {twice[0]!r} is there twice; remove one")
+        raise UserError(f"{where}: column {twice[0]!r} is listed twice; remove one")
     for name in NEEDED:
         if name not in header:
             found = ", ".join(header) or "none"
@@ -100,12 +100,12 @@ def _check_columns(header: Sequence[str], where: str) -> None:
 
 
 def _check_splits_column(rows: Sequence[Row]) -> None:
-    """Either every row names its split or none does: a forgotten one would be guessed wrong."""
+    """Requires a split in all rows or in none, because a missing one cannot be guessed."""
     empty = [where for where, cells in rows if not cells.get("split")]
     if 0 < len(empty) < len(rows):
         raise UserError(
             f"{empty[0]}: split is empty while other rows have one ({len(empty)} such rows); write "
-            "train, val or test in every row, or leave the column out to have it cut"
+            "train, val or test in every row, or remove the column to have the splits made"
         )
 
 

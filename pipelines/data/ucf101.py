@@ -24,11 +24,11 @@ _GROUP = re.compile(r"_(g\d+)_c\d+")
 def list_ucf101(path: Path, splits: SplitSettings) -> Listing:
     """Lists one official split of UCF-101.
 
-    The lists are looked for in the folder itself, in a folder inside it and in one beside it. A
-    video converted to another container (``.mp4`` for ``.avi``) is found under its name.
+    The lists are searched in the folder, in its subfolders and in the folders next to it. A video
+    that was converted to another container (``.mp4`` for ``.avi``) is found by its name.
 
     Raises:
-        UserError: no such split, list files or videos missing, a line that makes no sense.
+        UserError: no such split, missing list files or videos, or a malformed line.
     """
     need_folder(path, "ucf101")
     check_number(splits.number)
@@ -66,7 +66,7 @@ def _read_classes(file: Path) -> dict[str, str]:
 def _read_list(file: Path, classes: dict[str, str]) -> Iterator[tuple[str, str, str]]:
     """Yields where a clip is listed, the clip, and its class.
 
-    The class is the clip's folder: its file name may spell it otherwise (folder HandstandPushups,
+    The class is the clip's folder; the file name may differ in spelling (folder HandstandPushups,
     files v_HandStandPushups_g01_c01.avi).
     """
     numbers = {name: number for number, name in enumerate(classes.values(), start=1)}

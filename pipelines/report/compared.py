@@ -1,4 +1,4 @@
-"""From every row's scores on every split to the comparison's figures and tests."""
+"""Computes the comparison's figures and tests from every row's scores on every split."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _mean(found: Sequence[Mapping[str, float]], name: str) -> tuple[float | None
 def _tests(
     splits: Sequence[ComparedSplit], name: str, *, multi_label: bool
 ) -> dict[str, float | None]:
-    """Of the row against the hybrid; all None for the hybrid itself."""
+    """Tests of the row against the hybrid; all None for the hybrid itself."""
     empty = ("p_mcnemar", "map_difference", "map_low", "map_high", "p_bootstrap")
     if name == HYBRID:
         return dict.fromkeys(empty)

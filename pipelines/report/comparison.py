@@ -17,12 +17,12 @@ from pipelines.report.templates import template_environment
 
 TITLES = {
     1: "Table I: networks and their mean scores",
-    2: "Table II: ways to join the features",
-    3: "Table III: the whole, and its refinements",
+    2: "Table II: fusion of the features",
+    3: "Table III: the hybrid and its refinements",
 }
 NOTE = (
-    "Per cent. p: the row against the hybrid on the same test clips. (paper): the paper's own "
-    "figures, of other data and larger networks."
+    "Percent. p: the row against the hybrid on the same test clips. (paper): the paper's own "
+    "figures, with other data and larger networks."
 )
 COLUMNS = (
     "table",
@@ -48,7 +48,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRow:
-    """One row; shares run from 0 to 1, None is what does not apply."""
+    """One row. Shares are from 0 to 1; None: the figure does not apply."""
 
     table: int
     name: str
@@ -63,7 +63,7 @@ class ComparedRow:
     p_mcnemar: float | None
     """Against the hybrid, on the clips of all splits; None if multi-label and for the hybrid."""
     map_difference: float | None
-    """mAP less the hybrid's; None for the hybrid."""
+    """mAP minus that of the hybrid; None for the hybrid."""
     map_low: float | None
     """Its 95 % interval."""
     map_high: float | None
@@ -82,7 +82,7 @@ class ComparedRow:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
-    """Everything that the pages show."""
+    """The contents of the tables and pages."""
 
     title: str
     command: str
@@ -100,7 +100,7 @@ class Comparison:
 
 
 def figures(row: ComparedRow, *, multi_label: bool) -> list[str]:
-    """What a row says, as it is written in every form: measures, tests, the paper's figures."""
+    """The formatted figures of a row: measures, tests, the paper's figures."""
     words = [] if multi_label else [share(row.accuracy, row.accuracy_spread)]
     words.append(share(row.map, row.map_spread))
     words += [] if multi_label else [chance(row.p_mcnemar)]
@@ -109,7 +109,7 @@ def figures(row: ComparedRow, *, multi_label: bool) -> list[str]:
 
 
 def headings(comparison: Comparison) -> list[str]:
-    """What stands over the columns of `figures`."""
+    """The headings of the columns of `figures`."""
     words = [] if comparison.multi_label else ["accuracy"]
     words.append("mAP")
     words += [] if comparison.multi_label else ["p accuracy"]
@@ -117,7 +117,7 @@ def headings(comparison: Comparison) -> list[str]:
 
 
 def share(value: float | None, spread: float | None = None) -> str:
-    """``87.2`` or ``87.2 ± 0.6``, in per cent; a dash where there is none."""
+    """``87.2`` or ``87.2 ± 0.6``, in percent; a dash where there is none."""
     if value is None or not np.isfinite(value):
         return "–"
     return f"{100 * value:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
@@ -151,7 +151,7 @@ def terminal_tables(comparison: Comparison) -> list[Table]:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """All rows with all fields, numbers in full."""
+    """All rows with all fields, numbers in full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -177,7 +177,7 @@ def to_latex(comparison: Comparison, number: int) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX wants it."""
+    """Escapes the characters that are special in LaTeX."""
     replaced = {"±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$", "\\": r"\textbackslash{}"}
     replaced |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     replaced |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
@@ -211,7 +211,7 @@ def figure_svg(figure: Figure) -> str:
 
 
 def comparison_html(comparison: Comparison) -> str:
-    """The tables, Figure 4, and how each row was made, as one page that needs nothing else."""
+    """The tables, Figure 4 and the details of each row, as one self-contained page."""
     environment = template_environment()
     drawn = comparison.ap_before is not None
     return environment.get_template("comparison.html").render(

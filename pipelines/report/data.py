@@ -1,4 +1,4 @@
-"""What a report is made of: plain python and numpy, so that any job or notebook can fill it in."""
+"""The contents of a report: plain Python and NumPy, so that any job or notebook can make one."""
 
 from __future__ import annotations
 
@@ -11,80 +11,80 @@ import numpy as np
 from numpy.typing import NDArray
 
 Opinion = tuple[str, float]
-"""A class and the probability (0..1) that a system gives it."""
+"""A class and its probability (0..1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSummary:
-    """The videos that went in."""
+    """The data set of the run."""
 
     name: str
-    """What the data set is called."""
+    """Name of the data set."""
     fingerprint: str
-    """Changes whenever a file, a label or a split does."""
+    """Fingerprint; it changes with every file, label and split."""
     clips: Mapping[str, int]
-    """Number of clips of every split, in the order in which they are to be shown."""
+    """Split -> number of clips, in the order of display."""
     classes: Sequence[str]
-    """Names of the classes; their order is that of every per-class array."""
+    """Class names, in the order of every per-class array."""
     multi_label: bool = False
-    """Whether a clip may carry several labels."""
+    """Whether a clip may have several labels."""
     absent: Mapping[str, int] = field(default_factory=dict)
     """Stream -> number of clips that do not have it."""
     groups: str = ""
-    """How many groups the clips are in, and where these come from."""
+    """Number of groups and their origin."""
     warnings: Sequence[str] = ()
-    """What makes the figures uncertain."""
+    """Reasons why the figures are uncertain."""
     notes: Sequence[str] = ()
-    """What the stages have to say of how they worked."""
+    """Notes of the stages on how they worked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodResult:
-    """One row of the results table: a system and the clips that it was measured on.
+    """One row of the results table: a method and its measures on some clips.
 
-    Shares run from 0 to 1. None stands for a figure that does not apply (the accuracy of a
-    multi-label set); NaN is read as None.
+    Shares are from 0 to 1. None: the figure does not apply (the accuracy of a multi-label set);
+    NaN is read as None.
     """
 
     name: str
     """Key in the JSON report: ``spatial_cnn``, ``audio_cnn``, ``hybrid``, ..."""
     label: str
-    """What a person reads: ``Spatial CNN``."""
+    """Label in tables: ``Spatial CNN``."""
     n: int
-    """Number of clips behind the figures."""
+    """Number of clips that were measured."""
     accuracy: float | None = None
-    """Share of the clips whose first guess is right."""
+    """Share of the clips whose predicted class is correct."""
     mean_class_accuracy: float | None = None
-    """Mean over classes of the share found."""
+    """Mean recall over classes."""
     map: float | None = None
     """Mean average precision over classes."""
     hit5: float | None = None
-    """Share of the clips with the right class among the first five guesses."""
+    """Share of the clips with a true class among the five highest scores."""
     ceiling: float | None = None
-    """The best accuracy that this method's clues allow, where it is known."""
+    """Best accuracy that the method's streams allow; None: not known."""
     share_of_ceiling: float | None = None
-    """Share of the clips whose guess is right in every clue that this method can see: of the
-    ceiling what is reached, free of the luck in guessing the other clues."""
+    """Share of the clips whose predicted class agrees with the true one in every clue that this
+    method can see; it does not depend on guesses at the other clues."""
     note: str = ""
-    """A few words on which clips these are, e.g. ``clips that have sound``."""
+    """Which clips these are, such as ``clips that have sound``."""
     chosen: bool = False
-    """Whether this is what the registered model gives: the ensemble or one of its refinements."""
+    """Whether this is the output of the registered model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageTiming:
-    """How long a stage took."""
+    """Duration of a stage."""
 
     name: str
     """The stage: ``extract``, ``fit spatial``, ..."""
     seconds: float
-    """Wall-clock seconds; of a cached stage those of the run that did it, 0 where not known."""
+    """Wall-clock seconds; for a cached stage those of the run that computed it, 0 if unknown."""
     cached: bool = False
-    """Whether the result of an earlier run was taken as it was."""
+    """Whether the result of an earlier run was reused."""
     items: int | None = None
-    """How many units went through."""
+    """Number of processed units."""
     unit: str = "clips"
-    """What is counted, in the plural."""
+    """Name of the units, in the plural."""
 
     @property
     def throughput(self) -> float | None:
@@ -103,9 +103,9 @@ class Preview:
     """
 
     kind: Literal["pictures", "flow", "heat"]
-    """How it is drawn."""
+    """How the picture is drawn."""
     caption: str
-    """What it is, in a word or two; of an absent track its name."""
+    """Caption; for an absent track the name of the track."""
     streams: Sequence[str]
     """The streams that see it."""
     picture: NDArray[Any] | None
@@ -121,22 +121,22 @@ class Preview:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExampleClip:
-    """A clip to look at: what was seen, what was heard and what every system made of it."""
+    """An example clip: its tracks, and the best classes of every method."""
 
     id: str
     """The clip's id."""
     truth: Sequence[str]
-    """Its labels (a lone string is taken as one label)."""
+    """Its labels (a string is one label)."""
     predicted: str
-    """The last system's first guess."""
+    """Predicted class of the registered model."""
     probability: float
-    """The probability of that guess, 0..1."""
+    """Probability of that class, 0..1."""
     previews: Sequence[Preview] = ()
-    """What the streams see of it, a picture per kind."""
+    """What the streams see of it, one picture per kind."""
     opinions: Mapping[str, Sequence[Opinion]] = field(default_factory=dict)
-    """System (a method's name) -> its classes and probabilities; the best three are shown."""
+    """Name of a method -> its classes and probabilities; the best three are shown."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Stream -> its share of the decision, without the absent ones."""
+    """Present stream -> its share of the prediction."""
 
     def __post_init__(self) -> None:
         if isinstance(self.truth, str):
@@ -144,13 +144,13 @@ class ExampleClip:
 
     @property
     def right(self) -> bool:
-        """Whether the first guess is one of the labels."""
+        """Whether the predicted class is one of the labels."""
         return self.predicted in self.truth
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReportData:
-    """Everything the report shows. What is empty or None is left out of the page.
+    """The contents of the report. Empty and None fields are left out of the page.
 
     Raises:
         ValueError: an array's shape does not fit the number of classes; the message quotes it.
@@ -161,25 +161,25 @@ class ReportData:
     command: str
     """The command that repeats the run."""
     started: str
-    """When, as it is to be read: ``2026-03-01 14:05 UTC``."""
+    """Start of the run, formatted: ``2026-03-01 14:05 UTC``."""
     data: DataSummary
-    """What went in."""
+    """The data set."""
     methods: Sequence[MethodResult]
-    """Rows of the results table, in the order in which they are to be shown."""
+    """Rows of the results table, in the order of display."""
     streams: Sequence[str] = ()
     """The system's streams, in the order of their colors."""
     joint: str | None = None
     """Row of the ensemble of all streams; None: the best row."""
     seconds: float | None = None
-    """How long the whole run took; None: the sum of the stages."""
+    """Duration of the whole run in seconds; None: the sum of the stages."""
     machine: str = ""
-    """Where, in a line: processors, memory, GPUs, nodes."""
+    """The machine in a line: processors, memory, GPUs."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Package -> version."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """The complete resolved settings, nested as they are."""
+    """The complete resolved settings, nested."""
     confusion: NDArray[np.number] | None = None
-    """(C, C) counts before refinement: row = true class, column = guess. None if multi-label."""
+    """(C, C) counts before refinement: row = true, column = predicted. None if multi-label."""
     confusion_refined: NDArray[np.number] | None = None
     """The same after refinement."""
     ap_before: NDArray[np.floating] | None = None
@@ -196,14 +196,14 @@ class ReportData:
     best: Mapping[str, Any] = field(default_factory=dict)
     """The trial that was refitted, with the keys of a trial."""
     stages: Sequence[StageTiming] = ()
-    """Stages in the order in which they were run."""
+    """Stages in the order in which they ran."""
     rejected: Sequence[Mapping[str, Any]] = ()
-    """Videos that could not be used: ``id``, ``stage``, ``kind``, ``message``."""
+    """Rejected videos: ``id``, ``stage``, ``kind``, ``message``."""
     examples: Sequence[ExampleClip] = ()
-    """A handful of clips to look at."""
+    """Example clips."""
     mlflow: Mapping[str, Any] = field(default_factory=dict)
     """``run_id``, ``model_version``, ``promoted``, ``reason``, ``ui_command``,
-    ``tensorboard_command``; any of them may be missing."""
+    ``tensorboard_command``; all optional."""
 
     def __post_init__(self) -> None:
         classes = len(self.data.classes)
@@ -229,7 +229,7 @@ def finite(value: Any) -> float | None:
 
 
 def report_json(data: ReportData) -> dict[str, Any]:
-    """The report's figures for another program to read: only JSON's own types, no NaN.
+    """The report's figures for other programs: JSON types only, no NaN.
 
     Returns:
         ``{"methods": {name: {"accuracy", "mean_class_accuracy", "map", "hit5", "n"}},

@@ -1,4 +1,4 @@
-"""A few test clips for the report: what the streams see of them, and every row's best classes."""
+"""Example test clips for the report: what the streams see, and every row's best classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FRAMES = 4
 def example_clips(
     job: Job, system: System, extraction: Extraction, evaluated: Evaluated
 ) -> list[ExampleClip]:
-    """Test clips spread evenly over the test split, wrong ones among them if there are any."""
+    """Test clips spread evenly over the test split, up to a third of them misclassified."""
     table, test = evaluated.table, evaluated.table.rows("test")
     if not len(test):
         return []

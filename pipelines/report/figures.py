@@ -1,7 +1,7 @@
-"""Curves of the fits and the search over penalties, as drawings (SVG) that follow the page's style.
+"""Curves of the fits and of the search over penalties, as SVG in the style of the page.
 
-Hand-made instead of matplotlib's: they take the reader's light or dark colors and fonts, print as
-vectors, and cost milliseconds.
+They are drawn without matplotlib: they follow the reader's light or dark colors and fonts, print
+as vectors, and take milliseconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Points = list[tuple[float, float]]
 
 
 JOINT = "joint"
-"""Color of what joins several streams."""
+"""Color of methods that combine several streams."""
 COLORS = 8
 """Colors of streams, ``stream0`` to ``stream7`` in figures.css; more streams repeat them."""
 
@@ -49,8 +49,8 @@ def curve_svg(
 ) -> Markup | None:
     """Draws one fit: above, the validation score (higher is better); below, the training loss.
 
-    The step that was kept is marked: the one whose record says ``kept``, else the last. Scores
-    within 0..1 are drawn on that whole range, so that fits beside each other compare.
+    The step that was kept is marked: the one whose record has ``kept``, else the last. Scores
+    within 0..1 are drawn on that whole range, so that curves can be compared.
 
     Returns:
         None where no record has a score or a loss.
@@ -61,7 +61,7 @@ def curve_svg(
         return None
     left, right, top = 38, 318, 10
     x = linear(min(0, *steps), max(steps), left, right)
-    # The last round tick may lie far beyond the last step; the curve should fill its panel.
+    # The last round tick may be far beyond the last step; the curve fills its panel.
     span = (max(steps) - min(0, *steps)) or 1
     x = Axis(lambda v: left + (v - min(0, *steps)) / span * (right - left), x.ticks)
     parts: list[Markup] = []
@@ -114,10 +114,10 @@ def search_svg(
 
     Args:
         trials: with ``lambda2``, ``lambda3`` and ``key``; without a ``key`` they are hollow.
-        best: the chosen trial, ringed; {} for none.
-        key: what colors the points.
+        best: the selected trial, marked by a ring; {} for none.
+        key: the value that colors the points.
         title: heading, also of the color bar.
-        write: how a value of ``key`` is written.
+        write: formats a value of ``key``.
     """
     left, right, top, bottom = 52, 380, 34, 284
     x = log_with_zero([trial["lambda2"] for trial in trials], left, right)
@@ -128,7 +128,7 @@ def search_svg(
         _lattice(x, y),
         Markup('<text class="strong" x="{}" y="14">{}</text>').format(left, title),
     ]
-    # Worst first, so that a good trial is never hidden by a bad one.
+    # Worst first, so that a bad trial never hides a good one.
     for trial in sorted(
         trials, key=lambda t: (finite(t.get(key)) is not None, finite(t.get(key)) or 0)
     ):
@@ -223,7 +223,7 @@ def _color_bar(
 
 
 def _shade(share: float) -> str:
-    """Returns viridis without its darkest tenth, which would vanish on a dark page."""
+    """Returns viridis without its darkest tenth, which is invisible on a dark page."""
     return to_hex(matplotlib.colormaps["viridis"](0.12 + 0.86 * share))
 
 
@@ -272,10 +272,10 @@ def _svg(body: Markup, width: int, height: int, label: str) -> Markup:
 def panel_svg(
     points: Points, *, sizes: Sequence[float], across: str, up: str, label: str
 ) -> Markup:
-    """Draws points within the unit square, joined, with the diagonal to compare with.
+    """Draws connected points in the unit square, with its diagonal for comparison.
 
     Args:
-        sizes: of each dot, 0..1.
+        sizes: size of each dot, 0..1.
     """
     left, right, top, bottom = 44, 318, 10, 284
     x, y = linear(0, 1, left, right), linear(0, 1, bottom, top)

@@ -1,4 +1,4 @@
-"""Gathers what a job knows into the report: one HTML page, one JSON file, a table, MLflow."""
+"""Collects the results of a job into the report: HTML page, JSON file, table, MLflow."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from trainers.refinement.fitted import METHODS
 from trainers.table import Table
 
 FIGURES = ("accuracy", "mean_class_accuracy", "map", "hit5", "n")
-"""What MLflow keeps of a method."""
+"""Measures of a method that MLflow records."""
 
 
 def report(
     job: Job, evaluated: Evaluated, promotion: Mapping[str, Any] | None = None
 ) -> ReportData:
-    """Writes the report beside the run's tables, logs it, and prints the summary."""
+    """Writes the report into the run's folder, logs it, and prints the summary."""
     data = _gather(job, evaluated, promotion or {})
     page, figures = render_html(data), report_json(data)
     job.files.write_bytes("report.html", page.encode())
@@ -76,8 +76,9 @@ def _print_summary(job: Job, data: ReportData) -> None:
     job.console.rich.print()
     job.console.rich.print(methods_table(data))
     job.console.say(f"\nrefinement  {data.refinement}", markup=False)
-    if len({video.group for video in job.manifest.split("val")}) > 1:  # pipelines/refine.py's least
-        job.console.say(f"            scores to try others on: {job.files.path(VALIDATION_SCORES)}")
+    if len({video.group for video in job.manifest.split("val")}) > 1:  # as refine.py requires
+        scores = job.files.path(VALIDATION_SCORES)
+        job.console.say(f"            scores for trying others: {scores}")
     job.console.say(f"report      {job.files.path('report.html')}")
     if data.rejected:
         table = job.files.path("rejected.parquet")
@@ -177,7 +178,7 @@ def _methods(
                     label=row.label,
                     n=figures.n_all,
                     accuracy=figures.accuracy_all,
-                    note="all clips; one without the stream counts as wrong",
+                    note="all clips; those without the stream count as errors",
                 )
             )
     return rows
@@ -200,7 +201,7 @@ def _method(
         accuracy=measures.get("accuracy"),
         mean_class_accuracy=measures.get("mean_class_accuracy"),
         map=measures.get("map"),
-        # With five classes or fewer it is 100 % whatever is guessed.
+        # With five classes or fewer it is always 100 %.
         hit5=measures.get("hit_at_5") if classes > 5 else None,
         ceiling=best,
         share_of_ceiling=share,

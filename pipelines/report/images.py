@@ -1,4 +1,4 @@
-"""Pictures small enough to live inside the page: frames, flow fields and spectrograms."""
+"""Pictures small enough to embed in the page: frames, flow fields and spectrograms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from actors.flow.color import flow_to_color
 
 SIDE_PX = 220
-"""Longest side of a picture; drawn at about two thirds of it, so sharp on fine screens too."""
+"""Longest side of a picture; drawn at about two thirds of it, for high-resolution screens."""
 
 
 def pick_evenly(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
@@ -34,7 +34,7 @@ def flow_uri(flow: NDArray[np.floating]) -> str:
 
 
 def wheel_uri(size: int = 72) -> str:
-    """Returns the key to the flow's colors, a disc as the data URI of a PNG."""
+    """Returns the color wheel of the flow as the data URI of a PNG."""
     axis = np.linspace(-1.02, 1.02, size)
     x, y = np.meshgrid(axis, axis)
     inside = np.hypot(x, y) <= 1
@@ -43,9 +43,9 @@ def wheel_uri(size: int = 72) -> str:
 
 
 def spectrogram_uri(spectrogram: NDArray[np.floating]) -> str:
-    """Returns an (F, T) spectrogram as the data URI of a PNG, low notes at the bottom.
+    """Returns an (F, T) spectrogram as the data URI of a PNG, low frequencies at the bottom.
 
-    Colors run from the 2nd to the 99.5th percentile: one click does not darken all the rest.
+    Colors cover the 2nd to the 99.5th percentile, so that a single peak does not darken the rest.
     """
     finite = spectrogram[np.isfinite(spectrogram)]
     low, high = np.percentile(finite, [2, 99.5]) if finite.size else (0.0, 0.0)
@@ -53,7 +53,7 @@ def spectrogram_uri(spectrogram: NDArray[np.floating]) -> str:
         (high - low) or 1
     )
     gray = Image.fromarray((np.clip(level, 0, 1) * 255).astype(np.uint8)[::-1])
-    # Sixty-four shades are plenty on this size and pack twice as tightly.
+    # Sixty-four shades suffice at this size and compress twice as well.
     picture = gray.resize((2 * SIDE_PX, SIDE_PX // 2 + 10), Image.Resampling.BILINEAR)
     picture = picture.point([value // 4 for value in range(256)]).convert("P")
     shades = matplotlib.colormaps["magma"](np.linspace(0, 1, 64))[:, :3]
@@ -62,7 +62,7 @@ def spectrogram_uri(spectrogram: NDArray[np.floating]) -> str:
 
 
 def _fit(picture: Image.Image) -> Image.Image:
-    """Shrinks to SIDE_PX; what is smaller stays as it is (the page scales it up)."""
+    """Shrinks to SIDE_PX; smaller pictures are unchanged (the page scales them up)."""
     picture.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
     return picture
 

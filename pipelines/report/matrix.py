@@ -1,4 +1,4 @@
-"""The confusion matrix as a drawing, and the same in words: which classes are taken for which."""
+"""The confusion matrix as a drawing, and its most frequent errors as a list."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 COUNTS_PX = 18
 """Cells larger than this have room for their count."""
 SMALLEST_PX = 9
-CORNER = "true ↓ guess →"
+CORNER = "true ↓ predicted →"
 MOST_CLASSES = 150
-"""Above this, the classes with most mistakes stand for all."""
+"""With more classes, only those with the most errors are drawn."""
 PAGE_PX = 1064
 """Width of the page's text; more than about a hundred classes scroll."""
 LABEL_LETTERS = 24
@@ -50,7 +50,7 @@ def commonest_mistakes(
 
 
 def hardest_classes(confusion: NDArray[np.number], most: int) -> NDArray[np.intp]:
-    """Returns the indices, in order, of the ``most`` classes that take part in most mistakes."""
+    """Returns the indices, in order, of the ``most`` classes with the most errors."""
     wrong = np.array(confusion, dtype=np.int64)
     np.fill_diagonal(wrong, 0)
     part = wrong.sum(axis=0) + wrong.sum(axis=1)
@@ -58,10 +58,10 @@ def hardest_classes(confusion: NDArray[np.number], most: int) -> NDArray[np.intp
 
 
 def confusion_svg(confusion: NDArray[np.number], classes: Sequence[str]) -> Markup:
-    """Draws a (C, C) matrix of counts, rows the truth, columns the guess.
+    """Draws a (C, C) matrix of counts: rows are true classes, columns predicted classes.
 
-    Shade is the share of the row; what is right and what is wrong have different hues, and a
-    single mistake is still seen. Counts stand in the cells as long as they fit, tooltips always.
+    Shade is the share of the row. Correct and incorrect cells have different hues, and a single
+    error is visible. Cells show their counts if these fit; every cell has a tooltip.
     """
     shown: NDArray[np.intp] = np.arange(len(classes))
     if len(classes) > MOST_CLASSES:
@@ -74,11 +74,11 @@ def confusion_svg(confusion: NDArray[np.number], classes: Sequence[str]) -> Mark
 
 def _draw(counts: NDArray[np.int64], totals: NDArray[np.int64], names: Sequence[str]) -> Markup:
     size = len(names)
-    # Of names beside the smallest cells no more letters than the page's width leaves room for.
+    # Beside the smallest cells, names are cut to the letters that fit in the page's width.
     room = int((PAGE_PX - 60 - SMALLEST_PX * size) / (0.62 * 0.9 * SMALLEST_PX))
     labels = [_short(name, min(LABEL_LETTERS, max(room, 12))) for name in names]
     longest = max((len(label) for label in labels), default=0)
-    # As large as the page has room for, within what is neither clumsy nor too small to read.
+    # As large as the page allows, within legible limits.
     cell = max(SMALLEST_PX, min(34, int((PAGE_PX - 62) / (size + 0.62 * longest))))
     letters = min(12.0, 0.9 * cell)
     # Letters of a wide font, and room for the corner's words.
@@ -91,7 +91,7 @@ def _draw(counts: NDArray[np.int64], totals: NDArray[np.int64], names: Sequence[
     return Markup(
         '<svg class="figure matrix" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" '
         'width="{w}" height="{h}" role="img" aria-label="Confusion matrix of {n} classes: rows '
-        'are true classes, columns guesses">{body}</svg>'
+        'are true classes, columns predictions">{body}</svg>'
     ).format(w=width, h=height, n=size, body=Markup("").join(parts))
 
 

@@ -35,23 +35,27 @@ SCHEMA = {
 
 
 def check_output(output: str | None, *, embeddings: bool) -> None:
-    """Raises UserError, before any work, for an output that could not be written after it."""
+    """Raises UserError, before any work starts, for an output that cannot be written."""
     if output is None:
         if embeddings:
-            raise UserError("--embeddings are not shown; give --output FILE.parquet or FILE.json")
+            raise UserError(
+                "--embeddings needs --output FILE.parquet or FILE.json"
+            )
         return
     path = Path(output)
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--output {output}: its ending must be one of {', '.join(SUFFIXES)}")
+        raise UserError(
+            f"--output {output}: it must end in one of {', '.join(SUFFIXES)}"
+        )
     if embeddings and path.suffix.lower() == ".csv":
-        raise UserError(f"--output {output}: embeddings don't fit into CSV; take .parquet or .json")
+        raise UserError(f"--output {output}: CSV cannot hold embeddings; use .parquet or .json")
     folder = path.absolute().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"--output {output}: {folder} is no folder that can be written")
+        raise UserError(f"--output {output}: {folder} is not a folder with write permission")
 
 
 SHOWN = 40
-"""Videos that the terminal's table has at most."""
+"""Largest number of videos in the terminal's table."""
 
 
 def predictions_table(rows: Sequence[Row]) -> Table:
@@ -78,15 +82,15 @@ def predictions_table(rows: Sequence[Row]) -> Table:
 
 
 def in_words(rows: Sequence[Row], output: str | None) -> str:
-    """How many videos were predicted, how many could not be, and where all of them are."""
+    """How many videos were predicted, how many could not be used, and the output file."""
     failed = sum(bool(row["error"]) for row in rows)
     parts = [f"{_videos(len(rows) - failed)} predicted"]
     if failed:
-        parts.append(f"{_videos(failed)} that can't be used")
+        parts.append(f"{_videos(failed)} that cannot be used")
     if output:
         parts.append(f"all in {output}")
     if len(rows) > SHOWN:
-        keep = "" if output else "; --output FILE keeps all"
+        keep = "" if output else "; --output FILE writes all"
         parts.append(f"the first {SHOWN} shown{keep}")
     return ", ".join(parts)
 
@@ -104,13 +108,13 @@ def _classes(row: Row) -> Text:
 
 
 def _shown(path: str) -> str:
-    """Relative to the working folder where it lies below it."""
+    """Relative to the working folder if the path is below it."""
     absolute = Path(path).absolute()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else path
 
 
 def write_predictions(rows: Sequence[Row], path: Path, *, embeddings: bool) -> None:
-    """Writes all rows as the ending of `path` says; whole or not at all."""
+    """Writes all rows in the format that the suffix of `path` names; atomic."""
     if not embeddings:
         rows = [{k: v for k, v in row.items() if k != "embedding"} for row in rows]
     rows = [_without_scores(row) if row["error"] else row for row in rows]
@@ -121,7 +125,7 @@ def write_predictions(rows: Sequence[Row], path: Path, *, embeddings: bool) -> N
 
 
 def _without_scores(row: Row) -> Row:
-    """Of a video that could not be used: no score is not a score of 0."""
+    """The row of a video that could not be used: a missing score is not a score of 0."""
     return {k: None if k == "probability" or k.startswith(SHARE) else v for k, v in row.items()}
 
 

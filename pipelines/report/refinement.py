@@ -1,4 +1,4 @@
-"""The page of pipelines/refine.py: figures, who borrows from whom, calibration."""
+"""The page of pipelines/refine.py: figures, weights between classes, calibration."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class RefinementPage:
         title, about: headings.
         columns: figure and heading; ``rows``: label, a figure per column (shares, 0..1) and whether
             this is the chosen one.
-        reason: why it was chosen; ``note``: the constants it took.
-        borrowing: (S, C, C) A of the learned refinement; None: it learned nothing, and ``fallback``
-            says why.
+        reason: why it was chosen; ``note``: its constants.
+        borrowing: (S, C, C) A of the learned refinement; None: it is the plain mean, for the reason
+            in ``fallback``.
         curves: heading -> held-out reliability, before and after.
     """
 
@@ -69,7 +69,7 @@ def strongest_pairs(
     streams: Sequence[str],
     most: int = MOST_PAIRS,
 ) -> list[Pair]:
-    """The entries of (S, C, C) A farthest from 0 off the diagonal, the strongest first."""
+    """The off-diagonal entries of (S, C, C) A with the largest absolute value, largest first."""
     weights = np.array(borrowing, dtype=float)
     weights[:, np.arange(len(classes)), np.arange(len(classes))] = 0.0
     order = np.argsort(-np.abs(weights), axis=None, kind="stable")[:most]
@@ -103,7 +103,7 @@ def refinement_html(page: RefinementPage) -> str:
 
 
 def matrix_uri(matrix: NDArray[np.floating], reach: float) -> str:
-    """A (C, C) matrix as a picture: red above 0, blue below, white at 0, full color at `reach`."""
+    """A (C, C) matrix as a picture: red above 0, blue below, white at 0, saturated at `reach`."""
     shade = colormaps["RdBu_r"](0.5 + np.asarray(matrix, float) / (2 * reach), bytes=True)
     picture = Image.fromarray(np.ascontiguousarray(shade[..., :3]))
     side = len(matrix) * max(1, PICTURE_PX // len(matrix))
@@ -113,12 +113,12 @@ def matrix_uri(matrix: NDArray[np.floating], reach: float) -> str:
 
 
 def reliability_svg(curve: Reliability, name: str) -> Markup:
-    """Share right over probability, a dot per bin, its area by the number of predictions."""
+    """Share correct over probability; one dot per bin, its area by the number of predictions."""
     there = curve.counts > 0
     return panel_svg(
         list(zip(curve.confidence[there], curve.right[there], strict=True)),
         sizes=[float(np.sqrt(n / curve.counts.sum())) for n in curve.counts[there]],
         across="probability",
-        up="share right",
+        up="share correct",
         label=f"Reliability, {name}",
     )

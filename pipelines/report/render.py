@@ -1,4 +1,4 @@
-"""The page: ReportData in, one HTML file out that needs nothing else, on any screen or on paper."""
+"""Renders ReportData as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from pipelines.report.terminal import best_method, measure, percent, shown_colum
 MOST_FRAMES = 4
 """Frames shown of an example clip."""
 MOST_REJECTED = 200
-"""Rejected videos listed of each kind; the table of the run has them all."""
+"""Rejected videos listed per kind; the table of the run lists all."""
 MOST_TRIALS = 5
-"""Trials of the search listed below its drawing."""
+"""Trials of the search that are listed below the figure."""
 
 
 def render_html(data: ReportData) -> str:
     """Returns the report as one self-contained HTML page.
 
-    It loads nothing from anywhere, works without JavaScript (which only sorts tables), follows
-    the reader's light or dark setting, and prints. Whatever a user can name (classes, files,
-    messages) is escaped.
+    The page makes no requests, works without JavaScript (which only sorts tables), follows the
+    reader's light or dark setting, and can be printed. Names from users (classes, files,
+    messages) are escaped.
     """
     seen = _seen(data.examples)
     page = _environment(data.streams).get_template("report.html")
@@ -73,13 +73,13 @@ def render_html(data: ReportData) -> str:
 
 
 def figure_files(data: ReportData) -> dict[str, str]:
-    """Returns the drawings as SVG files of their own, file name -> text, to log beside the page."""
+    """Returns the drawings as SVG files, file name -> text, to be logged with the page."""
     files = {f"confusion_{key}.svg": svg for key, _, svg in _matrices(data)}
     for name, records in data.curves.items():
         if (svg := curve_svg(name, records, color_of(name, data.streams))) is not None:
             files[f"curve_{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.svg"] = svg
     files |= {f"search_{key}.svg": svg for key, svg in _searches(data)}
-    # Other pages are mostly white whatever the reader prefers, so a lone figure is always light.
+    # Other programs show figures on white, so a separate figure is always light.
     light = _asset("figures.css").replace("color-scheme: light dark;", "")
     light = re.sub(r"@media[^{]*\{.*?\n\}\n", "", light, flags=re.DOTALL)
     style = Markup("<style>{}svg {{ background: var(--card); }}</style>").format(Markup(light))
@@ -150,7 +150,7 @@ def rate(stage: StageTiming) -> str:
 
 
 def interval(share: float | None, n: int, z: float = 1.96) -> tuple[float, float] | None:
-    """Returns Wilson's 95 % interval of a share seen on n clips (Wilson, JASA 1927)."""
+    """Returns Wilson's 95 % confidence interval of a share of n clips (Wilson, JASA 1927)."""
     value = finite(share)
     if value is None or n <= 0:
         return None
@@ -161,7 +161,7 @@ def interval(share: float | None, n: int, z: float = 1.96) -> tuple[float, float
 
 @dataclass(frozen=True)
 class _Headline:
-    """What somebody reads who reads nothing else."""
+    """The figures at the top of the page."""
 
     joint: MethodResult | None
     refined: MethodResult | None
@@ -201,7 +201,7 @@ def _kinds(examples: Sequence[ExampleClip]) -> set[str]:
 
 
 def _seen(examples: Sequence[ExampleClip]) -> set[str]:
-    """Returns the streams that some example has; the others get no empty box."""
+    """Returns the streams that at least one example has; the others get no empty box."""
     shown = [one for clip in examples for one in clip.previews if one.picture is not None]
     return {stream for one in shown for stream in one.streams}
 
@@ -225,7 +225,7 @@ def _mistakes(data: ReportData) -> list[Any]:
 
 @dataclass(frozen=True)
 class _Precision:
-    """Average precision of one class; None where that pass or class has none."""
+    """Average precision of one class, before and after refinement; None: not available."""
 
     name: str
     before: float | None
@@ -240,7 +240,7 @@ class _Precision:
 
 
 def _precision(data: ReportData) -> list[_Precision]:
-    """Returns the classes, hardest first: those are what one looks for."""
+    """Returns the classes, lowest average precision first."""
     if data.ap_before is None and data.ap_after is None:
         return []
     nothing = np.full(len(data.data.classes), np.nan)
@@ -259,7 +259,7 @@ def _precision(data: ReportData) -> list[_Precision]:
 
 
 def _precision_floor(data: ReportData) -> float:
-    """Returns where the scale of average precision starts: a tenth at or below the lowest."""
+    """Returns the start of the scale of average precision: a tenth at or below the lowest."""
     rows = [array for array in (data.ap_before, data.ap_after) if array is not None]
     values = np.concatenate(rows) if rows else np.zeros(0)
     values = values[np.isfinite(values)]
@@ -285,7 +285,7 @@ def _rank(trial: Mapping[str, Any]) -> float:
 
 
 def _by_kind(rejected: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """Returns the rejected videos by reason, the commonest first."""
+    """Returns the rejected videos by kind, the most frequent first."""
     kinds: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rejected:
         kinds[str(row["kind"])].append(row)
@@ -293,7 +293,7 @@ def _by_kind(rejected: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapp
 
 
 def _setting_groups(settings: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Yields the settings by their first key, what has no group first, nested keys dotted."""
+    """Yields the settings by group, those without a group first; nested keys are dotted."""
     alone = [
         (key, _write(value)) for key, value in settings.items() if not isinstance(value, Mapping)
     ]

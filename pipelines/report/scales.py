@@ -1,4 +1,4 @@
-"""Where a value goes on an axis, and which values deserve a tick."""
+"""Axes: positions of values, and ticks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Place = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: ``place`` takes values to pixels; ``ticks`` are (value, what to write there)."""
+    """An axis: ``place`` takes values to pixels; ``ticks`` are (value, label)."""
 
     place: Place
     ticks: tuple[tuple[float, str], ...]
     break_px: float | None = None
-    """Where a logarithmic axis jumps to zero; None if it does not."""
+    """Position of the break between zero and the logarithmic part; None: no break."""
 
 
 def linear(low: float, high: float, start_px: float, end_px: float, *, steps: int = 4) -> Axis:
@@ -38,10 +38,10 @@ def linear(low: float, high: float, start_px: float, end_px: float, *, steps: in
 
 
 def log_with_zero(values: Iterable[float], start_px: float, end_px: float) -> Axis:
-    """Returns a logarithmic axis by whole decades; zeros, if any, get a lane of their own first.
+    """Returns a logarithmic axis by whole decades; zeros, if any, get a separate lane at the start.
 
-    A penalty of exactly zero is no smaller version of 1e-6 but another model; the broken axis
-    says so.
+    A penalty of exactly zero gives a different model, not a limit of small penalties; the break
+    in the axis shows it.
     """
     seen = [value for value in values if value >= 0]
     positive = [value for value in seen if value > 0]

@@ -1,4 +1,4 @@
-"""Where the pages' templates are, and how they are filled in."""
+"""The environment of the pages' templates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def template_environment() -> Environment:
-    """Templates of this package; values are escaped, and one that is missing is an error."""
+    """Templates of this package; values are escaped, and a missing value is an error."""
     return Environment(
         loader=PackageLoader("pipelines", "report"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""The results table for a terminal, and the way in which figures are written everywhere."""
+"""The results table for a terminal, and the format of figures everywhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLUMNS = (
     ("map", "mAP"),
     ("hit5", "Hit@5"),
     ("ceiling", "ceiling"),
-    ("share_of_ceiling", "clues right"),
+    ("share_of_ceiling", "clues matched"),
 )
 """Field of MethodResult and its heading; a column with no figure at all is left out."""
 

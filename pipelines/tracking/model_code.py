@@ -1,6 +1,6 @@
 """The registered model: MLflow runs this file to make it (models-from-code, nothing pickled).
 
-It needs nothing of the checkout: `trainers` and `actors` travel with the model.
+It does not need the checkout: `trainers` and `actors` are stored with the model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trainers.prediction import prediction_row
 
 
 class SystemModel(PythonModel):
-    """Paths of videos in, classes out.
+    """Predicts classes from paths of videos.
 
     Input: a list of paths, or a table with the single column ``path``. Parameters: ``top_k``
     (classes per video), ``embeddings`` (whether to give them), ``device`` (``auto`` takes a GPU
@@ -33,7 +33,7 @@ class SystemModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """One row per path, in order; a file that can't be used has the reason in ``error``."""
+        """One row per path, in order; a file that cannot be used has the reason in ``error``."""
         options = {"top_k": 3, "embeddings": False, "device": "auto", **(params or {})}
         top, embeddings = options["top_k"], options["embeddings"]
         predictions = self.predictor.predict(
@@ -48,7 +48,7 @@ class SystemModel(PythonModel):
 
 
 def _paths(model_input: Any) -> list[str]:
-    """MLflow makes a table with one column out of whatever is given."""
+    """MLflow converts its input to a table with one column."""
     if not isinstance(model_input, pd.DataFrame):
         return [str(path) for path in model_input]
     column = model_input.columns[0]

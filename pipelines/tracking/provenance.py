@@ -1,4 +1,4 @@
-"""What a run is made of: the settings laid flat, the versions, the commit, who ran what."""
+"""Provenance of a run: flat settings, versions, commit, user."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def versions() -> dict[str, str]:
 
 
 def source_tags() -> dict[str, str]:
-    """MLflow's tags for who ran what, the versions, and the commit where there is one."""
+    """MLflow's tags for the user, the program, the versions, and the commit if there is one."""
     tags = {"mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
     tags |= {f"version.{name}": version for name, version in versions().items()}
     try:
         tags["mlflow.user"] = getpass.getuser()
     except (KeyError, OSError):
-        tags["mlflow.user"] = "unknown"  # A container's user need not have a name.
+        tags["mlflow.user"] = "unknown"  # A container's user may have no name.
     commit = git_commit(Path(__file__).resolve().parents[2])
     if commit:
         tags["mlflow.source.git.commit"] = commit
@@ -53,7 +53,7 @@ def source_tags() -> dict[str, str]:
 
 
 def git_commit(root: Path) -> str | None:
-    """The commit checked out in ``root``, or None where there is no checkout or no git."""
+    """The commit checked out in ``root``, or None without a checkout or git."""
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "rev-parse", "HEAD"]

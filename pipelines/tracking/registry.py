@@ -1,4 +1,4 @@
-"""The MLflow model registry: a trained system becomes a version, and an alias finds it."""
+"""The MLflow model registry: registers trained systems as versions, and finds them by alias."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ REQUIREMENTS = (
     "av",
     "safetensors",
 )
-"""What the model's code imports, directly."""
+"""Packages that the model's code imports directly."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model did on the test videos; what a promotion is decided by.
+    """Measures of a model on the test videos, which decide a promotion.
 
     Args:
-        metrics: what `trainers.metrics.measures.summary` gives; ``score`` is the main measure.
-        videos: the test videos that it was measured on.
+        metrics: of `trainers.metrics.measures.summary`; ``score`` is the main measure.
+        videos: the test videos.
         multi_label: whether the main measure is mAP instead of accuracy.
     """
 
@@ -73,13 +73,13 @@ class Evaluation:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the test videos' ids, labels or sizes, wherever they lie."""
+        """Changes with the test videos' ids, labels and sizes, but not with their location."""
         rows = sorted([v.id, sorted(v.labels), _size(v.path)] for v in self.videos)
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     @property
     def chance(self) -> float:
-        """What always naming the commonest class scores (mAP: what random scores do)."""
+        """Score of always predicting the most frequent class (mAP: of random scores)."""
         labels = [label for video in self.videos for label in video.labels]
         counts = np.unique(labels, return_counts=True)[1] if labels else np.zeros(1)
         most = counts.mean() if self.multi_label else counts.max()
@@ -97,16 +97,16 @@ def register(
 ) -> str:
     """Registers a saved system as a new version, the ``challenger``.
 
-    Called again for the same run and the same weights, it finds the version it made.
+    A repeated call for the same run and weights returns the existing version.
 
     Args:
         run: the run that trained it.
-        folder: what `trainers.model_files.save` wrote.
+        folder: written by `trainers.model_files.save`.
         evaluation: on the test videos.
-        tags: more to keep with the version, such as the data set's name.
+        tags: further tags of the version, such as the data set's name.
 
     Returns:
-        the version's number, as MLflow writes it.
+        The version's number, in MLflow's form.
 
     Raises:
         UserError: the folder holds no model.
@@ -133,16 +133,16 @@ def register(
 
 
 def requirements() -> list[str]:
-    """The packages that the model needs, pinned to the versions it was trained with."""
-    # A build's local part ("+cpu") names a wheel that not every registry has.
+    """The packages that the model requires, pinned to the versions of training."""
+    # Not every registry has wheels with a local version ("+cpu").
     return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]
 
 
 def signature(streams: Sequence[str]) -> ModelSignature:
-    """A list of paths in; a row per video out."""
+    """The signature: a list of paths to one row per video."""
     text, number = DataType.string, DataType.double
     return ModelSignature(
-        # Without a name, so that a plain list is taken as well as a table.
+        # Without a name, so that plain lists are accepted as well as tables.
         inputs=Schema([ColSpec(text)]),
         outputs=Schema(
             [
@@ -169,13 +169,13 @@ def signature(streams: Sequence[str]) -> ModelSignature:
 
 
 def find_version(client: MlflowClient, name: str, which: str) -> ModelVersion | None:
-    """The version of a number or an alias; None where there is none."""
+    """The version with a number or an alias; None if there is none."""
     try:
         if which.isdecimal():
             return client.get_model_version(name, which)
         return client.get_model_version_by_alias(name, which)
     except MlflowException as error:
-        # An alias that no version has is an invalid parameter to SQLite stores.
+        # SQLite stores report an unknown alias as an invalid parameter.
         if error.error_code in (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE"):
             return None
         raise
@@ -186,8 +186,7 @@ def download(tracker: Tracker, uri: str) -> Storage:
 
     Args:
         uri: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, another URI of MLflow's that holds
-            a model logged by `register`, or a folder that `trainers.model_files.save`
-            wrote.
+            a model logged by `register`, or a folder that `trainers.model_files.save` wrote.
 
     Raises:
         UserError: there is no such model.
@@ -227,7 +226,7 @@ def _log_model(tracker: Tracker, run: Run, files: Mapping[str, bytes]) -> Any:
             artifacts={ARTIFACT: str(folder)},
             code_paths=[str(ROOT / "actors"), str(ROOT / "trainers"), *user_code(files)],
             signature=signature(list(record["streams"])),
-            # A path that is not there: the trial prediction that MLflow makes costs nothing.
+            # The path does not exist, so that MLflow's trial prediction is immediate.
             input_example=["path/of/a/video.mp4"],
             pip_requirements=requirements(),
         )
@@ -260,7 +259,7 @@ def _log_test_manifest(run: Run, evaluation: Evaluation) -> None:
 
 
 def digest(files: Mapping[str, bytes]) -> str:
-    """Names a model by the contents of its files."""
+    """A digest of the contents of a model's files."""
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())

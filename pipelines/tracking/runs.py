@@ -1,7 +1,7 @@
-"""MLflow, seen from the driver: where runs are kept, the parent run and its children.
+"""MLflow in the driver: where runs are recorded, the parent run and its children.
 
-Only the driver writes. It makes (and migrates) the database before any worker exists, because
-several processes that first touch a fresh SQLite file kill each other's migration.
+Only the driver writes. It creates and migrates the database before any worker starts, because
+concurrent migrations of a new SQLite file fail.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _uri_lock = threading.RLock()
 
 
 class Run:
-    """An open MLflow run. Every method may be called again after a restart: nothing is doubled."""
+    """An open MLflow run. Repeated calls after a restart record nothing twice."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client, self.id = client, run_id
@@ -55,8 +55,8 @@ class Run:
     def log_params(self, settings: Any) -> None:
         """Logs settings (a dataclass or nested mapping) as ``a.b.c`` -> text.
 
-        MLflow's parameters can't change. One that differs from an earlier attempt of the same
-        run (such as the number of workers) is kept as the tag ``resumed_with.NAME``.
+        MLflow's parameters cannot change. One that differs from an earlier attempt of the same run
+        (such as the number of workers) is recorded as the tag ``resumed_with.NAME``.
         """
         known = self.client.get_run(self.id).data.params
         params = {_key(key): str(value)[:PARAM_LENGTH] for key, value in flatten(settings).items()}
@@ -72,7 +72,7 @@ class Run:
         )
 
     def log_metrics(self, metrics: Mapping[str, float | int | None], step: int = 0) -> None:
-        """Logs numbers of one step; None values are left out, NaN is kept."""
+        """Logs numbers of one step; None values are skipped, NaN is kept."""
         self.log_curve([{"step": step, **metrics}])
 
     def log_curve(self, history: Iterable[Mapping[str, Any]], prefix: str = "") -> None:
@@ -123,13 +123,13 @@ class Run:
         profile: Mapping[str, Any],
         context: str = "training",
     ) -> None:
-        """Records which data went in.
+        """Records the data set of the run.
 
         Args:
-            name: what the data set is called.
-            fingerprint: of its files, labels and splits; also kept whole in the profile.
-            source: path or URI that it was read from.
-            profile: whatever is worth knowing: classes, number of clips per split.
+            name: name of the data set.
+            fingerprint: of its files, labels and splits; also stored in full in the profile.
+            source: path or URI of the data set.
+            profile: further facts: classes, number of clips per split.
         """
         dataset = Dataset(
             name=name,
@@ -143,7 +143,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether an earlier attempt brought this run to its end."""
+        """Whether an earlier attempt finished this run."""
         return "multiclue.finished" in self.client.get_run(self.id).data.tags
 
 
@@ -151,7 +151,7 @@ class Tracker:
     """Runs of one experiment, on a server or in an SQLite file of the storage.
 
     Raises:
-        UserError: the storage is remote and no server is named.
+        UserError: the storage is remote and no server is set.
     """
 
     def __init__(self, settings: TrackingSettings, storage: Storage) -> None:
@@ -165,31 +165,31 @@ class Tracker:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """MLflow's client; the first use makes the database."""
+        """MLflow's client; the first use creates the database."""
         with self._refusals():
             if self._local:
                 Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
             return MlflowClient(tracking_uri=self.uri)
 
     def check(self) -> None:
-        """Makes the database and the experiment, or finds out at once that it can't.
+        """Creates the database and the experiment if they do not exist.
 
         Raises:
             UserError: the server does not answer within `timeout_s`, or refuses; the database
-                can't be opened; the experiment was deleted or belongs to another place.
+                cannot be opened; the experiment was deleted or belongs to another storage.
         """
         with self._refusals(), _impatient(self.settings.timeout_s):
             self._experiment = self._make_experiment()
 
     def reach(self) -> None:
-        """Finds out at once whether there is something to read; makes nothing.
+        """Checks that there is a database or a server to read from; creates nothing.
 
         Raises:
-            UserError: no database yet, or a server that does not answer.
+            UserError: there is no database, or the server does not answer.
         """
         if self._local and not Path(self.uri.removeprefix("sqlite:///")).exists():
             raise UserError(
-                f"there is no MLflow database at {self.uri}: nothing was trained there yet; "
+                f"there is no MLflow database at {self.uri}: no job has run there; "
                 "give the --storage of the training job, or set MLFLOW_TRACKING_URI"
             )
         with self._refusals(), _impatient(self.settings.timeout_s):
@@ -203,12 +203,12 @@ class Tracker:
             reason = str(error).splitlines()[0][:300]
             if "Max retries exceeded" in reason or "timed out" in reason:
                 reason = f"the server does not answer within {self.settings.timeout_s:g} s"
-            text = f"MLflow at {self.uri} can't be used: {reason}; {self._advice()}"
+            text = f"MLflow at {self.uri} cannot be used: {reason}; {self._advice()}"
             raise UserError(text) from error
 
     def _advice(self) -> str:
         if self._local:
-            return "check that the storage can be written, or name a server by MLFLOW_TRACKING_URI"
+            return "check that the storage is writable, or set MLFLOW_TRACKING_URI to a server"
         return (
             "start that server, correct MLFLOW_TRACKING_URI, or unset it "
             "to record runs in an SQLite file under the storage"
@@ -222,7 +222,7 @@ class Tracker:
         if found.lifecycle_stage != "active":
             raise UserError(
                 f"the MLflow experiment {name!r} was deleted; "
-                f"`mlflow experiments restore -x {found.experiment_id}` brings it back, "
+                f"`mlflow experiments restore -x {found.experiment_id}` restores it, "
                 "or give another name with --tracking.experiment"
             )
         ours = self._local and not (self.settings.uri or os.environ.get("MLFLOW_TRACKING_URI"))
@@ -236,7 +236,7 @@ class Tracker:
 
     @property
     def experiment(self) -> str:
-        """The experiment's id; made at the first use."""
+        """The experiment's id; the first use creates the experiment."""
         if self._experiment is None:
             self.check()
         assert self._experiment is not None
@@ -244,7 +244,7 @@ class Tracker:
 
     @contextmanager
     def parent(self, name: str, fingerprint: str) -> Iterator[Run]:
-        """The run of a whole job; the same fingerprint always goes on in the same run.
+        """The run of a whole job; the same fingerprint always continues the same run.
 
         The run ends FINISHED, FAILED (an exception) or KILLED (interrupted or stopped).
         """
@@ -255,7 +255,7 @@ class Tracker:
 
     @contextmanager
     def child(self, parent: Run, name: str) -> Iterator[Run]:
-        """A run below ``parent``, found again by its name; ends like a parent run."""
+        """A child run of ``parent``, identified by its name; it ends like a parent run."""
         tags = {PARENT_TAG: parent.id, CHILD_TAG: _key(name)}
         query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
         with self._open(name, tags, query) as run:
@@ -295,7 +295,7 @@ class Tracker:
             monitor.finish()
 
     def using(self) -> Any:
-        """A context in which MLflow's own functions talk to this tracker's place."""
+        """A context in which MLflow's own functions use this tracker's URI."""
         return using_uri(self.uri)
 
 
@@ -307,15 +307,15 @@ def tracking_uri(settings: TrackingSettings, storage: Storage) -> str:
     database = storage.local("mlflow/mlflow.db")
     if database is None:
         raise UserError(
-            f"runs can't be recorded in the remote storage {storage.uri}: "
-            "name an MLflow server by MLFLOW_TRACKING_URI"
+            f"runs cannot be recorded in the remote storage {storage.uri}: "
+            "set MLFLOW_TRACKING_URI to an MLflow server"
         )
     return f"sqlite:///{database}"
 
 
 @contextmanager
 def using_uri(uri: str) -> Iterator[None]:
-    """Sets MLflow's process-wide tracking URI for a while, and puts the environment back."""
+    """Sets MLflow's process-wide tracking URI inside the context, and restores it afterwards."""
     with _uri_lock:
         before = os.environ.get("MLFLOW_TRACKING_URI")
         mlflow.set_tracking_uri(uri)
@@ -329,7 +329,7 @@ def using_uri(uri: str) -> Iterator[None]:
 
 @contextmanager
 def _impatient(seconds: float) -> Iterator[None]:
-    """Lets MLflow's requests fail after one try; by default it retries for minutes."""
+    """Makes MLflow's requests fail after one attempt; by default it retries for minutes."""
     changes = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(seconds))),

@@ -1,4 +1,4 @@
-"""Code outside of this project that a saved model names: it is registered with the model."""
+"""Code outside this project that a saved model names; it is registered with the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainers.named import is_named
 from trainers.tensor_files import read_metadata
 
 OWN = {"actors", "trainers"}
-"""Packages that every registered model has with it."""
+"""Packages that are stored with every registered model."""
 
 
 def user_code(files: Mapping[str, bytes]) -> list[str]:

@@ -59,7 +59,7 @@ def test_manifest_goes_through_a_table_and_back(tmp_path):
 
 def test_unknown_split_name(tmp_path):
     manifest = read(tree(tmp_path / "clips", Wave=5, Bend=5))
-    with pytest.raises(ValueError, match="'valid' is none of train, val, test"):
+    with pytest.raises(ValueError, match="'valid' is not one of train, val, test"):
         manifest.split("valid")  # type: ignore[arg-type]
 
 
@@ -129,7 +129,7 @@ def test_unknown_format(tmp_path):
 
 def test_a_class_with_one_clip(tmp_path):
     root = tree(tmp_path / "clips", Wave=5, Bend=1, Jump=1)
-    message = r"a class with one clip can't be both trained and tested: Bend, Jump \(.*clip0.mp4\)"
+    message = r"a class with one clip cannot be both trained and tested: Bend, Jump \(.*clip0.mp4\)"
     with pytest.raises(UserError, match=message):
         read(root)
 

@@ -165,10 +165,10 @@ def test_a_class_that_is_in_the_test_fold_only(tmp_path):
         ({"folds": 5, "fold": 6}, r"splits.fold is 6; .* one of 1 to 5"),
         ({"folds": 5, "fold": 0}, r"splits.fold is 0; .* one of 1 to 5"),
         ({"fold": 2}, r"splits.fold is 2, but splits.folds is not set"),
-        ({"folds": 5, "test_pattern": "x"}, r"both choose the test split; give one"),
-        ({"group_pattern": "_(g"}, r"splits.group_pattern '_\(g' is no regular expression: .+"),
+        ({"folds": 5, "test_pattern": "x"}, r"both select the test split; give one"),
+        ({"group_pattern": "_(g"}, r"splits.group_pattern '_\(g' is not a regular expression: .+"),
         ({"group_pattern": "_g"}, r"group_pattern '_g' has no parentheses; put them around"),
-        ({"test_pattern": "["}, r"splits.test_pattern '\[' is no regular expression"),
+        ({"test_pattern": "["}, r"splits.test_pattern '\[' is not a regular expression"),
     ],
 )
 def test_settings_out_of_range(tmp_path, settings, message):

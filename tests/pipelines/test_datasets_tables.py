@@ -126,7 +126,7 @@ def test_parquet_without_a_column(tmp_path):
 
 def test_what_is_no_parquet(tmp_path):
     (tmp_path / "clips.parquet").write_text("path,label\n")
-    refused(tmp_path / "clips.parquet", r"clips.parquet can't be read as Parquet: ")
+    refused(tmp_path / "clips.parquet", r"clips.parquet cannot be read as Parquet: ")
 
 
 def test_a_column_missing(tmp_path):
@@ -227,7 +227,7 @@ def test_a_class_with_one_clip(tmp_path):
 
 def test_what_is_no_text(tmp_path):
     (tmp_path / "clips.csv").write_bytes(b"path,label\n\xff\xfe,cat\n")
-    refused(tmp_path / "clips.csv", "clips.csv is no CSV file in UTF-8")
+    refused(tmp_path / "clips.csv", "clips.csv is not a CSV file in UTF-8")
 
 
 def test_a_folder_where_a_table_is_read(tmp_path):

@@ -103,7 +103,9 @@ def test_the_table_on_the_terminal(rows):
 
 
 def test_a_line_after_the_table_tells_how_many(rows):
-    assert in_words(rows, "p.csv") == "2 videos predicted, 1 video that can't be used, all in p.csv"
+    assert (
+        in_words(rows, "p.csv") == "2 videos predicted, 1 video that cannot be used, all in p.csv"
+    )
     assert in_words(rows[2:], None) == "1 video predicted"
     assert in_words(rows[2:] * 1200, None) == (
         "1,200 videos predicted, the first 40 shown; --output FILE keeps all"
@@ -173,9 +175,9 @@ def test_embeddings_are_left_out_unless_asked_for(folder, tmp_path):
     ("output", "embeddings", "message"),
     [
         (None, True, "give --output FILE.parquet"),
-        ("out.csv", True, "embeddings don't fit into CSV"),
+        ("out.csv", True, "CSV cannot hold embeddings"),
         ("out.xlsx", False, r"must be one of \.csv, \.json, \.parquet"),
-        ("no/such/folder/out.csv", False, "is no folder that can be written"),
+        ("no/such/folder/out.csv", False, "is not a folder with write permission"),
     ],
 )
 def test_outputs_that_could_not_be_written(output, embeddings, message):
@@ -200,7 +202,7 @@ def test_settings_out_of_range(options, message):
 def test_models_that_are_not_there(folder, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     clip = str(folder / "clips" / "one.mp4")
-    with pytest.raises(UserError, match="nothing was trained there yet"):
+    with pytest.raises(UserError, match="no job has run there"):
         predict([clip], PredictSettings(storage=str(folder / "storage")), Console())
     with pytest.raises(UserError, match="holds no model"):
         predict([clip], PredictSettings(model=str(folder)), Console())

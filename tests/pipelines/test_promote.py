@@ -88,8 +88,8 @@ def test_the_first_version_must_beat_chance(gate):
     decided = gate.promote()
     assert not decided["promoted"] and gate.champion() is None
     assert decided["reason"] == (
-        "version 1 was not promoted: there is no champion, and its accuracy of 0.5000 is not above "
-        "chance (0.5000)"
+        "version 1 was not promoted: there was no champion, and its accuracy of 0.5000 is not "
+        "above chance (0.5000)"
     )
     gate.add(0.6)
     decided = gate.promote()
@@ -102,7 +102,7 @@ def test_only_a_better_version_follows(gate):
     gate.add(0.8)
     gate.promote()
     again = gate.promote()
-    assert not again["promoted"] and again["reason"] == "version 1 is the champion already"
+    assert not again["promoted"] and again["reason"] == "version 1 is already the champion"
     gate.add(0.8)
     equal = gate.promote()
     assert not equal["promoted"] and gate.champion() == "1"
@@ -123,7 +123,7 @@ def test_the_margin(gate):
     gate.promote()
     gate.add(0.85)
     short = gate.promote(margin=0.06)
-    assert not short["promoted"] and "(+0.0500, 0.0600 is asked for)" in short["reason"]
+    assert not short["promoted"] and "(+0.0500, 0.0600 is required)" in short["reason"]
     assert gate.promote(margin=0.05)["promoted"]
 
 
@@ -138,7 +138,7 @@ def test_dry_run_and_force(gate):
     assert would["reason"].startswith("version 2 would not be promoted: ")
     forced = gate.promote(force=True)
     assert forced["promoted"] and gate.champion() == "2"
-    assert "promoted all the same, by force" in forced["reason"]
+    assert "promoted by --force" in forced["reason"]
     back = gate.promote(version="1")
     assert back["promoted"] and gate.champion() == "1" and back["champion"] == "2"
 
@@ -159,7 +159,7 @@ def test_a_champion_tested_on_other_videos_is_scored_again(gate):
     decided = gate.promote()
     assert decided["promoted"]
     assert decided["metrics"] == {"challenger": 0.6, "champion": 0.5}
-    assert "scored on its test videos just now" in decided["reason"]
+    assert "scored again on its test videos" in decided["reason"]
 
 
 def test_videos_that_are_gone_prevent_a_comparison(gate, tmp_path):
@@ -170,7 +170,7 @@ def test_videos_that_are_gone_prevent_a_comparison(gate, tmp_path):
     gone.unlink()
     decided = gate.promote()
     assert not decided["promoted"] and gate.champion() == "1"
-    assert f"1 of the 1 new ones are not there any more, such as {gone}" in decided["reason"]
+    assert f"1 of the 1 new ones no longer exist, such as {gone}" in decided["reason"]
     assert gate.promote(force=True)["promoted"]
 
 
@@ -179,7 +179,7 @@ def test_versions_that_cannot_be_compared_are_the_users_mistake(gate):
         gate.promote()
     gate.tracker.client.create_registered_model(gate.name)
     gate.tracker.client.create_model_version(gate.name, source=gate.storage.uri)
-    with pytest.raises(UserError, match="carries no test score: it was not registered by"):
+    with pytest.raises(UserError, match="has no test score: it was not registered by"):
         gate.promote(version="1")
 
 
@@ -227,9 +227,9 @@ def test_a_training_job_ends_with_it(gate, capsys):
     )
     decided = promote_version(job, number)
     assert decided["promoted"] and gate.champion() == number
-    assert "version 1 is the champion now" in " ".join(capsys.readouterr().out.split())
+    assert "version 1 is now the champion" in " ".join(capsys.readouterr().out.split())
     again = promote_version(job, number)
-    assert again["promoted"] and "is the champion already" in again["reason"]
+    assert again["promoted"] and "is already the champion" in again["reason"]
 
 
 def test_exit_codes(gate, monkeypatch, capsys):

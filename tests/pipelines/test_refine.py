@@ -60,7 +60,7 @@ def test_groups_by_array_by_pattern_and_none(tmp_path):
     assert set(data.groups) == set("0123456789")
     del arrays["video_ids"]
     data = read_scores(write(tmp_path / "b.npz", **arrays))
-    assert len(set(data.groups)) == 240 and data.grouped_by == "every clip by itself"
+    assert len(set(data.groups)) == 240 and data.grouped_by == "each clip is its own group"
 
 
 def test_probabilities_are_known_by_their_look(tmp_path):
@@ -71,7 +71,7 @@ def test_probabilities_are_known_by_their_look(tmp_path):
     assert read_scores(path).given == "probabilities"
     assert read_scores(path, given="logits").given == "logits"
     arrays["sound_scores"] *= 0.5
-    with pytest.raises(UserError, match="lie in 0..1 with sum 1 per clip"):
+    with pytest.raises(UserError, match="be in 0..1 with sum 1 per clip"):
         read_scores(write(tmp_path / "b.npz", **arrays), given="probabilities")
 
 
@@ -97,7 +97,7 @@ MISTAKES = {
     ),
     "range": (
         lambda a: a["labels"].__setitem__(3, 5),
-        "labels must lie in 0..4, but row 3 has 5",
+        "labels must be in 0..4, but row 3 has 5",
     ),
     "halves": (lambda a: a.update(labels=a["labels"] / 2), "class indices, they are float64"),
     "few_labels": (lambda a: a.update(labels=a["labels"][:9]), r"labels are \(9,\), the scores"),
@@ -133,10 +133,10 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         read_scores(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("labels,scores")
-    with pytest.raises(UserError, match="is no .npz file"):
+    with pytest.raises(UserError, match="is not an .npz file"):
         read_scores(tmp_path / "text.npz")
     np.save(tmp_path / "one.npy", np.ones(3))
-    with pytest.raises(UserError, match="is no .npz file"):
+    with pytest.raises(UserError, match="is not an .npz file"):
         read_scores(tmp_path / "one.npy")
     with pytest.raises(UserError, match="all 240 clips are in one group"):
         read_scores(write(tmp_path / "a.npz", **drawn()), groups="(Class)")
@@ -192,7 +192,13 @@ def test_the_page_shows_pairs_and_calibration_and_escapes_names(refined):
     place, _ = refined
     page = (place / "mine.html").read_text()
     assert "<b>cat</b>" not in page and "&lt;b&gt;cat&lt;/b&gt;" in page
-    for words in ("takes from", "image/png;base64", "ECE", "learned refinement", "share right"):
+    for words in (
+        "Adds logit of",
+        "image/png;base64",
+        "ECE",
+        "learned refinement",
+        "share correct",
+    ):
         assert words in page
     assert not re.search(r"(src|href)=[\"']?https?:", page)
 

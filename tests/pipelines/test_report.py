@@ -83,7 +83,7 @@ def page() -> Page:
     [
         "Hybrid names 96.2% of 160 test clips correctly; the best single stream, Spatial LSTM",
         "clips that have sound",
-        "Clues right",
+        "Clues matched",
         "95.2%",  # the share that the spatial CNN reached of its ceiling
         "pipelines/full.py --preset demo --report report.json",
         "9f2c41d0a7be",
@@ -94,7 +94,7 @@ def page() -> Page:
         "Without audio 10 clips",
         "3 min 34 s",
         "10.4 clips/s",
-        "done before",
+        "cached",
         "no frame could be decoded: moov atom not found",
         "broken/half.mp4",
         "no sound",
@@ -210,8 +210,8 @@ def test_more_classes_than_can_be_drawn_leave_the_hardest() -> None:
     data = dataclasses.replace(minimal(), data=summary, confusion=confusion)
     assert {20, 150} <= set(hardest_classes(confusion, 100).tolist())
     words = Page(render_html(data)).words()
-    assert "Of 160 classes, the 100 with most mistakes" in words
-    assert "class 150 taken for class 20 · 3 of 8" in words
+    assert "Of 160 classes, the 100 with the most errors" in words
+    assert "class 150 predicted as class 20 · 3 of 8" in words
 
 
 def test_several_labels_are_ranked_by_map_and_have_no_accuracy() -> None:
@@ -227,7 +227,7 @@ def test_the_least_that_can_be_reported_has_no_empty_sections() -> None:
     found = Page(render_html(minimal()))
     assert {"results", "rejected", "run"} <= found.ids
     assert not {"confusion", "precision", "examples", "curves", "search", "time"} & found.ids
-    assert "None: every video gave something to work with." in found.words()
+    assert "None: all videos could be used." in found.words()
 
 
 def test_json_has_the_agreed_keys_and_no_nan() -> None:

@@ -33,7 +33,7 @@ def test_labels_of_the_matrix_have_room_in_a_wide_font(names: list[str]) -> None
     drawn = str(confusion_svg(np.eye(len(names), dtype=int), names))
     letters = float(re.findall(r"font-size:([0-9.]+)px", drawn)[0])
     end = int(re.findall(r'class="end" x="(\d+)"', drawn)[0])
-    assert end >= 0.6 * letters * max(len("true ↓ guess →"), *map(len, names))
+    assert end >= 0.6 * letters * max(len("true ↓ predicted →"), *map(len, names))
 
 
 def test_figures_stand_alone() -> None:

@@ -161,7 +161,7 @@ def test_a_server_that_is_not_there(storage):
         with pytest.raises(UserError) as caught:
             Tracker(TrackingSettings(uri=uri), storage).check()
     assert time.monotonic() - begun < 5
-    assert f"MLflow at {uri} can't be used: the server does not answer" in str(caught.value)
+    assert f"MLflow at {uri} cannot be used: the server does not answer" in str(caught.value)
     assert "start that server, correct MLFLOW_TRACKING_URI, or unset it" in str(caught.value)
 
 
@@ -180,7 +180,7 @@ def test_a_server_that_never_answers(storage, monkeypatch):
 
 
 def test_a_place_that_mlflow_does_not_know(storage):
-    with pytest.raises(UserError, match="MLflow at nonsense:x can't be used"):
+    with pytest.raises(UserError, match="MLflow at nonsense:x cannot be used"):
         Tracker(TrackingSettings(uri="nonsense:x"), storage).check()
 
 
@@ -191,7 +191,7 @@ def test_a_storage_that_is_a_file(tmp_path):
 
 
 def test_reading_makes_no_database(tmp_path):
-    with pytest.raises(UserError, match="nothing was trained there yet"):
+    with pytest.raises(UserError, match="no job has run there"):
         Tracker(TrackingSettings(), Storage(tmp_path / "new")).reach()
     assert list(tmp_path.iterdir()) == []
 
