@@ -14,6 +14,8 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Use this environment instead of building one per job when started by `uv run`.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Processes of one step's tasks are kept for the next step's; Ray's default is one second.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",

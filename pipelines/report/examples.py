@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from trainers.streams.kinds import make_stream
 
 from actors.artifact import ArtifactReader
 from actors.media.sampling import uniform_positions
@@ -15,6 +14,7 @@ from pipelines.steps.evaluate import REFINED, Evaluated
 from pipelines.steps.extract import ExtractedClip, Extraction
 from pipelines.steps.job import Job
 from pipelines.steps.step import System
+from trainers.streams.kinds import make_stream
 
 EXAMPLES = 6
 FRAMES = 4

@@ -38,15 +38,11 @@ def check_output(output: str | None, *, embeddings: bool) -> None:
     """Raises UserError, before any work starts, for an output that cannot be written."""
     if output is None:
         if embeddings:
-            raise UserError(
-                "--embeddings needs --output FILE.parquet or FILE.json"
-            )
+            raise UserError("--embeddings needs --output FILE.parquet or FILE.json")
         return
     path = Path(output)
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(
-            f"--output {output}: it must end in one of {', '.join(SUFFIXES)}"
-        )
+        raise UserError(f"--output {output}: it must end in one of {', '.join(SUFFIXES)}")
     if embeddings and path.suffix.lower() == ".csv":
         raise UserError(f"--output {output}: CSV cannot hold embeddings; use .parquet or .json")
     folder = path.absolute().parent
