@@ -21,10 +21,10 @@ if __name__ == "__main__":
 
 from pipelines.cli.command_line import Asked
 from pipelines.evaluate import evaluate
-from pipelines.promote import promote_version
 from pipelines.report.gather import report
 from pipelines.steps.extract import extract
 from pipelines.steps.opening import open_job
+from pipelines.tracking.promotion import promote_version
 from pipelines.tune import tune
 
 

@@ -300,6 +300,16 @@ class FusionSettings:
                 )
 
 
+REFINEMENTS = {
+    "none": "plain mean",
+    "confusion": "contextual refinement",
+    "shrunk": "contextual refinement, shrunk",
+    "dasd": "DASD",
+    "learned": "learned refinement",
+}
+"""Name of a refinement -> its title."""
+
+
 @dataclass(frozen=True)
 class RefinementSettings:
     """Whether and how the ensemble's scores are refined."""

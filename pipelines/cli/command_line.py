@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from actors.errors import UserError
 from pipelines.cli.arguments import parse_arguments
-from pipelines.cli.model_settings import PromoteSettings
+from pipelines.cli.model_settings import PredictSettings, PromoteSettings
+from pipelines.cli.refine_settings import RefineSettings
 from pipelines.cli.settings import Settings, parse_settings
 from pipelines.data import FORMATS, Manifest, read_dataset, refuse_number
 
@@ -43,6 +46,54 @@ def read_promotion(description: str, arguments: Sequence[str] | None = None) -> 
         UserError: settings that can't be used.
     """
     return parse_arguments(PromoteSettings, description, arguments)[0]
+
+
+@dataclass(frozen=True)
+class AskedPrediction:
+    """What pipelines/predict.py is asked to do.
+
+    Args:
+        inputs: videos, folders of videos, or tables of paths.
+    """
+
+    settings: PredictSettings
+    inputs: tuple[str, ...]
+
+
+def read_prediction(description: str, arguments: Sequence[str] | None = None) -> AskedPrediction:
+    """Reads the command line of pipelines/predict.py.
+
+    Raises:
+        UserError: settings that can't be used.
+    """
+    what = "videos, folders of videos, or tables of paths"
+    settings, inputs = parse_arguments(PredictSettings, description, arguments, inputs=what)
+    return AskedPrediction(settings, tuple(inputs))
+
+
+@dataclass(frozen=True)
+class AskedRefinement:
+    """What pipelines/refine.py is asked to do.
+
+    Args:
+        path: file of the scores.
+    """
+
+    settings: RefineSettings
+    path: Path
+
+
+def read_refinement(description: str, arguments: Sequence[str] | None = None) -> AskedRefinement:
+    """Reads the command line of pipelines/refine.py.
+
+    Raises:
+        UserError: settings that can't be used, or not one file of scores.
+    """
+    what = "an .npz file with scores"
+    settings, inputs = parse_arguments(RefineSettings, description, arguments, inputs=what)
+    if len(inputs) != 1:
+        raise UserError(f"give one .npz file with scores, not {len(inputs)}")
+    return AskedRefinement(settings, Path(inputs[0]).expanduser())
 
 
 def read_data(settings: Settings) -> Manifest | None:

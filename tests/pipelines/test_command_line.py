@@ -15,9 +15,9 @@ from pipelines.cli.compare_options import read_comparison
 from pipelines.cli.launch import ROOT
 from pipelines.cli.layout import lay_out
 from pipelines.cli.model_settings import PredictSettings
+from pipelines.cli.refine_settings import RefineSettings
 from pipelines.cli.settings import Settings, option_names, parse_settings
 from pipelines.cli.settings_help import MAIN_OPTIONS
-from pipelines.refine import RefineSettings
 
 JOBS = ("full", "extract", "train", "tune", "evaluate", "compare", "promote", "predict", "refine")
 SLOW = {"torch", "torchvision", "torchaudio", "ray", "mlflow", "numba", "av", "sklearn"}

@@ -18,9 +18,9 @@ from actors.errors import UserError
 from actors.storage import Storage
 from pipelines.cli.arguments import parse_arguments
 from pipelines.cli.model_settings import PredictSettings
-from pipelines.predict import find_videos, predict, predict_paths
 from pipelines.report.predictions import check_output, in_words, predictions_table
 from pipelines.steps.console import Console
+from pipelines.steps.predict import find_videos, predict, predict_paths
 from trainers.model_files import save
 from trainers.refinement.fitted import contextual
 

@@ -14,8 +14,9 @@ from pipelines.cli.arguments import parse_arguments
 from pipelines.cli.launch import main_guard
 from pipelines.cli.model_settings import PromoteSettings, RegistrySettings, TrackingSettings
 from pipelines.data import Video
-from pipelines.promote import main, promote, promote_version, rows_accuracy, rows_map
+from pipelines.promote import main
 from pipelines.steps.console import Console
+from pipelines.tracking.promotion import promote, promote_version, rows_accuracy, rows_map
 from pipelines.tracking.registry import Evaluation, find_version, register
 from pipelines.tracking.runs import Tracker
 from trainers.model_files import save

@@ -14,10 +14,11 @@ import pytest
 from actors.errors import UserError
 from pipelines.cli.arguments import parse_arguments
 from pipelines.cli.launch import ROOT
+from pipelines.cli.refine_settings import RefineSettings
 from pipelines.data.score_file import read_scores
-from pipelines.refine import RefineSettings, refine_scores
 from pipelines.report.refinement import strongest_pairs
 from pipelines.steps.console import Console
+from pipelines.steps.refine import refine_scores
 from trainers.refinement.fitted import FittedRefinement
 from trainers.refinement.score_streams import to_probabilities
 

@@ -28,6 +28,7 @@ from trainers.refinement.score_streams import (
     logit_table,
     score_table,
 )
+from trainers.settings import REFINEMENTS as METHODS
 from trainers.table import Table
 from trainers.tensor_files import read_metadata
 
@@ -41,14 +42,6 @@ Method = (
 
 FORMAT = 1
 KEY = "refinement"
-METHODS = {
-    "none": "plain mean",
-    "confusion": "contextual refinement",
-    "shrunk": "contextual refinement, shrunk",
-    "dasd": "DASD",
-    "learned": "learned refinement",
-}
-"""Name -> what a person reads."""
 
 
 def make_method(name: str, *, given: Given, multi_label: bool, normalize: bool = True) -> Method:
