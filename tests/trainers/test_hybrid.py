@@ -20,12 +20,14 @@ from actors.errors import UserError
 from actors.extraction import extract_clip
 from actors.flow import get_engine
 from actors.flow.choice import RAFT
-from trainers.evaluation import SystemScores, hybrid_scores, members
+from trainers.evaluation import SystemScores, ensemble_scores, member_scores
 from trainers.hybrid import FACTS, Hybrid
 from trainers.records import from_record, to_record
 from trainers.refinement.confusion import refine
 from trainers.refinement.fitted import METHODS, FittedRefinement
 from trainers.streams.settings import StreamSettings
+from trainers.table import Table
+from trainers.targets import Targets
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +68,10 @@ def test_it_sums_what_the_evaluation_of_the_job_sums(hybrid, embeddings):
         for name, scores in decision.systems.items()
         if name not in ("hybrid", "refined")
     }
-    joined = hybrid_scores(systems)
+    joined = ensemble_scores(systems)
     np.testing.assert_allclose(decision.systems["hybrid"], joined.scores[0], rtol=1e-6)
-    refined = hybrid.refinement.predict_scores(members(systems))
+    clips = Table.of({"any": np.zeros((1, 1))})
+    refined = hybrid.refinement.predict_scores(member_scores(systems, clips))
     np.testing.assert_allclose(decision.probabilities, refined[0], rtol=1e-6)
     printed = refine(joined.scores, hybrid.refinement.method.matrix, normalize=True)
     np.testing.assert_allclose(decision.probabilities, printed[0], rtol=1e-5)
@@ -153,13 +156,10 @@ def test_saved_and_loaded_it_says_the_same(hybrid, clip, tmp_path):
 def test_every_refinement_is_saved_and_applied(hybrid, embeddings, tmp_path, name):
     random = np.random.default_rng(0)
     labels = random.integers(3, size=60)
+    targets = Targets.from_classes(labels, 3)
+    logits = {m: random.dirichlet(np.ones(3), size=60) + np.eye(3)[labels] for m in hybrid.members}
     fitted = FittedRefinement.fit(
-        name,
-        {m: random.dirichlet(np.ones(3), size=60) + np.eye(3)[labels] for m in hybrid.members},
-        labels,
-        given="logits",
-        classes=CLASSES,
-        multi_label=False,
+        name, Table.of(logits, targets=targets), given="logits", classes=CLASSES
     )
     with pytest.raises(ValueError, match="takes logits of"):
         replace(hybrid, refinement=fitted)
@@ -168,7 +168,7 @@ def test_every_refinement_is_saved_and_applied(hybrid, embeddings, tmp_path, nam
         scores[np.arange(60), labels] += 0.5
         scores /= scores.sum(1, keepdims=True)
     fitted = FittedRefinement.fit(
-        name, clips, labels, given="probabilities", classes=CLASSES, multi_label=False
+        name, Table.of(clips, targets=targets), given="probabilities", classes=CLASSES
     )
     refined = replace(hybrid, refinement=fitted)
     refined.save(tmp_path)

@@ -79,7 +79,10 @@ def test_classes_are_found_by_their_base(module: str) -> None:
     ("name", "message"),
     [
         ("subprocess:check_output", "no return annotation; declare `-> Module`"),
-        ("os:system", "os:system is an object of type builtin_function_or_method, not a Python function"),
+        (
+            "os:system",
+            "os:system is an object of type builtin_function_or_method, not a Python function",
+        ),
         ("of_a_user.layers:check_output", "no return annotation"),
         ("of_a_user.layers:bare", "no return annotation"),
         ("of_a_user.layers:number", "return annotation <class 'int'>; declare `-> Module`"),
