@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from trainers.comparison.names import row_names
+from trainers.comparison.rows import RowInputs, rows
 
 from actors.errors import UserError
 from actors.storage import Storage
@@ -34,8 +36,6 @@ from pipelines.report.comparison import (
 from pipelines.steps.console import Console
 from pipelines.steps.job import Job
 from pipelines.tracking.runs import Tracker
-from trainers.comparison.names import row_names
-from trainers.comparison.rows import RowInputs, rows
 from trainers.evaluation import SystemScores
 from trainers.settings import FusionSettings
 from trainers.table import Table
