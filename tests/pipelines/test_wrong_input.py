@@ -12,20 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-from actors.streams import STREAMS, TRACK_OF
 from safetensors.torch import save_file
 from small_hybrid import write_clip
 
 from actors.errors import UserError
 from actors.storage import Storage
-from pipelines import extract as extract_step
 from pipelines.cli.launch import ROOT, TooManyRejected, main_guard
 from pipelines.cli.settings import parse_settings
 from pipelines.data import Manifest, Video
-from pipelines.extract import ExtractedClip, Extraction
+from pipelines.steps import extract as extract_step
 from pipelines.steps.console import Console
-from pipelines.steps.job import groups_in_words, open_job, split_warnings
+from pipelines.steps.extract import ExtractedClip, Extraction
+from pipelines.steps.opening import groups_in_words, open_job, split_warnings
 from pipelines.steps.stream_check import check_streams
+from pipelines.systems.hybrid_streams import default_streams
+
+STREAMS = default_streams()
 
 
 def refuse(*arguments: str) -> str:
@@ -213,9 +215,9 @@ def extraction_of(
     job: Any, *, bad: int = 0, absent: dict[str, str] | None = None, tested: bool = True
 ) -> Extraction:
     missing = absent or {}
-    streams = tuple(s for s in STREAMS if TRACK_OF[s] not in missing)
+    tracks = tuple(track for track in job.settings.tracks if track not in missing)
     clips = tuple(
-        ExtractedClip(video, "name", streams, {"absent": missing})
+        ExtractedClip(video, "name", tracks, {"absent": missing})
         for video in job.manifest.videos[bad : None if tested else -1]
     )
     rejected = tuple(
@@ -251,8 +253,8 @@ def test_a_stream_that_no_clip_has(job: Any) -> None:
             job, extraction_of(job, absent={"sound": "the file has no sound"})
         )
     message = str(refused.value)
-    assert "no training clip has the audio stream (the file has no sound)" in message
-    assert "--streams" in message
+    assert "no training clip has the track 'sound' of the stream 'audio'" in message
+    assert "(the file has no sound)" in message and "--streams spatial,motion" in message
 
 
 def videos_of(folder: Path, *, sound: bool, pictures: bool = True) -> tuple[Video, ...]:
@@ -278,7 +280,7 @@ def test_sounds_without_pictures_are_found_by_their_headers(tmp_path: Path) -> N
     with pytest.raises(UserError, match="has pictures, which spatial and motion need; leave them "
                        "out: --streams audio"):  # fmt: skip
         check_streams(videos, STREAMS, Console())
-    check_streams(videos, ["audio"], Console())
+    check_streams(videos, {"audio": STREAMS["audio"]}, Console())
 
 
 def test_clips_with_neither_lack_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pipelines.steps.caching import fingerprint
-
 from actors.pool.ledger import Ledger, Notes
 from actors.storage import Storage
-from pipelines import extract as step
 from pipelines.cli.settings import parse_settings
 from pipelines.data import Manifest, Video
+from pipelines.steps import extract as step
 from pipelines.steps.console import Console
+from pipelines.steps.fingerprint import fingerprint
 from pipelines.steps.job import Job
 
 SILENT = {"sound": "the file has no sound"}
@@ -41,6 +40,7 @@ def make_job(root: Storage, streams: str, *more: str) -> Any:
         files=root.join("runs"),
         timings=[],
         notes=[],
+        extraction=None,
     )
     job.note = lambda *words, **named: Job.note(job, *words, **named)
     return job
@@ -49,7 +49,7 @@ def make_job(root: Storage, streams: str, *more: str) -> Any:
 def extracted(job: Any, absent: dict[int, dict[str, str]] | None = None, **more: Any) -> None:
     """Leaves what an extraction of the job's clips with its streams leaves, in 12.5 seconds."""
     key = step.extraction_key(job.settings.extract)
-    folder = job.storage.join("artifacts", fingerprint(key, job.settings.chosen_streams))
+    folder = job.storage.join("artifacts", fingerprint(key, job.settings.tracks))
     ledger, notes = Ledger(folder), Notes(folder, "before")
     rows = [step._row(video) for video in job.manifest.videos]
     for n, row in enumerate(rows):
@@ -67,7 +67,7 @@ def test_fewer_streams_find_the_artifacts_of_more(root: Storage) -> None:
     extracted(everything, {n: SILENT for n in range(6)})
     narrowed = step.extract(make_job(root, "spatial,motion"))
     assert narrowed.fingerprint == step._find(everything, [])[0]
-    assert [clip.streams for clip in narrowed.clips] == [("spatial", "motion")] * 6
+    assert [clip.tracks for clip in narrowed.clips] == [("frames", "flow")] * 6
 
 
 def test_more_streams_than_were_extracted_are_extracted(root: Storage) -> None:
@@ -92,7 +92,7 @@ def test_what_was_done_before_is_told_with_the_seconds_it_took_then(
     extracted(job)
     step.extract(job)
     (line,) = capsys.readouterr().out.splitlines()
-    assert "cached" in line and line.endswith("6 clips  (done before, in 12.5 s)")
+    assert "cached" in line and line.endswith("6 clips  (took 12.5 s)")
     assert (job.timings[0].seconds, job.timings[0].cached) == (12.5, True)
 
 
