@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trainers.comparison.names import row_names
-from trainers.comparison.rows import RowInputs, rows
 
 from actors.errors import UserError
 from actors.storage import Storage
@@ -21,7 +19,6 @@ from pipelines.cli.command_line import read_data
 from pipelines.cli.compare_options import Choice, parse_choice, read_comparison, variants
 from pipelines.cli.model_settings import TrackingSettings
 from pipelines.cli.settings import Settings, parse_settings
-from pipelines.compare import chosen_rows, run_rows
 from pipelines.data import Manifest
 from pipelines.report.compared import summarize
 from pipelines.report.comparison import (
@@ -33,15 +30,20 @@ from pipelines.report.comparison import (
     to_csv,
     to_latex,
 )
+from pipelines.steps.compare import chosen_rows, run_rows
 from pipelines.steps.console import Console
 from pipelines.steps.job import Job
+from pipelines.steps.step import StepResult
+from pipelines.systems.hybrid_rows import Members, row_names
+from pipelines.systems.hybrid_tables import RowInputs, rows
 from pipelines.tracking.runs import Tracker
-from trainers.evaluation import SystemScores
+from trainers.evaluation import SystemScores, ensemble_scores
 from trainers.settings import FusionSettings
 from trainers.table import Table
 from trainers.targets import Targets
 
 STREAMS = ("spatial", "audio")
+SOME_STREAMS = ("--streams", ",".join(STREAMS))
 METHODS = ("table1", "spatial_svm", "svm_ef", "fusion_plain", "fusion", "table3")
 
 
@@ -97,9 +99,8 @@ def test_methods_are_named_by_row_or_table() -> None:
     "streams", ["spatial,motion,audio", "spatial,audio", "spatial,motion", "motion", "audio"]
 )
 def test_names_are_those_of_the_rows(streams: str) -> None:
-    chosen = tuple(streams.split(","))
-    lstms = [s for s in chosen if s != "audio"]
-    assert row_names(chosen, lstms) == [row.name for row in rows(chosen, lstms)]
+    members = Members.of(parse_settings("", ["--streams", streams]).streams)
+    assert row_names(members) == [row.name for row in rows(members)]
 
 
 def table_of(folder: Path, **groups: list[str]) -> list[str]:
@@ -154,6 +155,7 @@ def make_inputs(seed: int = 0, n: int = 72) -> RowInputs:
     systems["spatial_lstm"] = system(present["spatial"], 0.5)
     systems["audio_cnn"] = system(present["audio"], 0.1)
     systems["fusion"] = system(present["spatial"], 0.8)
+    systems["hybrid"] = ensemble_scores(systems, ("spatial_lstm", "fusion"))
     return RowInputs(
         table=Table.of(
             {s: v.astype(np.float32) for s, v in features.items()},
@@ -174,7 +176,7 @@ def open_small_job(root: Path) -> Iterator[Job]:
     storage = Storage(root)
     tracker = Tracker(TrackingSettings(), storage)
     tracker.check()
-    settings = Settings(storage=str(root), streams=",".join(STREAMS))
+    settings = parse_settings("", ["--storage", str(root), *SOME_STREAMS])
     with tracker.parent("small", "0" * 12) as run:
         job = Job(
             settings=settings,
@@ -195,28 +197,30 @@ def open_small_job(root: Path) -> Iterator[Job]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch, capsys) -> None:
-    chosen = chosen_rows(Settings(streams=",".join(STREAMS)), METHODS)
+    chosen = chosen_rows(parse_settings("", SOME_STREAMS), METHODS)
     inputs = make_inputs()
+    scored = StepResult("scores", "mark", Storage(tmp_path), {}, 0.0, False)
     with open_small_job(tmp_path) as job:
-        first = run_rows(job, "as given", chosen, inputs, "mark")
+        first = run_rows(job, "as given", chosen, inputs, scored)
         lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("✓")]
         labels = [row.label for row in chosen]
-        assert sorted(x[27:].partition(": ")[0].strip() for x in lines) == sorted(labels)
-        assert all(x.startswith("✓ compare ") and x.count(" s ") == 1 for x in lines)
+        told = [re.fullmatch(r"✓ compare\.(\w+) +[\d.]+ s +(.*)", line) for line in lines]
+        assert sorted(one[1] for one in told) == sorted(row.name for row in chosen)
+        assert sorted(one[2].partition(": ")[0] for one in told) == sorted(labels)
         runs = job.tracker.client.search_runs([job.tracker.experiment])
         names = {run.data.tags.get("multiclue.child") for run in runs}
-        assert {f"compare {row.name}" for row in chosen} <= names
-        (svm,) = [r for r in runs if r.data.tags.get("multiclue.child") == "compare svm_ef"]
+        assert {f"compare.{row.name}" for row in chosen} <= names
+        (svm,) = [r for r in runs if r.data.tags.get("multiclue.child") == "compare.svm_ef"]
         assert svm.data.metrics["accuracy"] > 0.6 and "C" in svm.data.params
         # Killed after all but one row: only that one is done again.
-        (lost,) = (tmp_path / "stages").glob("compare_svm_ef-*")
+        (lost,) = (tmp_path / "stages").glob("compare.svm_ef-*")
         (lost / "done.json").unlink()
         done = []
         monkeypatch.setattr(
-            "pipelines.compare._Shared.compute",
+            "pipelines.steps.compare._Shared.compute",
             lambda self, row: (done.append(row.name), (first.scores[row.name], {}, 0.0))[1],
         )
-        again = run_rows(job, "as given", chosen, inputs, "mark")
+        again = run_rows(job, "as given", chosen, inputs, scored)
     assert done == ["svm_ef"]
     for name, scores in first.scores.items():
         np.testing.assert_array_equal(again.scores[name], scores)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from actors.pool.ledger import Ledger, Notes
 from actors.storage import Storage
 from pipelines.cli.settings import parse_settings
