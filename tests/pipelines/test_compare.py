@@ -35,9 +35,11 @@ from pipelines.steps.console import Console
 from pipelines.steps.job import Job
 from pipelines.tracking.runs import Tracker
 from trainers.comparison.names import row_names
-from trainers.comparison.rows import Material, rows
+from trainers.comparison.rows import RowInputs, rows
 from trainers.evaluation import SystemScores
 from trainers.settings import FusionSettings
+from trainers.table import Table
+from trainers.targets import Targets
 
 STREAMS = ("spatial", "audio")
 METHODS = ("table1", "spatial_svm", "svm_ef", "fusion_plain", "fusion", "table3")
@@ -133,7 +135,7 @@ def test_an_unknown_method_is_found_before_the_data_are_read() -> None:
         read_comparison("", ["--data", "nowhere", "--methods", "svm_mlk"])
 
 
-def make_material(seed: int = 0, n: int = 72) -> Material:
+def make_inputs(seed: int = 0, n: int = 72) -> RowInputs:
     random = np.random.default_rng(seed)
     labels = np.arange(n) % 3
     targets = np.eye(3, dtype=np.float32)[labels]
@@ -152,15 +154,16 @@ def make_material(seed: int = 0, n: int = 72) -> Material:
     systems["spatial_lstm"] = system(present["spatial"], 0.5)
     systems["audio_cnn"] = system(present["audio"], 0.1)
     systems["fusion"] = system(present["spatial"], 0.8)
-    return Material(
-        features={s: v.astype(np.float32) for s, v in features.items()},
-        present=present,
-        targets=targets,
-        groups=np.array([f"g{row // 6}" for row in range(n)]),
-        splits=np.repeat(["train", "val", "test"], [36, 12, n - 48]),
+    return RowInputs(
+        table=Table.of(
+            {s: v.astype(np.float32) for s, v in features.items()},
+            present,
+            Targets.from_classes(labels, 3),
+            groups=[f"g{row // 6}" for row in range(n)],
+            splits=np.repeat(["train", "val", "test"], [36, 12, n - 48]),
+        ),
         systems=systems,
         fusion=FusionSettings(hidden=6, max_epochs=8),
-        multi_label=False,
         seed=0,
     )
 
@@ -193,10 +196,9 @@ def open_small_job(root: Path) -> Iterator[Job]:
 @pytest.mark.slow
 def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch, capsys) -> None:
     chosen = chosen_rows(Settings(streams=",".join(STREAMS)), METHODS)
-    material = make_material()
-    ids = [f"clip{n}" for n in range(24)]
+    inputs = make_inputs()
     with open_small_job(tmp_path) as job:
-        first = run_rows(job, "as given", chosen, material, ids, "mark")
+        first = run_rows(job, "as given", chosen, inputs, "mark")
         lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("✓")]
         labels = [row.label for row in chosen]
         assert sorted(x[27:].partition(": ")[0].strip() for x in lines) == sorted(labels)
@@ -214,7 +216,7 @@ def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch, capsys)
             "pipelines.compare._Shared.compute",
             lambda self, row: (done.append(row.name), (first.scores[row.name], {}, 0.0))[1],
         )
-        again = run_rows(job, "as given", chosen, material, ids, "mark")
+        again = run_rows(job, "as given", chosen, inputs, "mark")
     assert done == ["svm_ef"]
     for name, scores in first.scores.items():
         np.testing.assert_array_equal(again.scores[name], scores)

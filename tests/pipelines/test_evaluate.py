@@ -7,9 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from pipelines.steps.caching import run_stage
-from pipelines.steps.inputs import FusionInputs
 
 from actors.storage import Storage
 from pipelines import evaluate as step
@@ -19,8 +16,12 @@ from pipelines.data.score_file import read_scores
 from pipelines.extract import ExtractedClip
 from pipelines.refine import RefineSettings, refine_scores
 from pipelines.report.gather import _methods, chosen_row
+from pipelines.steps.caching import run_stage
 from pipelines.steps.console import Console
+from pipelines.steps.inputs import EmbeddedClips
 from trainers.evaluation import SystemScores
+from trainers.table import Table
+from trainers.targets import Targets
 
 N, CLASSES = 360, ("ant", "bee", "cow", "dog")
 
@@ -56,15 +57,15 @@ def job_of(tmp_path, monkeypatch, targets, systems, *arguments, multi_label=Fals
         Video(f"c{k}", f"c{k}.mp4", tuple(np.array(CLASSES)[targets[k]]), split[k], f"g{k // 3}")
         for k in range(N)
     ]
-    inputs = FusionInputs(
-        clips=tuple(ExtractedClip(v, f"{v.id}.st", ("spatial",), {}) for v in videos),
-        features={},
-        cnn_scores={},
-        present={"spatial": torch.ones(N, dtype=torch.bool)},
-        targets=torch.from_numpy(targets.astype(np.float32)),
-        groups=np.array([video.group for video in videos]),
+    clips = tuple(ExtractedClip(v, f"{v.id}.st", ("spatial",), {}) for v in videos)
+    table = Table.of(
+        {"spatial": np.zeros((N, 1))},
+        targets=Targets.from_dense(targets, multi_label=multi_label),
+        groups=[video.group for video in videos],
         splits=split,
+        ids=[video.id for video in videos],
     )
+    inputs = EmbeddedClips(clips, table, table)
     settings = parse_settings("", ["--storage", str(tmp_path), *arguments])
     root = Storage(tmp_path)
     job = SimpleNamespace(
@@ -75,7 +76,7 @@ def job_of(tmp_path, monkeypatch, targets, systems, *arguments, multi_label=Fals
         stage=lambda name, key, work, **_: run_stage(root, name, key, work),
     )
     monkeypatch.setattr(step, "collect_scores", lambda *_, **__: dict(systems))
-    monkeypatch.setattr(step, "few_threads", lambda features: None)
+    monkeypatch.setattr(step, "few_threads", lambda table: None)
     kept = {}
     monkeypatch.setattr(
         step, "_register", lambda job, trained, tuned, stage, figures: kept.update(
@@ -94,15 +95,17 @@ def test_auto_finds_the_learned_refinement_and_registers_it(tmp_path, monkeypatc
     assert names <= set(evaluated.scores) and names <= set(evaluated.figures)
     gain = evaluated.figures["refined"].measures["accuracy"]
     assert gain > evaluated.figures["hybrid"].measures["accuracy"] + 0.05
-    # What is registered gives the scores that were judged, also for clips without the LSTM's.
+    # What is registered gives the scores that were evaluated, also for clips without the LSTM's.
     given = {
         name: np.where(one.present[:, None], one.scores, np.nan) for name, one in systems.items()
     }
     np.testing.assert_allclose(
         refinement.predict_scores(given), evaluated.scores["refined"].scores, atol=1e-12
     )
-    on_test = {n: s.part(tuned.inputs.rows("test")) for n, s in evaluated.scores.items()}
-    rows = _methods(job, tuned, evaluated, on_test, targets[tuned.inputs.rows("test")])
+    on_test = {n: s.part(tuned.inputs.table.rows("test")) for n, s in evaluated.scores.items()}
+    rows = _methods(
+        job, tuned, evaluated, on_test, tuned.inputs.table.targets[tuned.inputs.table.rows("test")]
+    )
     assert [row.name for row in rows if row.chosen] == ["refined_learned"]
     assert {row.label for row in rows} >= {"Hybrid + DASD", "Hybrid + contextual refinement"}
 
@@ -140,7 +143,6 @@ def test_several_labels_are_not_harmed(tmp_path, monkeypatch):
     assert maps["refined"] >= maps["hybrid"] - 0.005
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["none", "confusion", "dasd", "learned"])
 def test_a_method_that_is_asked_for_is_taken(tmp_path, monkeypatch, method):
     targets, systems = clips()
@@ -155,7 +157,6 @@ def test_a_method_that_is_asked_for_is_taken(tmp_path, monkeypatch, method):
     )
 
 
-@pytest.mark.slow
 def test_the_run_folder_has_scores_that_refine_py_reads(tmp_path, monkeypatch):
     targets, systems = clips()
     _, refinement, job, _ = job_of(tmp_path, monkeypatch, targets, systems)
@@ -163,19 +164,19 @@ def test_the_run_folder_has_scores_that_refine_py_reads(tmp_path, monkeypatch):
     data = read_scores(path)
     assert data.given == "probabilities" and data.classes == CLASSES
     # Validation clips alone: two of three.
-    assert len(data.truth) == 240 and data.grouped_by == "array groups"
+    assert len(data.table) == 240 and data.grouped_by == "array groups"
     settings = RefineSettings(output=str(tmp_path / "m.safetensors"), method="learned", folds=3)
     result = refine_scores(path, settings, Console())
     assert set(result.refinement.streams) == set(refinement.streams)
     np.testing.assert_array_equal(
-        result.refinement.predict_scores(data.scores), refinement.predict_scores(data.scores)
+        result.refinement.predict_scores(data.table), refinement.predict_scores(data.table)
     )
 
 
 def test_without_validation_clips_nothing_is_refined(tmp_path, monkeypatch):
     targets, systems = clips()
     monkeypatch.setattr(
-        FusionInputs, "rows",
+        Table, "rows",
         lambda self, split: np.flatnonzero(self.splits == split) if split != "val"
         else np.zeros(0, int),
     )  # fmt: skip

@@ -47,21 +47,22 @@ def test_ucf_groups_absent_streams_and_names(tmp_path):
     there[::7] = False
     arrays["sound_scores"][::7] = np.nan
     data = read_scores(write(tmp_path / "a.npz", **arrays, sound_present=there))
-    assert list(data.scores) == ["frames", "sound"] and data.given == "logits"
+    assert list(data.table.names) == ["frames", "sound"] and data.given == "logits"
     assert data.classes[1] == "dog" and not data.multi_label
-    assert sorted(set(data.groups)) == [f"g{k:02d}" for k in range(8)]
-    assert np.isnan(data.scores["sound"][::7]).all()
+    assert sorted(set(data.table.groups)) == [f"g{k:02d}" for k in range(8)]
+    np.testing.assert_array_equal(data.table.present["sound"], there)
 
 
 def test_groups_by_array_by_pattern_and_none(tmp_path):
     arrays = drawn()
     path = write(tmp_path / "a.npz", **arrays, person=np.arange(240) % 3)
-    assert len(set(read_scores(path, groups="person").groups)) == 3
+    assert len(set(read_scores(path, groups="person").table.groups)) == 3
     data = read_scores(path, groups=r"Class\d*(\d)_")
-    assert set(data.groups) == set("0123456789")
+    assert set(data.table.groups) == set("0123456789")
     del arrays["video_ids"]
     data = read_scores(write(tmp_path / "b.npz", **arrays))
-    assert len(set(data.groups)) == 240 and data.grouped_by == "each clip is its own group"
+    assert len(set(data.table.groups)) == 240
+    assert data.grouped_by == "each clip is its own group"
 
 
 def test_probabilities_are_known_by_their_look(tmp_path):
@@ -181,7 +182,7 @@ def test_every_way_is_a_row_and_the_file_repeats_the_chosen_one(refined):
     assert named["temperature"] > named["mean_logits"] + 0.05
     assert result.choice.name == "learned"
     saved = FittedRefinement.from_bytes((place / "mine.safetensors").read_bytes())
-    scores = read_scores(place / "scores.npz").scores
+    scores = read_scores(place / "scores.npz").table
     np.testing.assert_array_equal(
         saved.predict_scores(scores), result.refinement.predict_scores(scores)
     )

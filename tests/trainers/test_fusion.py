@@ -8,15 +8,12 @@ import torch
 from safetensors.torch import save
 
 from actors.errors import UserError
+from trainers.fusion.network import FusionNetwork
 from trainers.fusion.proximal import penalty, proximal_step
-from trainers.fusion.training import (
-    FusionClips,
-    FusionNetwork,
-    FusionSettings,
-    fit_folds,
-    fit_fusion,
-    rank,
-)
+from trainers.fusion.training import fit_folds, fit_fusion, rank
+from trainers.settings import FusionSettings
+from trainers.table import Table
+from trainers.targets import Targets
 
 WIDTHS = {"spatial": 24, "motion": 16, "audio": 12}
 SMALL = FusionSettings(hidden=20, batch_size=32, max_epochs=40)
@@ -31,7 +28,7 @@ def one_thread():
 
 
 def drawn(n=120, classes=5, seed=0, widths=WIDTHS, noise=0.5):
-    """Clips whose class shows in every stream; a third of them has no sound."""
+    """A table of clips whose class shows in every stream; a third of them has no sound."""
     centres = np.random.default_rng(99)
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=n)
@@ -39,29 +36,43 @@ def drawn(n=120, classes=5, seed=0, widths=WIDTHS, noise=0.5):
     for name, width in widths.items():
         center = 3 * centres.normal(size=(classes, width)) + 10
         values = center[labels] + noise * rng.normal(size=(n, width)) * 4
-        features[name] = torch.tensor(values, dtype=torch.float32)
-        present[name] = torch.ones(n, dtype=torch.bool)
+        features[name] = values.astype(np.float32)
+        present[name] = np.ones(n, bool)
     if "audio" in present:
-        present["audio"] = torch.tensor(rng.random(n) > 1 / 3)
-        features["audio"][~present["audio"]] = float("nan")
-    return features, present, torch.eye(classes)[torch.tensor(labels)]
+        present["audio"] = rng.random(n) > 1 / 3
+        features["audio"][~present["audio"]] = np.nan
+    return Table.of(features, present, Targets.from_classes(labels, classes))
 
 
-def share_right(network, clips):
-    return (network.scores(*clips[:2]).argmax(1) == clips[2].numpy().argmax(1)).mean()
+def of(network, table):
+    """The network's scores."""
+    return network.scores(table.features, table.present)
+
+
+def share_right(network, table):
+    return (of(network, table).argmax(1) == table.targets.classes()).mean()
+
+
+def tensors(table):
+    """Features, presence and targets as tensors."""
+    return (
+        {name: torch.from_numpy(values) for name, values in table.features.items()},
+        {name: torch.from_numpy(there) for name, there in table.present.items()},
+        torch.from_numpy(table.targets.dense()),
+    )
 
 
 def test_learns_and_gives_probabilities():
     training, test = drawn(), drawn(seed=1)
-    network = fit_fusion(*training, SMALL, seed=0)
-    scores = network.scores(*test[:2])
+    network = fit_fusion(training, SMALL, seed=0)
+    scores = of(network, test)
     assert scores.shape == (120, 5) and scores.dtype == np.float32
     np.testing.assert_allclose(scores.sum(1), 1, atol=1e-5)
     assert share_right(network, test) > 0.9
 
 
 def test_forward_is_the_equations():
-    features, present, _ = drawn(n=7)
+    features, present, _ = tensors(drawn(n=7))
     network = FusionNetwork(WIDTHS, 5, SMALL, seed=3)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -93,7 +104,8 @@ def test_forward_is_the_equations():
 
 def test_one_step_is_algorithm_1():
     """One batch of all clips: gradient on the smooth part, then the operator on W^E only."""
-    features, present, targets = drawn(n=30)
+    table = drawn(n=30)
+    features, present, targets = tensors(table)
     settings = FusionSettings(
         hidden=6, batch_size=30, max_epochs=1, lambda1=1e-2, lambda2=0.05, lambda3=0.05
     )
@@ -105,7 +117,7 @@ def test_one_step_is_algorithm_1():
     smooth = ((output[0] - targets) ** 2).sum(1).mean()
     phi = sum((weight**2).sum() for weight in start.weights()) / 2
     (smooth + settings.lambda1 * phi).backward()
-    fitted = fit_fusion(features, present, targets, settings, seed=4)
+    fitted = fit_fusion(table, settings, seed=4)
     after = dict(fitted.named_parameters())
     for name, parameter in start.named_parameters():
         expected = parameter.detach() - 0.7 * parameter.grad
@@ -117,10 +129,10 @@ def test_one_step_is_algorithm_1():
 
 def test_regularizers_give_exact_zeros_and_lower_their_penalty():
     training = drawn()
-    plain = fit_fusion(*training, SMALL, seed=0)
+    plain = fit_fusion(training, SMALL, seed=0)
     assert plain.sparsity() == {"zero_rows": 0.0, "zero_entries": 0.0}
-    rows = fit_fusion(*training, dataclasses.replace(SMALL, lambda2=0.1), seed=0)
-    entries = fit_fusion(*training, dataclasses.replace(SMALL, lambda3=1e-3), seed=0)
+    rows = fit_fusion(training, dataclasses.replace(SMALL, lambda2=0.1), seed=0)
+    entries = fit_fusion(training, dataclasses.replace(SMALL, lambda3=1e-3), seed=0)
     assert rows.sparsity()["zero_rows"] > 0.1
     assert rows.sparsity()["zero_rows"] == pytest.approx(rows.sparsity()["zero_entries"])
     assert entries.sparsity()["zero_entries"] > 0.3
@@ -132,68 +144,66 @@ def test_regularizers_give_exact_zeros_and_lower_their_penalty():
 
 
 def test_every_row_zero_leaves_class_shares():
-    network = fit_fusion(*drawn(), dataclasses.replace(SMALL, lambda2=100.0), seed=0)
+    network = fit_fusion(drawn(), dataclasses.replace(SMALL, lambda2=100.0), seed=0)
     assert network.sparsity() == {"zero_rows": 1.0, "zero_entries": 1.0}
-    scores = network.scores(*drawn(seed=1)[:2])
+    scores = of(network, drawn(seed=1))
     assert np.ptp(scores, axis=0).max() == 0
 
 
 @pytest.mark.parametrize("absent", ["learned", "zero"])
 def test_absent_streams(absent):
     settings = dataclasses.replace(SMALL, absent=absent)
-    features, present, targets = drawn()
-    network = fit_fusion(features, present, targets, settings, seed=0)
+    table = drawn()
+    network = fit_fusion(table, settings, seed=0)
     learned = network.absent["audio"].abs().sum().item()
     assert (learned > 0) == (absent == "learned")
-    # What stands in an absent row is never looked at.
-    other = {**features, "audio": features["audio"].clone()}
-    other["audio"][~present["audio"]] = 1e6
-    np.testing.assert_array_equal(network.scores(features, present), network.scores(other, present))
-    silent = {**present, "audio": torch.zeros_like(present["audio"])}
-    assert share_right(network, (features, silent, targets)) > 0.9
+    # Values of an absent stream have no influence.
+    other = {**table.features, "audio": table.features["audio"].copy()}
+    other["audio"][~table.present["audio"]] = 1e6
+    np.testing.assert_array_equal(of(network, table), network.scores(other, table.present))
+    silent = table.with_feature("audio", table.features["audio"], np.zeros(120, bool))
+    assert share_right(network, silent) > 0.9
 
 
 def test_stream_dropout_trains_the_absent_vector_where_no_clip_lacks_the_stream():
-    features, present, targets = drawn(widths={"spatial": 24, "motion": 16})
+    table = drawn(widths={"spatial": 24, "motion": 16})
+    gone = table.with_feature("spatial", table.features["spatial"], np.zeros(120, bool))
     for chance, moved in ((0.0, False), (0.3, True)):
         settings = dataclasses.replace(SMALL, stream_dropout=chance)
-        network = fit_fusion(features, present, targets, settings, seed=0)
+        network = fit_fusion(table, settings, seed=0)
         assert (network.absent["motion"].abs().sum() > 0) == moved
-        gone = {**present, "spatial": torch.zeros(len(targets), dtype=torch.bool)}
-        assert np.isfinite(network.scores(features, gone)).all()
+        assert np.isfinite(of(network, gone)).all()
 
 
 def test_a_feature_that_never_varies_and_one_far_from_zero_do_no_harm():
-    features, present, targets = drawn()
-    features["spatial"][:, 0] = 7.0
-    features["motion"][:, 0] += 1e4
-    network = fit_fusion(features, present, targets, SMALL, seed=0)
-    assert share_right(network, (features, present, targets)) > 0.9
+    table = drawn()
+    table.features["spatial"][:, 0] = 7.0
+    table.features["motion"][:, 0] += 1e4
+    assert share_right(fit_fusion(table, SMALL, seed=0), table) > 0.9
 
 
 def test_several_labels():
-    features, present, targets = drawn(n=200)
-    both = torch.clamp(targets + targets.roll(1, dims=1) * (torch.arange(200) % 2)[:, None], max=1)
+    table = drawn(n=200)
+    one = table.targets.dense()
+    both = np.maximum(one, np.roll(one, 1, axis=1) * (np.arange(200) % 2)[:, None])
     both[:5] = 0
+    table = dataclasses.replace(table, targets=Targets.from_dense(both, multi_label=True))
     history = []
     network = fit_fusion(
-        features,
-        present,
-        both,
+        table,
         dataclasses.replace(SMALL, max_epochs=80),
         seed=0,
-        validation=(features, present, both),
-        multi_label=True,
+        validation=table,
         on_epoch=lambda epoch, metrics: history.append(metrics["score"]),
     )
-    scores = network.scores(features, present)
+    scores = of(network, table)
     assert scores.min() >= 0 and scores.max() <= 1 and scores.sum(1).max() > 1.2
     assert max(history) > 0.97 > history[0]
 
 
 def test_same_seed_same_network_other_seed_another():
     training = drawn()
-    first, again, other = (fit_fusion(*training, SMALL, seed=seed) for seed in (5, 5, 6))
+    first, again, other = (fit_fusion(training, SMALL, seed=seed) for seed in (5, 5, 6))
     assert torch.equal(first.fusion, again.fusion)
     assert not torch.equal(first.fusion, other.fusion)
 
@@ -203,7 +213,7 @@ def test_the_best_epoch_is_kept_and_training_stops():
     validation = drawn(n=60, seed=1, noise=3.0)
     settings = dataclasses.replace(SMALL, max_epochs=300, patience=5)
     network = fit_fusion(
-        *drawn(noise=1.0),
+        drawn(noise=1.0),
         settings,
         seed=0,
         validation=validation,
@@ -214,8 +224,8 @@ def test_the_best_epoch_is_kept_and_training_stops():
     best = max(history, key=lambda one: (one[1]["score"], -one[1]["held_out_loss"]))
     assert len(history) - best[0] == 5
     assert share_right(network, validation) == pytest.approx(best[1]["score"])
-    scores = network.scores(*validation[:2])
-    loss = ((scores - validation[2].numpy()) ** 2).sum(1).mean()
+    scores = of(network, validation)
+    loss = ((scores - validation.targets.dense()) ** 2).sum(1).mean()
     assert loss == pytest.approx(best[1]["held_out_loss"], rel=1e-4)
 
 
@@ -226,15 +236,15 @@ def test_keep_loss_keeps_the_epoch_of_the_least_squared_error():
         settings = dataclasses.replace(SMALL, max_epochs=30, keep=keep)
         history = []
         network = fit_fusion(
-            *training,
+            training,
             settings,
             seed=0,
             validation=validation,
             on_epoch=lambda epoch, metrics, history=history: history.append(metrics),
         )
         best[keep] = max(history, key=lambda one, settings=settings: rank(one, settings))
-        scores = network.scores(*validation[:2])
-        loss = ((scores - validation[2].numpy()) ** 2).sum(1).mean()
+        scores = of(network, validation)
+        loss = ((scores - validation.targets.dense()) ** 2).sum(1).mean()
         assert loss == pytest.approx(best[keep]["held_out_loss"], rel=1e-4)
         assert share_right(network, validation) == pytest.approx(best[keep]["score"])
     least = min(one["held_out_loss"] for one in history)
@@ -243,76 +253,68 @@ def test_keep_loss_keeps_the_epoch_of_the_least_squared_error():
 
 
 def test_input_noise_changes_training_and_repeats_by_seed_but_scores_are_free_of_it():
-    features, present, targets = drawn()
+    table = drawn()
     noisy = dataclasses.replace(SMALL, max_epochs=5, input_noise=0.5)
     quiet = dataclasses.replace(noisy, input_noise=0.0)
-    plain = fit_fusion(features, present, targets, quiet, seed=0)
-    first, again, other = (
-        fit_fusion(features, present, targets, noisy, seed=seed) for seed in (0, 0, 1)
-    )
+    plain = fit_fusion(table, quiet, seed=0)
+    first, again, other = (fit_fusion(table, noisy, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.fusion, again.fusion)
     assert not torch.equal(first.fusion, plain.fusion)
     assert not torch.equal(first.fusion, other.fusion)
-    scores = first.scores(features, present)
-    np.testing.assert_array_equal(scores, first.scores(features, present))
+    scores = of(first, table)
+    np.testing.assert_array_equal(scores, of(first, table))
     # The weights alone decide the scores: the same ones in a network without noise score alike.
-    tensors, meta = first.to_state()
-    same = FusionNetwork.from_state(tensors, {**meta, "settings": dataclasses.asdict(quiet)})
-    np.testing.assert_array_equal(scores, same.scores(features, present))
+    state, meta = first.to_state()
+    same = FusionNetwork.from_state(state, {**meta, "settings": dataclasses.asdict(quiet)})
+    np.testing.assert_array_equal(scores, of(same, table))
 
 
 def test_input_noise_is_in_units_of_each_features_spread():
     """Features of another scale are disturbed alike: standardized, the network is the same."""
-    features, present, targets = drawn()
+    table = drawn()
     settings = dataclasses.replace(SMALL, max_epochs=3, input_noise=0.5)
-    scaled = {name: values * 64 for name, values in features.items()}  # exact in floating point
-    first = fit_fusion(features, present, targets, settings, seed=0)
-    second = fit_fusion(scaled, present, targets, settings, seed=0)
+    larger = {name: v * np.float32(64) for name, v in table.features.items()}  # exact
+    first = fit_fusion(table, settings, seed=0)
+    second = fit_fusion(dataclasses.replace(table, features=larger), settings, seed=0)
     torch.testing.assert_close(first.fusion, second.fusion, atol=1e-5, rtol=1e-4)
 
 
 def test_a_stream_that_only_one_fold_holds_is_absent_where_it_is_held_out():
-    features, present, targets = drawn()
-    rows = torch.arange(120)
+    table, rows = drawn(), np.arange(120)
     alone = rows < 40  # one group's clips, all held out by fold 0
-    present["audio"] = alone.clone()
-    features["audio"] = torch.where(alone[:, None], 50 * torch.randn(120, 12), torch.nan)
+    values = 50 * np.random.default_rng(0).normal(size=(120, 12)).astype(np.float32)
+    table = table.with_feature("audio", np.where(alone[:, None], values, np.float32(0)), alone)
     training, held = [rows[~alone], rows[alone]], [rows[alone], rows[~alone]]
-    clips = FusionClips(features, present, targets)
-    fit = fit_folds(clips, training, SMALL, seed=0, held_out=(clips, held))
+    fit = fit_folds(table, training, SMALL, seed=0, held_out=(table, held))
     assert (fit.network.get_buffer("mean_audio")[0] == 0).all()
     assert (fit.network.get_buffer("scale_audio")[0] == 1).all()
     for name, value in fit.network.state_dict().items():
         assert torch.isfinite(value).all(), name
-    silent = fit.network.member(0).scores(
-        {name: values[held[0]] for name, values in features.items()},
-        {n: there[held[0]] & (n != "audio") for n, there in present.items()},
-    )
-    np.testing.assert_allclose(fit.held_out_scores[:40], silent, atol=1e-5)
-    assert (silent.argmax(1) == targets[alone].numpy().argmax(1)).mean() > 0.9
+    part = table.part(held[0])
+    silent = part.with_feature("audio", part.features["audio"], np.zeros(40, bool))
+    scores = of(fit.network.member(0), silent)
+    np.testing.assert_allclose(fit.held_out_scores[:40], scores, atol=1e-5)
+    assert (scores.argmax(1) == part.targets.classes()).mean() > 0.9
     with pytest.raises(ValueError, match="no training clip has the stream 'audio'"):
-        fit_folds(clips, training[:1], SMALL, seed=0)
+        fit_folds(table, training[:1], SMALL, seed=0)
     with pytest.raises(ValueError, match="no training clip has the stream 'audio'"):
-        fit_folds(clips, [rows[40:80], rows[80:]], SMALL, seed=0)
+        fit_folds(table, [rows[40:80], rows[80:]], SMALL, seed=0)
 
 
 def test_folds_in_lockstep_equal_each_by_itself():
-    clips = FusionClips(*drawn())
+    table = drawn()
     settings = dataclasses.replace(
         SMALL, max_epochs=4, lambda2=0.01, lambda3=1e-4, stream_dropout=0.2
     )
-    rows = torch.arange(120)
+    rows = np.arange(120)
     training = [rows[rows % 3 != fold] for fold in range(3)]
     held = [rows[rows % 3 == fold] for fold in range(3)]
-    together = fit_folds(clips, training, settings, seed=2, held_out=(clips, held))
+    together = fit_folds(table, training, settings, seed=2, held_out=(table, held))
     part = together.held_out_scores.reshape(3, 40, -1)
     assert together.best["epoch"] == 4  # the last: the state that fits alone end in
     for fold in range(3):
-        alone = fit_folds(clips, [training[fold]], settings, seed=2).network
-        scores = alone.scores(
-            {n: v[held[fold]] for n, v in clips.features.items()},
-            {n: v[held[fold]] for n, v in clips.present.items()},
-        )
+        alone = fit_folds(table, [training[fold]], settings, seed=2).network
+        scores = of(alone, table.part(held[fold]))
         np.testing.assert_allclose(part[fold], scores, atol=1e-4)
         torch.testing.assert_close(
             together.network.member(fold).fusion, alone.fusion, atol=1e-4, rtol=1e-3
@@ -320,51 +322,89 @@ def test_folds_in_lockstep_equal_each_by_itself():
 
 
 def test_held_out_clips_do_not_train():
-    features, present, targets = drawn()
-    training = [torch.arange(0, 80), torch.arange(40, 120)]
-    first = fit_folds(FusionClips(features, present, targets), training, SMALL, seed=0).network
-    spoilt = {name: values.clone() for name, values in features.items()}
-    spoilt["spatial"][80:] = 1e3
-    second = fit_folds(FusionClips(spoilt, present, targets), training, SMALL, seed=0).network
+    table = drawn()
+    training = [np.arange(0, 80), np.arange(40, 120)]
+    first = fit_folds(table, training, SMALL, seed=0).network
+    spoilt = table.features["spatial"].copy()
+    spoilt[80:] = 1e3
+    second = fit_folds(table.with_feature("spatial", spoilt), training, SMALL, seed=0).network
     assert torch.equal(first.fusion[0], second.fusion[0])
     assert not torch.equal(first.fusion[1], second.fusion[1])
 
 
 def test_saved_and_loaded():
     training = drawn()
-    network = fit_fusion(*training, dataclasses.replace(SMALL, lambda3=1e-3), seed=0)
+    network = fit_fusion(training, dataclasses.replace(SMALL, lambda3=1e-3), seed=0)
     loaded = FusionNetwork.from_bytes(network.to_bytes())
     assert loaded.settings == network.settings and loaded.streams == tuple(WIDTHS)
-    np.testing.assert_array_equal(loaded.scores(*training[:2]), network.scores(*training[:2]))
+    np.testing.assert_array_equal(of(loaded, training), of(network, training))
     with pytest.raises(ValueError, match="not a fusion network"):
         FusionNetwork.from_bytes(save({"x": torch.zeros(1)}))
 
 
 def test_thousands_of_inputs_stay_stable_at_the_published_rate():
     widths = {"spatial": 4096, "motion": 2048}
-    features, present, targets = drawn(n=100, classes=4, widths=widths)
     settings = FusionSettings(max_epochs=8, batch_size=50)
-    network = fit_fusion(features, present, targets, settings, seed=0)
+    network = fit_fusion(drawn(n=100, classes=4, widths=widths), settings, seed=0)
     assert share_right(network, drawn(n=60, classes=4, widths=widths, seed=1)) > 0.9
+
+
+def without(table, name, rows=slice(None)):
+    """The table with some clips lacking a stream."""
+    there = table.present[name].copy()
+    there[rows] = False
+    return table.with_feature(name, table.features[name], there)
+
+
+def relabeled(table, targets):
+    return dataclasses.replace(table, targets=targets)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f, p, t: [there.zero_() for there in p.values()], "no stream at all"),
-        (lambda f, p, t: f["motion"].__setitem__((3, 0), float("inf")), r"'motion', rows \[3\]"),
-        (lambda f, p, t: p["audio"].zero_(), "no training clip has the stream 'audio'"),
-        (lambda f, p, t: t.__setitem__((2, slice(None)), 0), r"rows \[2\] .*multi_label"),
-        (lambda f, p, t: t.__setitem__((2, 0), 0.5), "0 or 1"),
-        (lambda f, p, t: f.__setitem__("audio", torch.zeros(3, 12)), r"must be \(120, 12\)"),
-        (lambda f, p, t: p.pop("audio"), r"no features of \['audio'\]"),
+        (
+            lambda t: without(without(without(t, "audio"), "spatial", [7]), "motion", [7]),
+            "rows 7 have none of",
+        ),
+        (lambda t: without(t, "audio"), "no training clip has the stream 'audio'"),
+        (lambda t: relabeled(t, Targets.unlabeled(120, 5)), "rows 0, 1, .* have no label"),
     ],
 )
 def test_refuses_clips(spoil, message):
-    clips = drawn()
-    spoil(*clips)
     with pytest.raises(ValueError, match=message):
-        fit_fusion(*clips, SMALL, seed=0)
+        fit_fusion(spoil(drawn()), SMALL, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        (drawn(widths={"spatial": 24}), "training clips have features"),
+        (drawn(classes=4), "5 classes, held-out clips 4"),
+        (relabeled(drawn(), Targets.unlabeled(120, 5)), "no held-out clip has a label"),
+    ],
+)
+def test_refuses_validation_clips(validation, message):
+    with pytest.raises(ValueError, match=message):
+        fit_fusion(drawn(), SMALL, seed=0, validation=validation)
+
+
+@pytest.mark.parametrize(
+    ("features", "present", "message"),
+    [
+        ({"motion": None}, {}, r"no features of \['motion'\]"),
+        ({"audio": np.zeros((3, 12))}, {}, r"must be \(120, 12\)"),
+        ({"audio": np.full((120, 12), np.inf)}, {}, "'audio' hold NaN or infinity in rows"),
+        ({}, {"audio": np.zeros(120)}, "'audio' must be .* bool"),
+        ({}, dict.fromkeys(WIDTHS, np.zeros(120, bool)), r"rows 0, .* have none of"),
+    ],
+)
+def test_scores_refuses(features, present, message):
+    table = drawn()
+    network = FusionNetwork(WIDTHS, 5, SMALL)
+    given = {n: v for n, v in {**table.features, **features}.items() if v is not None}
+    with pytest.raises(ValueError, match=message):
+        network.scores(given, {**table.present, **present})
 
 
 @pytest.mark.parametrize(
@@ -377,6 +417,7 @@ def test_refuses_clips(spoil, message):
         ({"activation": "swish"}, "fusion.activation"),
         ({"input_noise": -0.1}, "fusion.input_noise must be at least 0, got -0.1"),
         ({"keep": "last"}, "fusion.keep must be one of .*'last'"),
+        ({"model": "regularised"}, "fusion.model must be .*'regularised'; did you mean"),
     ],
 )
 def test_refuses_settings(changes, message):
@@ -386,7 +427,7 @@ def test_refuses_settings(changes, message):
 
 def test_divergence_is_named():
     with pytest.raises(UserError, match=r"lower fusion.learning_rate"):
-        fit_fusion(*drawn(), dataclasses.replace(SMALL, learning_rate=1e38), seed=0)
+        fit_fusion(drawn(), dataclasses.replace(SMALL, learning_rate=1e38), seed=0)
 
 
 def test_published_parameters_are_the_defaults():

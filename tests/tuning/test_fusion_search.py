@@ -1,13 +1,18 @@
 """Folds that split no group, and cross-validation at one point."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from actors.errors import UserError
 from trainers.fit.folds import group_folds
-from trainers.fusion.training import FusionClips, FusionSettings
-from tuning.fusion_search import SearchSettings, cross_validate, search_plan
+from trainers.settings import FusionSettings
+from trainers.table import Table
+from trainers.targets import Targets
+from tuning.fusion_search import cross_validate, search_plan
+from tuning.settings import SearchSettings
 
 
 @pytest.fixture(autouse=True)
@@ -25,34 +30,35 @@ def drawn(n=90, classes=3, groups=15, noise=4.0):
     for name, width in (("spatial", 16), ("audio", 8)):
         centres = 3 * rng.normal(size=(classes, width))
         values = centres[labels] + noise * rng.normal(size=(n, width))
-        features[name] = torch.tensor(values, dtype=torch.float32)
-        present[name] = torch.ones(n, dtype=torch.bool)
+        features[name] = values.astype(np.float32)
+        present[name] = np.ones(n, bool)
     present["audio"][::4] = False
     names = np.array([f"g{i // (n // groups)}" for i in range(n)])
-    return FusionClips(features, present, torch.eye(classes)[torch.tensor(labels)]), names
+    return Table.of(features, present, Targets.from_classes(labels, classes), groups=names)
 
 
 def test_no_group_is_split_and_every_clip_is_held_out_once():
-    clips, groups = drawn()
-    parts = group_folds(groups, 5, targets=clips.targets.numpy(), seed=0)
+    clips = drawn()
+    groups = clips.groups
+    parts = group_folds(groups, 5, targets=clips.targets, seed=0)
     assert len(parts) == 5
     assert sorted(np.concatenate([held for _, held in parts])) == list(range(90))
     for train, held in parts:
         assert not set(groups[train]) & set(groups[held])
         assert set(train) | set(held) == set(range(90))
         # Stratified: each class has its third of the fold.
-        assert (clips.targets[held].sum(0) == 6).all()
+        assert (clips.targets[held].class_counts == 6).all()
 
 
 def test_folds_repeat_by_seed():
-    clips, groups = drawn()
-    first, again = (group_folds(groups, 3, targets=clips.targets.numpy(), seed=4) for _ in range(2))
+    clips = drawn()
+    first, again = (group_folds(clips.groups, 3, targets=clips.targets, seed=4) for _ in range(2))
     for (_, one), (_, other) in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_fewer_groups_than_folds():
-    targets = np.eye(2)[[0, 1, 0, 1, 0, 1]]
+    targets = Targets.from_classes([0, 1, 0, 1, 0, 1], 2)
     parts = group_folds(np.array(["a", "a", "b", "b", "c", "c"]), 5, targets=targets, seed=0)
     assert [len(held) for _, held in parts] == [2, 2, 2]
     with pytest.raises(UserError, match="at least 2 groups.*'a'"):
@@ -64,16 +70,16 @@ def test_rare_classes_and_several_labels():
     targets[:, 0] = 1
     targets[3, 1] = targets[7, 2] = targets[8, 2] = 1  # class 3 has none
     targets[0] = 0
-    parts = group_folds(np.arange(20), 5, targets=targets, seed=0)
+    sparse = Targets.from_dense(targets, multi_label=True)
+    parts = group_folds(np.arange(20), 5, targets=sparse, seed=0)
     assert sorted(np.concatenate([held for _, held in parts])) == list(range(20))
 
 
 def test_cross_validation_scores_clips_that_did_not_train():
-    clips, groups = drawn()
+    clips = drawn()
     seen = []
     result = cross_validate(
         clips,
-        groups,
         FusionSettings(hidden=16, batch_size=16, max_epochs=25),
         lambda2=1e-3,
         lambda3=1e-4,
@@ -89,11 +95,10 @@ def test_cross_validation_scores_clips_that_did_not_train():
 
 @pytest.mark.parametrize("keep", ["score", "loss"])
 def test_cross_validation_keeps_the_epoch_that_the_fusion_settings_ask_for(keep):
-    clips, groups = drawn(noise=8.0)  # hard: the score still climbs where the error has turned
+    clips = drawn(noise=8.0)  # hard: the score still climbs where the error has turned
     seen = []
     result = cross_validate(
         clips,
-        groups,
         FusionSettings(hidden=16, batch_size=16, max_epochs=20, keep=keep),
         lambda2=0.0,
         lambda3=0.0,
@@ -113,12 +118,11 @@ def test_cross_validation_keeps_the_epoch_that_the_fusion_settings_ask_for(keep)
 
 
 def test_a_stream_that_one_group_alone_has_stops_no_search():
-    clips, groups = drawn()
-    clips.present["audio"][:] = torch.from_numpy(groups == "g3")
+    clips = drawn()
+    clips.present["audio"][:] = clips.groups == "g3"
     seen = []
     result = cross_validate(
         clips,
-        groups,
         FusionSettings(hidden=16, batch_size=16, max_epochs=15),
         lambda2=0.0,
         lambda3=0.0,
@@ -131,11 +135,14 @@ def test_a_stream_that_one_group_alone_has_stops_no_search():
 
 
 def test_cross_validation_of_noise_is_at_chance():
-    clips, groups = drawn(n=300, groups=300)
-    noise = {name: torch.randn(values.shape) for name, values in clips.features.items()}
+    clips = drawn(n=300, groups=300)
+    rng = np.random.default_rng(1)
+    noise = {
+        name: rng.normal(size=values.shape).astype(np.float32)
+        for name, values in clips.features.items()
+    }
     result = cross_validate(
-        FusionClips(noise, clips.present, clips.targets),
-        groups,
+        replace(clips, features=noise),
         FusionSettings(hidden=16, max_epochs=10),
         lambda2=0.0,
         lambda3=0.0,
@@ -146,23 +153,24 @@ def test_cross_validation_of_noise_is_at_chance():
 
 
 def test_the_plan_sees_every_change_that_matters():
-    clips, groups = drawn()
+    clips = drawn()
     search, fusion = SearchSettings(), FusionSettings()
 
-    def plan(clips=clips, groups=groups, search=search, fusion=fusion, seed=0):
-        return search_plan(clips, groups, search, fusion, seed=seed, multi_label=False)
+    def plan(clips=clips, search=search, fusion=fusion, seed=0):
+        return search_plan(clips, search, fusion, seed=seed)
 
     same = plan()
     resources = SearchSettings(concurrent=3, cpus_per_trial=2.0, gpus_per_trial=0.5)
     assert plan(search=resources) == same
-    hidden = {**clips.features, "audio": clips.features["audio"].clone()}
-    hidden["audio"][~clips.present["audio"]] = 5.0
-    assert plan(clips=FusionClips(hidden, clips.present, clips.targets)) == same
-    moved = {**clips.features, "spatial": clips.features["spatial"] + 1e-3}
+    hidden = clips.features["audio"].copy()
+    hidden[~clips.present["audio"]] = 5.0
+    assert plan(clips.with_feature("audio", hidden, clips.present["audio"])) == same
+    targets = clips.targets.dense()[::-1]
     others = [
-        plan(clips=FusionClips(moved, clips.present, clips.targets)),
-        plan(clips=FusionClips(clips.features, clips.present, clips.targets.flip(0))),
-        plan(groups=groups[::-1]),
+        plan(clips.with_feature("spatial", clips.features["spatial"] + np.float32(1e-3))),
+        plan(replace(clips, targets=Targets.from_dense(targets))),
+        plan(replace(clips, targets=Targets.from_dense(targets[::-1], multi_label=True))),
+        plan(replace(clips, groups=clips.groups[::-1])),
         plan(search=SearchSettings(trials=2)),
         plan(fusion=FusionSettings(hidden=3)),
         plan(seed=1),

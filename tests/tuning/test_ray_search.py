@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-import torch
 
 from actors.errors import UserError
 from actors.storage import Storage
 from trainers.settings import FusionSettings
+from trainers.table import Table
+from trainers.targets import Targets
 from tuning.ray_search import search
 from tuning.settings import SearchSettings
 
@@ -42,17 +43,16 @@ def drawn(n=60, classes=3, noise=3):
     rng = np.random.default_rng(0)
     labels = np.arange(n) % classes
     centres = 3 * rng.normal(size=(classes, 12))
-    features = torch.tensor(centres[labels] + noise * rng.normal(size=(n, 12)), dtype=torch.float32)
-    return (
+    features = (centres[labels] + noise * rng.normal(size=(n, 12))).astype(np.float32)
+    return Table.of(
         {"spatial": features},
-        {"spatial": torch.ones(n, dtype=torch.bool)},
-        torch.eye(classes)[torch.tensor(labels)],
-        np.array([f"g{i // 4}" for i in range(n)]),
+        targets=Targets.from_classes(labels, classes),
+        groups=[f"g{i // 4}" for i in range(n)],
     )
 
 
 def run(storage, settings=SETTINGS, *, fusion=FUSION, noise=3, **changes):
-    return search(*drawn(noise=noise), settings, fusion=fusion, storage=storage, seed=0, **changes)
+    return search(drawn(noise=noise), settings, fusion=fusion, storage=storage, seed=0, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -2,34 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class Made:
-    features: dict[str, NDArray]
-    present: dict[str, NDArray]
-    targets: NDArray
-    groups: NDArray
-
-    def part(self, rows: NDArray) -> Made:
-        return Made(
-            {name: values[rows] for name, values in self.features.items()},
-            {name: values[rows] for name, values in self.present.items()},
-            self.targets[rows],
-            self.groups[rows],
-        )
-
-    @property
-    def fit(self) -> tuple:
-        return self.features, self.present, self.targets, self.groups
-
-    @property
-    def score(self) -> tuple:
-        return self.features, self.present
+from trainers.table import Table
+from trainers.targets import Targets
 
 
 def make(
@@ -39,7 +16,7 @@ def make(
     absent: float = 0.0,
     noise: float = 0.6,
     multi_label: bool = False,
-) -> Made:
+) -> Table:
     """Four classes: stream "a" tells one bit, stream "b" the other; features of 0 and more."""
     random = np.random.default_rng(seed)
     bits = random.integers(0, 2, (n, 2))
@@ -51,13 +28,18 @@ def make(
     targets = bits.astype(float) if multi_label else np.eye(4)[bits @ [2, 1]]
     present = {name: random.random(n) >= absent for name in streams}
     present["a"] |= ~present["b"]
-    return Made(streams, present, targets, np.arange(n) // 2)
+    return Table.of(
+        streams,
+        present,
+        Targets.from_dense(targets, multi_label=multi_label),
+        groups=np.arange(n) // 2,
+    )
 
 
-def split(made: Made, share: float = 0.6) -> tuple[Made, Made]:
+def split(made: Table, share: float = 0.6) -> tuple[Table, Table]:
     cut = int(len(made.groups) * share)
     return made.part(np.arange(cut)), made.part(np.arange(cut, len(made.groups)))
 
 
-def accuracy(scores: NDArray, made: Made) -> float:
-    return float((scores.argmax(1) == made.targets.argmax(1)).mean())
+def accuracy(scores: NDArray, made: Table) -> float:
+    return float((scores.argmax(1) == made.targets.classes()).mean())

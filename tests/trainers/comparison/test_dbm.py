@@ -8,7 +8,8 @@ from made_clips import accuracy, make, split
 
 from trainers.fusion.boltzmann import DBMSettings, Machine, Tower, fit_rbm
 from trainers.fusion.dbm import LinearLayer, MultimodalDBM
-from trainers.fusion.method import Clips
+from trainers.table import Table
+from trainers.targets import Targets
 
 SMALL = DBMSettings(first=24, second=24, joint=24, pretraining_steps=800, steps=200)
 
@@ -38,8 +39,8 @@ def test_the_free_energy_falls_at_every_mean_field_step() -> None:
 
 def test_the_free_energy_falls_in_a_trained_machine() -> None:
     made = make(60, absent=0.3)
-    method = MultimodalDBM(SMALL).fit(*made.fit)
-    visible, there = method._arrays(Clips.of(*made.fit))
+    method = MultimodalDBM(SMALL).fit(made)
+    visible, there = method._arrays(made)
     fields = list(method.machine.mean_field(visible, there, 10))
     energies = np.stack([method.machine.free_energy(field) for field in fields])
     assert (np.diff(energies, axis=0) <= 1e-9).all()
@@ -73,13 +74,12 @@ def test_an_absent_streams_units_are_inferred_from_the_others() -> None:
     features = {name: sign[:, None] + 0.3 * random.standard_normal((300, 6)) for name in "ab"}
     there = {name: np.ones(300, bool) for name in "ab"}
     targets = np.stack([sign > 0, sign < 0], 1).astype(float)
-    method = MultimodalDBM(SMALL).fit(features, there, targets)
-    lacking = {"a": there["a"], "b": np.zeros(300, bool)}
-    clips = Clips.of(features, lacking)
-    visible, known = method._arrays(clips)
+    method = MultimodalDBM(SMALL).fit(Table.of(features, there, Targets.from_dense(targets)))
+    lacking = Table.of(features, {"a": there["a"], "b": np.zeros(300, bool)})
+    visible, known = method._arrays(lacking)
     inferred = method.machine.infer(visible, known, 20).visible[1].mean(1)
     assert (np.sign(inferred) == sign).mean() > 0.95
-    scores = method.predict_scores(features, lacking)
+    scores = method.predict_scores(lacking)
     assert (scores.argmax(1) == targets.argmax(1)).mean() > 0.95
 
 
@@ -96,10 +96,10 @@ def test_pretraining_makes_reconstructions_better() -> None:
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_the_machine_knows_what_no_single_stream_does(multi_label: bool) -> None:
     train, test = split(make(240, absent=0.1, noise=0.3, multi_label=multi_label))
-    method = MultimodalDBM(SMALL, multi_label=multi_label).fit(*train.fit)
-    scores = method.predict_scores(*test.score)
+    method = MultimodalDBM(SMALL).fit(train)
+    scores = method.predict_scores(test)
     if multi_label:
-        assert ((scores > 0.5) == test.targets.astype(bool)).mean() > 0.85
+        assert ((scores > 0.5) == test.targets.dense(bool)).mean() > 0.85
         return
     np.testing.assert_allclose(scores.sum(1), 1)
     assert accuracy(scores, test) > 0.7
@@ -107,10 +107,8 @@ def test_the_machine_knows_what_no_single_stream_does(multi_label: bool) -> None
 
 def test_the_same_seed_gives_the_same_scores() -> None:
     made = make(60)
-    first, again = (MultimodalDBM(SMALL, seed=3).fit(*made.fit) for _ in range(2))
-    np.testing.assert_array_equal(
-        first.predict_scores(*made.score), again.predict_scores(*made.score)
-    )
+    first, again = (MultimodalDBM(SMALL, seed=3).fit(made) for _ in range(2))
+    np.testing.assert_array_equal(first.predict_scores(made), again.predict_scores(made))
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

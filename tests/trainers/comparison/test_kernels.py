@@ -6,7 +6,6 @@ from made_clips import make, split
 from sklearn.metrics.pairwise import additive_chi2_kernel, chi2_kernel
 
 from trainers.fusion.kernels import Chi2Kernel, ClipKernels, chi2_distances
-from trainers.fusion.method import Clips
 
 
 def test_distances_are_scikit_learns() -> None:
@@ -45,7 +44,7 @@ def test_negative_features_are_shifted_by_the_training_clips() -> None:
 
 def test_clips_that_lack_streams_keep_kernels_positive_with_diagonal_one() -> None:
     made = make(40, absent=0.4)
-    kernels = ClipKernels(Clips.of(*made.fit))
+    kernels = ClipKernels(made)
     grams = kernels.training().astype(float)
     for gram in grams:
         np.testing.assert_allclose(gram, gram.T)
@@ -56,4 +55,4 @@ def test_clips_that_lack_streams_keep_kernels_positive_with_diagonal_one() -> No
     only_b = made.present["b"] & ~made.present["a"]
     assert only_a.any() and only_b.any()
     assert not mean[np.ix_(only_a, only_b)].any()
-    np.testing.assert_allclose(kernels.between(Clips.of(*made.fit)), grams, atol=1e-6)
+    np.testing.assert_allclose(kernels.between(made), grams, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The tables' rows on made material, where what each must give is known."""
+"""The tables' rows on made clips, where what each must give is known."""
 
 from dataclasses import replace
 
@@ -9,42 +9,44 @@ from made_clips import make
 from trainers.comparison.rows import (
     DECAYS,
     PUBLISHED,
-    Material,
+    RowInputs,
     rows,
 )
 from trainers.ensemble import mean_scores
-from trainers.evaluation import SystemScores, hybrid_scores
-from trainers.fusion.network import FusionSettings
+from trainers.evaluation import SystemScores, ensemble_scores
 from trainers.refinement.confusion import confusion_refinement, refine
+from trainers.settings import FusionSettings
+from trainers.table import Table
 
 STREAMS, LSTMS = ("spatial", "motion", "audio"), ("spatial", "motion")
 
 
-def material(multi_label: bool = False) -> Material:
+def row_inputs(multi_label: bool = False) -> RowInputs:
     """Clips of three streams, of which the last is often absent."""
     made = make(90, noise=0.3, multi_label=multi_label)
     random = np.random.default_rng(5)
-    n, classes = made.targets.shape
+    n, classes = len(made), made.targets.n_classes
     features = {s: made.features[name] for s, name in zip(STREAMS, "aba", strict=True)}
     present = {s: np.ones(n, bool) for s in STREAMS} | {"audio": random.random(n) < 0.5}
 
     def system(there: np.ndarray) -> SystemScores:
-        scores = random.dirichlet(np.ones(classes), n) + made.targets
+        scores = random.dirichlet(np.ones(classes), n) + made.targets.dense()
         scores /= scores.sum(1, keepdims=True)
         return SystemScores(np.where(there[:, None], scores, 0), there)
 
     systems = {f"{s}_cnn": system(present[s]) for s in STREAMS}
     systems |= {f"{s}_lstm": system(present[s]) for s in LSTMS}
     systems["fusion"] = system(np.ones(n, bool))
-    return Material(
-        features={name: v.astype(np.float32) for name, v in features.items()},
-        present=present,
-        targets=made.targets.astype(np.float32),
-        groups=made.groups.astype(str),
-        splits=np.repeat(["train", "val", "test"], [50, 16, 24]),
+    return RowInputs(
+        table=Table.of(
+            {name: v.astype(np.float32) for name, v in features.items()},
+            present,
+            made.targets,
+            groups=made.groups.astype(str),
+            splits=np.repeat(["train", "val", "test"], [50, 16, 24]),
+        ),
         systems=systems,
         fusion=FusionSettings(hidden=8, max_epochs=15),
-        multi_label=multi_label,
         seed=0,
     )
 
@@ -65,9 +67,9 @@ def test_every_row_of_the_paper_is_there_and_has_its_figures() -> None:
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("row", [r for r in rows(STREAMS, LSTMS) if r.name != "m_dbm"])
 def test_each_row_scores_every_test_clip(row, multi_label: bool) -> None:
-    made = material(multi_label)
+    made = row_inputs(multi_label)
     outcome = row.compute(made)
-    assert outcome.scores.shape == (24, made.targets.shape[1])
+    assert outcome.scores.shape == (24, made.table.targets.n_classes)
     assert (outcome.scores >= 0).all() and (outcome.scores <= 1 + 1e-9).all()
     if not multi_label:
         np.testing.assert_allclose(outcome.scores.sum(1), 1, atol=1e-5)
@@ -76,7 +78,7 @@ def test_each_row_scores_every_test_clip(row, multi_label: bool) -> None:
 
 def test_networks_without_regularizers_choose_their_own_decay() -> None:
     known = {row.name: row for row in rows(STREAMS, LSTMS)}
-    made = material()
+    made = row_inputs()
     grid = {made.fusion.lambda1 * share for share in DECAYS}
     for name in ("fusion_plain", "nn_ef"):
         chosen = known[name].compute(made).chosen
@@ -88,11 +90,11 @@ def test_networks_without_regularizers_choose_their_own_decay() -> None:
 
 
 def test_a_refined_ensemble_is_taken_from_the_job_or_left_as_it_is() -> None:
-    made = material()
+    made = row_inputs()
     row = {row.name: row for row in rows(STREAMS, LSTMS)}["hybrid_learned"]
-    test = made.splits == "test"
+    test = made.table.rows("test")
     np.testing.assert_array_equal(
-        row.compute(made).scores, hybrid_scores(made.systems).scores[test]
+        row.compute(made).scores, ensemble_scores(made.systems).scores[test]
     )
     other = made.systems["fusion"]
     with_it = replace(made, systems={**made.systems, "refined_learned": other})
@@ -100,9 +102,9 @@ def test_a_refined_ensemble_is_taken_from_the_job_or_left_as_it_is() -> None:
 
 
 def test_mean_rows_leave_absent_systems_out() -> None:
-    made = material()
+    made = row_inputs()
     known = {row.name: row for row in rows(STREAMS, LSTMS)}
-    test = made.splits == "test"
+    test = made.table.rows("test")
     names = ["spatial_cnn", "spatial_lstm", "motion_cnn", "motion_lstm", "audio_cnn"]
     expected = mean_scores(
         {name: made.systems[name].scores for name in names},
@@ -110,17 +112,17 @@ def test_mean_rows_leave_absent_systems_out() -> None:
     )
     found = known["cnn_lstm_audio"].compute(made).scores
     np.testing.assert_allclose(found, expected[test])
-    alone, there = known["audio_cnn"].compute(made).scores, made.present["audio"][test]
-    prior = made.targets[made.splits == "train"].mean(0)
+    alone, there = known["audio_cnn"].compute(made).scores, made.table.present["audio"][test]
+    prior = made.part("train").targets.shares()
     assert not there.all()
     np.testing.assert_allclose(alone[~there], np.broadcast_to(prior, alone[~there].shape))
 
 
 def test_the_refined_row_is_the_refined_hybrid() -> None:
-    made = material()
-    hybrid = hybrid_scores(made.systems).scores
-    held, test = made.splits == "val", made.splits == "test"
-    matrix = confusion_refinement(hybrid[held], made.targets[held].argmax(1))
+    made = row_inputs()
+    hybrid = ensemble_scores(made.systems).scores
+    held, test = made.table.rows("val"), made.table.rows("test")
+    matrix = confusion_refinement(hybrid[held], made.table.targets[held].classes())
     known = {row.name: row for row in rows(STREAMS, LSTMS)}
     np.testing.assert_allclose(
         known["hybrid_confusion"].compute(made).scores,

@@ -1,6 +1,7 @@
 """SVMs: early fusion of one feature is that feature's SVM; MKL against a general solver."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from sklearn.svm import SVC
 
 from actors.errors import UserError
 from trainers.fusion.kernels import Chi2Kernel
-from trainers.fusion.method import Clips, LateFusion
+from trainers.fusion.method import LateFusion
 from trainers.fusion.mkl import best_weights, fit_mkl
 from trainers.fusion.svm import Calibration, KernelSVM, balanced, fit_one_against_rest
+from trainers.targets import Targets
 
 
 def small_problem(n: int = 40, count: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -26,18 +28,18 @@ def small_problem(n: int = 40, count: int = 3) -> tuple[np.ndarray, np.ndarray]:
 
 def test_early_fusion_of_one_feature_is_its_svm_also_where_it_is_absent() -> None:
     train, test = split(make(absent=0.3))
-    single = KernelSVM(streams=["b"]).fit(*train.fit)
-    fused = KernelSVM("mean", streams=["b"]).fit(*train.fit)
-    learned = KernelSVM("mkl", streams=["b"]).fit(*train.fit)
-    expected = single.predict_scores(*test.score)
-    np.testing.assert_array_equal(fused.predict_scores(*test.score), expected)
-    np.testing.assert_allclose(learned.predict_scores(*test.score), expected, atol=2e-3)
+    single = KernelSVM(streams=["b"]).fit(train)
+    fused = KernelSVM("mean", streams=["b"]).fit(train)
+    learned = KernelSVM("mkl", streams=["b"]).fit(train)
+    expected = single.predict_scores(test)
+    np.testing.assert_array_equal(fused.predict_scores(test), expected)
+    np.testing.assert_allclose(learned.predict_scores(test), expected, atol=2e-3)
     there = train.present["b"]
     kernel = Chi2Kernel(train.features["b"][there])
-    new = Clips.of(*test.part(test.present["b"]).score, streams=["b"])
+    new = test.part(test.present["b"]).select(["b"])
     for c in range(4):
         reference = SVC(kernel="precomputed", C=single.chosen["C"], class_weight="balanced")
-        reference.fit(kernel.gram, train.targets[there, c])
+        reference.fit(kernel.gram, train.targets.dense()[there, c])
         np.testing.assert_allclose(
             single.decision_values(new)[:, c],
             reference.decision_function(kernel(new.features["b"])),
@@ -45,7 +47,7 @@ def test_early_fusion_of_one_feature_is_its_svm_also_where_it_is_absent() -> Non
         )
     lacking = expected[~test.present["b"]]
     assert len(lacking)
-    np.testing.assert_allclose(lacking, np.broadcast_to(train.targets.mean(0), lacking.shape))
+    np.testing.assert_allclose(lacking, np.broadcast_to(train.targets.shares(), lacking.shape))
 
 
 def test_mkl_with_one_kernel_is_the_svm() -> None:
@@ -110,12 +112,12 @@ def test_the_stated_gap_holds_or_the_result_says_not() -> None:
 def test_machines_that_stop_at_the_limit_say_so(combine: str) -> None:
     train, test = split(make(noise=0.6))
     with pytest.warns(ConvergenceWarning, match="stopped short of the .* at most 2 iterations"):
-        short = KernelSVM(combine, most=2, costs=[100.0]).fit(*train.fit)
+        short = KernelSVM(combine, most=2, costs=[100.0]).fit(train)
     assert short.chosen["note"].startswith("4 of 4 classes' machines")
-    assert np.isfinite(short.predict_scores(*test.score)).all()
+    assert np.isfinite(short.predict_scores(test)).all()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "note" not in KernelSVM(combine).fit(*train.fit).chosen
+        assert "note" not in KernelSVM(combine).fit(train).chosen
 
 
 def test_the_closed_form_weights_are_the_best() -> None:
@@ -132,27 +134,25 @@ def test_the_closed_form_weights_are_the_best() -> None:
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_fusion_knows_what_no_single_stream_does(combine: str, multi_label: bool) -> None:
     train, test = split(make(200, absent=0.1, noise=0.3, multi_label=multi_label))
-    fused = KernelSVM(combine, multi_label=multi_label).fit(*train.fit)
-    scores = fused.predict_scores(*test.score)
+    fused = KernelSVM(combine).fit(train)
+    scores = fused.predict_scores(test)
     assert ((scores >= 0) & (scores <= 1)).all()
     if multi_label:
-        assert ((scores > 0.5) == test.targets.astype(bool)).mean() > 0.85
+        assert ((scores > 0.5) == test.targets.dense(bool)).mean() > 0.85
         return
     np.testing.assert_allclose(scores.sum(1), 1)
     assert accuracy(scores, test) > 0.8
-    assert (
-        accuracy(KernelSVM(streams=["a"]).fit(*train.fit).predict_scores(*test.score), test) < 0.7
-    )
+    assert accuracy(KernelSVM(streams=["a"]).fit(train).predict_scores(test), test) < 0.7
 
 
 def test_late_fusion_is_the_mean_over_the_streams_there() -> None:
     train, test = split(make(absent=0.3))
-    late = LateFusion(lambda name: KernelSVM(streams=[name])).fit(*train.fit)
-    single = {s: KernelSVM(streams=[s]).fit(*train.fit).predict_scores(*test.score) for s in "ab"}
+    late = LateFusion(lambda name: KernelSVM(streams=[name])).fit(train)
+    single = {s: KernelSVM(streams=[s]).fit(train).predict_scores(test) for s in "ab"}
     a, b = test.present["a"], test.present["b"]
     expected = np.where((a & b)[:, None], (single["a"] + single["b"]) / 2, single["a"])
     expected[b & ~a] = single["b"][b & ~a]
-    np.testing.assert_allclose(late.predict_scores(*test.score), expected)
+    np.testing.assert_allclose(late.predict_scores(test), expected)
     assert {"a.C", "b.C"} <= set(late.chosen)
 
 
@@ -167,25 +167,27 @@ def test_calibration_keeps_orders() -> None:
     assert several(values).mean(0) == pytest.approx(targets.mean(0), abs=0.02)
 
 
-def test_wrong_arrays_are_told() -> None:
+def test_wrong_tables_are_refused() -> None:
     made = make(20)
     with pytest.raises(UserError, match="all of one"):
-        KernelSVM().fit(made.features, made.present, made.targets, np.zeros(20))
-    with pytest.raises(ValueError, match="exactly one label"):
-        KernelSVM().fit(made.features, made.present, np.ones((20, 2)))
-    with pytest.raises(ValueError, match="'b'"):
-        KernelSVM().fit(made.features, {**made.present, "b": np.zeros(20, bool)}, made.targets)
+        KernelSVM().fit(replace(made, groups=np.zeros(20)))
+    with pytest.raises(ValueError, match="rows 0, 1, .* have no label"):
+        KernelSVM().fit(replace(made, targets=Targets.unlabeled(20, 4)))
+    with pytest.raises(ValueError, match="0 classes"):
+        KernelSVM().fit(replace(made, targets=Targets.unlabeled(20, multi_label=True)))
+    with pytest.raises(ValueError, match="no training clip has the stream 'b'"):
+        KernelSVM().fit(made.with_feature("b", made.features["b"], np.zeros(20, bool)))
     with pytest.raises(ValueError, match="before"):
-        KernelSVM().predict_scores(*made.score)
-    with pytest.raises(ValueError, match="NaN"):
-        KernelSVM().fit({"a": np.full((20, 2), np.nan)}, made.present, made.targets)
+        KernelSVM().predict_scores(made)
+    with pytest.raises(ValueError, match=r"no features of \['c'\]"):
+        KernelSVM(streams=["c"]).fit(made)
 
 
 def test_a_machine_that_sees_part_of_a_class_still_knows_that_part() -> None:
     """Stream "a" tells pairs of four classes: neither of a pair has a chance above a half."""
     train, test = split(make(200, noise=0.1))
-    scores = KernelSVM(streams=["a"]).fit(*train.fit).predict_scores(*test.score)
-    pair = test.targets.argmax(1) // 2
+    scores = KernelSVM(streams=["a"]).fit(train).predict_scores(test)
+    pair = test.targets.classes() // 2
     of_pair = np.stack([scores[:, :2].sum(1), scores[:, 2:].sum(1)], 1)
     assert (of_pair.argmax(1) == pair).mean() > 0.95
     inside = scores[np.arange(len(pair)), 2 * pair]
