@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pipelines.steps.caching import run_stage
+from pipelines.steps.inputs import EmbeddedClips
 
 from actors.storage import Storage
 from pipelines import evaluate as step
@@ -16,9 +18,7 @@ from pipelines.data.score_file import read_scores
 from pipelines.extract import ExtractedClip
 from pipelines.refine import RefineSettings, refine_scores
 from pipelines.report.gather import _methods, chosen_row
-from pipelines.steps.caching import run_stage
 from pipelines.steps.console import Console
-from pipelines.steps.inputs import EmbeddedClips
 from trainers.evaluation import SystemScores
 from trainers.table import Table
 from trainers.targets import Targets

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_clips import make
-
 from trainers.comparison.rows import (
     DECAYS,
     PUBLISHED,
     RowInputs,
     rows,
 )
+
 from trainers.ensemble import mean_scores
 from trainers.evaluation import SystemScores, ensemble_scores
 from trainers.refinement.confusion import confusion_refinement, refine
