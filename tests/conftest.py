@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,16 @@ def real_data() -> Path:
     if not place.is_dir():
         pytest.skip(f"real clips are not there ({place}); set MULTICLUE_REAL_DATA to their folder")
     return place
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small products are slower on many threads, above all beside other work."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)

@@ -61,8 +61,7 @@ def test_groups_by_array_by_pattern_and_none(tmp_path):
     assert set(data.table.groups) == set("0123456789")
     del arrays["video_ids"]
     data = read_scores(write(tmp_path / "b.npz", **arrays))
-    assert len(set(data.table.groups)) == 240
-    assert data.grouped_by == "each clip is its own group"
+    assert len(set(data.table.groups)) == 240 and data.grouped_by == "each clip is its own group"
 
 
 def test_probabilities_are_known_by_their_look(tmp_path):

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from actors.streams import STREAMS, TRACK_OF
 from safetensors.torch import save_file
 from small_hybrid import write_clip
 
 from actors.errors import UserError
 from actors.storage import Storage
-from actors.streams import STREAMS, TRACK_OF
 from pipelines import extract as extract_step
 from pipelines.cli.launch import ROOT, TooManyRejected, main_guard
 from pipelines.cli.settings import parse_settings

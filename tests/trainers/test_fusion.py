@@ -19,12 +19,7 @@ WIDTHS = {"spatial": 24, "motion": 16, "audio": 12}
 SMALL = FusionSettings(hidden=20, batch_size=32, max_epochs=40)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def drawn(n=120, classes=5, seed=0, widths=WIDTHS, noise=0.5):

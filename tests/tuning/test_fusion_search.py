@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from actors.errors import UserError
 from trainers.fit.folds import group_folds
@@ -14,13 +13,7 @@ from trainers.targets import Targets
 from tuning.fusion_search import cross_validate, search_plan
 from tuning.settings import SearchSettings
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def drawn(n=90, classes=3, groups=15, noise=4.0):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from pipelines.systems.hybrid_settings import HybridSettings
 
 from actors.storage import Storage
 from pipelines.data import Manifest, Video
@@ -14,6 +13,7 @@ from pipelines.steps.given import Given
 from pipelines.steps.run import step_fingerprint
 from pipelines.steps.step import StepResult
 from pipelines.systems.hybrid import hybrid
+from pipelines.systems.hybrid_settings import HybridSettings
 from trainers.settings import SequenceSettings
 from trainers.streams.settings import StreamSettings
 from tuning.settings import SearchSettings

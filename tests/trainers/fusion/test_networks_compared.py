@@ -13,6 +13,8 @@ from trainers.fusion.nn import EarlyFusionNetwork, FusionMethod
 from trainers.fusion.rdnn import EPSILON, RDNN, RDNNSettings, relation
 from trainers.fusion.training import fit_fusion
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = FusionSettings(hidden=16, max_epochs=60, patience=20, lambda1=1e-3)
 RELATED = RDNNSettings(hidden=12, lambda1=1e-3, lambda2=1e-2, lambda3=1e-2, rounds=4)
 

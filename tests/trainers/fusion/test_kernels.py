@@ -7,6 +7,8 @@ from sklearn.metrics.pairwise import additive_chi2_kernel, chi2_kernel
 
 from trainers.fusion.kernels import Chi2Kernel, ClipKernels, chi2_distances
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_distances_are_scikit_learns() -> None:
     random = np.random.default_rng(0)

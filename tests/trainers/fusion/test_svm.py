@@ -17,6 +17,8 @@ from trainers.fusion.mkl import best_weights, fit_mkl
 from trainers.fusion.svm import Calibration, KernelSVM, balanced, fit_one_against_rest
 from trainers.targets import Targets
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def small_problem(n: int = 40, count: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """(S, n, n) kernels of different worth, and signs."""

@@ -11,6 +11,8 @@ from trainers.fusion.dbm import LinearLayer, MultimodalDBM
 from trainers.table import Table
 from trainers.targets import Targets
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = DBMSettings(first=24, second=24, joint=24, pretraining_steps=800, steps=200)
 
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
-from pipelines.steps.caching import run_stage
-from pipelines.steps.inputs import EmbeddedClips
 
 from actors.storage import Storage
-from pipelines import evaluate as step
+from pipelines.cli.refine_settings import RefineSettings
 from pipelines.cli.settings import parse_settings
 from pipelines.data import Manifest, Video
 from pipelines.data.score_file import read_scores
-from pipelines.extract import ExtractedClip
-from pipelines.refine import RefineSettings, refine_scores
-from pipelines.report.gather import _methods, chosen_row
+from pipelines.report.gather import _methods
+from pipelines.steps import evaluate, score
 from pipelines.steps.console import Console
+from pipelines.steps.evaluate import VALIDATION_SCORES, Evaluated, evaluate_system
+from pipelines.steps.extract import ExtractedClip
+from pipelines.steps.given import Given
+from pipelines.steps.refine import refine_scores
+from pipelines.steps.run import run_step
+from pipelines.steps.step import StepResult, System, Work
+from pipelines.steps.table import Embedded
+from pipelines.systems.hybrid import hybrid
 from trainers.evaluation import SystemScores
+from trainers.parts import JoinPart, Scored
+from trainers.refinement.fitted import FittedRefinement
 from trainers.table import Table
 from trainers.targets import Targets
 
@@ -50,14 +59,27 @@ def clips(multi_label=False, seed=0):
     return targets, systems
 
 
-def job_of(tmp_path, monkeypatch, targets, systems, *arguments, multi_label=False):
-    """What `evaluate` needs of a job, without Ray, networks or MLflow."""
+@dataclass(frozen=True)
+class Finished:
+    """An evaluated system of one stream, and what would be registered."""
+
+    evaluated: Evaluated
+    part: JoinPart
+    job: Any
+    system: System
+
+    @property
+    def refinement(self) -> FittedRefinement | None:
+        return self.part.refinement
+
+
+def finish(tmp_path, monkeypatch, targets, systems, *arguments, multi_label=False) -> Finished:
+    """Scores and evaluates made systems, without Ray, networks or MLflow."""
     split = np.array(["val", "test", "val"])[np.arange(N) % 3]
     videos = [
         Video(f"c{k}", f"c{k}.mp4", tuple(np.array(CLASSES)[targets[k]]), split[k], f"g{k // 3}")
         for k in range(N)
     ]
-    clips = tuple(ExtractedClip(v, f"{v.id}.st", ("spatial",), {}) for v in videos)
     table = Table.of(
         {"spatial": np.zeros((N, 1))},
         targets=Targets.from_dense(targets, multi_label=multi_label),
@@ -65,31 +87,48 @@ def job_of(tmp_path, monkeypatch, targets, systems, *arguments, multi_label=Fals
         splits=split,
         ids=[video.id for video in videos],
     )
-    inputs = EmbeddedClips(clips, table, table)
-    settings = parse_settings("", ["--storage", str(tmp_path), *arguments])
     root = Storage(tmp_path)
-    job = SimpleNamespace(
+    options = ["--storage", str(tmp_path), "--streams", "spatial", *arguments]
+    settings = parse_settings("", options)
+    manifest = Manifest(tuple(videos), CLASSES, multi_label, "made")
+    clips = tuple(ExtractedClip(v, f"{v.id}.st", ("frames",), {}) for v in videos)
+    given = Given(manifest, clips, root, "extraction", seed=0)
+    job: Any = SimpleNamespace(
         settings=settings,
         console=Console(),
-        manifest=Manifest(tuple(videos), CLASSES, multi_label, "made"),
+        manifest=manifest,
+        storage=root,
         files=root.join("run"),
-        stage=lambda name, key, work, **_: run_stage(root, name, key, work),
+        tracker=MagicMock(),
+        run=None,
+        given=given,
+        note=lambda *_, **__: None,
     )
-    monkeypatch.setattr(step, "collect_scores", lambda *_, **__: dict(systems))
-    monkeypatch.setattr(step, "few_threads", lambda table: None)
-    kept = {}
-    monkeypatch.setattr(
-        step, "_register", lambda job, trained, tuned, stage, figures: kept.update(
-            refinement=step._read_refinement(stage)) or "1"
-    )  # fmt: skip
-    tuned = SimpleNamespace(inputs=inputs, fusion=SimpleNamespace(fingerprint="f"))
-    return step.evaluate(job, None, {}, tuned), kept["refinement"], job, tuned
+    for module in (score, evaluate):
+        monkeypatch.setattr(module, "read_table", lambda *_: Embedded(table, {}))
+    monkeypatch.setattr(score, "_single_scores", lambda *_: dict(systems))
+    monkeypatch.setattr(score, "few_threads", lambda table: None)
+    system = hybrid(settings.system_settings, given)
+    step = system.step("scores")
+    results = {name: StepResult(name, "mark", root, {}, 0.0, False) for name in step.needs}
+    results["scores"] = run_step(job, step, results)
+    parts = {}
+
+    def register(job, system, results, figures, test):
+        loaded = step.load(Work(job, step, results["scores"].storage, results))
+        parts.update({one.name: one.part for one in loaded})
+        return "1"
+
+    monkeypatch.setattr(evaluate, "_register", register)
+    return Finished(evaluate_system(job, system, results), parts["refined"], job, system)
 
 
 def test_auto_finds_the_learned_refinement_and_registers_it(tmp_path, monkeypatch):
     targets, systems = clips()
-    evaluated, refinement, job, tuned = job_of(tmp_path, monkeypatch, targets, systems)
+    done = finish(tmp_path, monkeypatch, targets, systems)
+    evaluated, refinement = done.evaluated, done.refinement
     assert evaluated.choice["method"] == "learned" == refinement.name
+    assert evaluated.chosen == "refined_learned"
     assert "by cross-validation" in evaluated.choice["reason"]
     names = {"refined_confusion", "refined_dasd", "refined_learned", "refined", "hybrid"}
     assert names <= set(evaluated.scores) and names <= set(evaluated.figures)
@@ -102,22 +141,26 @@ def test_auto_finds_the_learned_refinement_and_registers_it(tmp_path, monkeypatc
     np.testing.assert_allclose(
         refinement.predict_scores(given), evaluated.scores["refined"].scores, atol=1e-12
     )
-    on_test = {n: s.part(tuned.inputs.table.rows("test")) for n, s in evaluated.scores.items()}
-    rows = _methods(
-        job, tuned, evaluated, on_test, tuned.inputs.table.targets[tuned.inputs.table.rows("test")]
-    )
+    for row in range(20):
+        inputs = {n: Scored(one.scores[row]) for n, one in systems.items() if one.present[row]}
+        scored = done.part(None, inputs)
+        np.testing.assert_allclose(scored.scores, evaluated.scores["refined"].scores[row], atol=1e-6)
+    test = evaluated.table.rows("test")
+    on_test = {n: s.part(test) for n, s in evaluated.scores.items()}
+    rows = _methods(done.job, done.system, evaluated, on_test, evaluated.table.part(test))
     assert [row.name for row in rows if row.chosen] == ["refined_learned"]
     assert {row.label for row in rows} >= {"Hybrid + DASD", "Hybrid + contextual refinement"}
 
 
 def test_test_labels_change_no_score_and_no_choice(tmp_path, monkeypatch):
     targets, systems = clips()
-    one, first, *_ = job_of(tmp_path / "one", monkeypatch, targets, systems)
+    first = finish(tmp_path / "one", monkeypatch, targets, systems)
     shuffled = targets.copy()
     on_test = np.arange(N) % 3 == 1
     shuffled[on_test] = np.random.default_rng(0).permutation(targets[on_test])
-    two, second, *_ = job_of(tmp_path / "two", monkeypatch, shuffled, systems)
-    assert one.choice == two.choice and first.to_bytes() == second.to_bytes()
+    second = finish(tmp_path / "two", monkeypatch, shuffled, systems)
+    one, two = first.evaluated, second.evaluated
+    assert one.choice == two.choice and first.part.to_bytes() == second.part.to_bytes()
     for name in one.scores:
         np.testing.assert_array_equal(one.scores[name].scores, two.scores[name].scores)
     assert one.figures["hybrid"] != two.figures["hybrid"]
@@ -126,9 +169,10 @@ def test_test_labels_change_no_score_and_no_choice(tmp_path, monkeypatch):
 def test_validation_labels_at_random_choose_none(tmp_path, monkeypatch):
     targets, systems = clips()
     targets = np.random.default_rng(5).permutation(targets)
-    evaluated, refinement, *_ = job_of(tmp_path, monkeypatch, targets, systems)
-    assert evaluated.choice["method"] == "none" and refinement is None
-    assert chosen_row(evaluated) == "hybrid"
+    done = finish(tmp_path, monkeypatch, targets, systems)
+    evaluated = done.evaluated
+    assert evaluated.choice["method"] == "none" and done.refinement is None
+    assert evaluated.chosen == "hybrid"
     np.testing.assert_array_equal(
         evaluated.scores["refined"].scores, evaluated.scores["hybrid"].scores
     )
@@ -136,19 +180,19 @@ def test_validation_labels_at_random_choose_none(tmp_path, monkeypatch):
 
 def test_several_labels_are_not_harmed(tmp_path, monkeypatch):
     targets, systems = clips(multi_label=True)
-    evaluated, *_ = job_of(tmp_path, monkeypatch, targets, systems, multi_label=True)
+    evaluated = finish(tmp_path, monkeypatch, targets, systems, multi_label=True).evaluated
     maps = {name: figures.measures["map"] for name, figures in evaluated.figures.items()}
     assert maps["refined_confusion"] < maps["hybrid"] - 0.01
     assert evaluated.choice["method"] != "confusion"
     assert maps["refined"] >= maps["hybrid"] - 0.005
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["none", "confusion", "dasd", "learned"])
 def test_a_method_that_is_asked_for_is_taken(tmp_path, monkeypatch, method):
     targets, systems = clips()
-    evaluated, refinement, *_ = job_of(
-        tmp_path, monkeypatch, targets, systems, "--refinement.method", method
-    )
+    done = finish(tmp_path, monkeypatch, targets, systems, "--refinement.method", method)
+    evaluated, refinement = done.evaluated, done.refinement
     assert evaluated.choice["method"] == method
     assert (refinement.name if refinement else "none") == method
     source = "hybrid" if method == "none" else f"refined_{method}"
@@ -157,10 +201,11 @@ def test_a_method_that_is_asked_for_is_taken(tmp_path, monkeypatch, method):
     )
 
 
+@pytest.mark.slow
 def test_the_run_folder_has_scores_that_refine_py_reads(tmp_path, monkeypatch):
     targets, systems = clips()
-    _, refinement, job, _ = job_of(tmp_path, monkeypatch, targets, systems)
-    path = job.files.local(step.VALIDATION_SCORES)
+    done = finish(tmp_path, monkeypatch, targets, systems)
+    refinement, path = done.refinement, done.job.files.local(VALIDATION_SCORES)
     data = read_scores(path)
     assert data.given == "probabilities" and data.classes == CLASSES
     # Validation clips alone: two of three.
@@ -180,13 +225,15 @@ def test_without_validation_clips_nothing_is_refined(tmp_path, monkeypatch):
         lambda self, split: np.flatnonzero(self.splits == split) if split != "val"
         else np.zeros(0, int),
     )  # fmt: skip
-    evaluated, refinement, job, _ = job_of(tmp_path, monkeypatch, targets, systems)
-    assert refinement is None and evaluated.choice["reason"] == "there are no validation clips"
-    assert not job.files.exists(step.VALIDATION_SCORES)
+    done = finish(tmp_path, monkeypatch, targets, systems)
+    assert done.refinement is None
+    assert done.evaluated.choice["reason"] == "there are no validation clips"
+    assert not done.job.files.exists(VALIDATION_SCORES)
 
 
 def test_settings_come_from_the_command_line(tmp_path):
     settings = parse_settings("", ["--storage", str(tmp_path)])
-    assert settings.refinement.method == "auto"
+    assert settings.system_settings.refinement.method == "auto"
     other = parse_settings("", ["--refinement.method", "dasd"])
-    assert other.refinement == replace(settings.refinement, method="dasd")
+    refinement = settings.system_settings.refinement
+    assert other.system_settings.refinement == replace(refinement, method="dasd")

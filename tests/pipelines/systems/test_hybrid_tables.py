@@ -5,20 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_clips import make
-from trainers.comparison.rows import (
-    DECAYS,
-    PUBLISHED,
-    RowInputs,
-    rows,
-)
 
+from pipelines.systems.hybrid_rows import Members
+from pipelines.systems.hybrid_streams import default_streams
+from pipelines.systems.hybrid_tables import DECAYS, PUBLISHED, RowInputs, rows
 from trainers.ensemble import mean_scores
 from trainers.evaluation import SystemScores, ensemble_scores
 from trainers.refinement.confusion import confusion_refinement, refine
 from trainers.settings import FusionSettings
 from trainers.table import Table
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STREAMS, LSTMS = ("spatial", "motion", "audio"), ("spatial", "motion")
+MEMBERS = Members.of(default_streams())
+AVERAGED = ("spatial_lstm", "motion_lstm", "fusion")
 
 
 def row_inputs(multi_label: bool = False) -> RowInputs:
@@ -37,6 +38,7 @@ def row_inputs(multi_label: bool = False) -> RowInputs:
     systems = {f"{s}_cnn": system(present[s]) for s in STREAMS}
     systems |= {f"{s}_lstm": system(present[s]) for s in LSTMS}
     systems["fusion"] = system(np.ones(n, bool))
+    systems["hybrid"] = ensemble_scores(systems, AVERAGED)
     return RowInputs(
         table=Table.of(
             {name: v.astype(np.float32) for name, v in features.items()},
@@ -52,11 +54,12 @@ def row_inputs(multi_label: bool = False) -> RowInputs:
 
 
 def test_every_row_of_the_paper_is_there_and_has_its_figures() -> None:
-    names = [row.name for row in rows(STREAMS, LSTMS)]
+    names = [row.name for row in rows(MEMBERS)]
     assert len(set(names)) == len(names) and len(names) == 25
     assert set(names) - set(PUBLISHED) == {"hybrid_learned"}  # ours
-    assert [row.table for row in rows(STREAMS, LSTMS)] == [1] * 9 + [2] * 12 + [3] * 4
-    few = {row.name for row in rows(("audio",), ())}
+    assert [row.table for row in rows(MEMBERS)] == [1] * 9 + [2] * 12 + [3] * 4
+    alone = Members.of({"audio": default_streams()["audio"]})
+    few = {row.name for row in rows(alone)}
     assert few == {
         *("audio_cnn", "audio_svm", "svm_ef", "svm_lf", "svm_mkl", "nn_ef", "nn_lf", "m_dbm"),
         *("rdnn", "fusion_plain", "fusion", "hybrid", "hybrid_dasd"),
@@ -65,7 +68,7 @@ def test_every_row_of_the_paper_is_there_and_has_its_figures() -> None:
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-@pytest.mark.parametrize("row", [r for r in rows(STREAMS, LSTMS) if r.name != "m_dbm"])
+@pytest.mark.parametrize("row", [r for r in rows(MEMBERS) if r.name != "m_dbm"])
 def test_each_row_scores_every_test_clip(row, multi_label: bool) -> None:
     made = row_inputs(multi_label)
     outcome = row.compute(made)
@@ -77,7 +80,7 @@ def test_each_row_scores_every_test_clip(row, multi_label: bool) -> None:
 
 
 def test_networks_without_regularizers_choose_their_own_decay() -> None:
-    known = {row.name: row for row in rows(STREAMS, LSTMS)}
+    known = {row.name: row for row in rows(MEMBERS)}
     made = row_inputs()
     grid = {made.fusion.lambda1 * share for share in DECAYS}
     for name in ("fusion_plain", "nn_ef"):
@@ -91,10 +94,10 @@ def test_networks_without_regularizers_choose_their_own_decay() -> None:
 
 def test_a_refined_ensemble_is_taken_from_the_job_or_left_as_it_is() -> None:
     made = row_inputs()
-    row = {row.name: row for row in rows(STREAMS, LSTMS)}["hybrid_learned"]
+    row = {row.name: row for row in rows(MEMBERS)}["hybrid_learned"]
     test = made.table.rows("test")
     np.testing.assert_array_equal(
-        row.compute(made).scores, ensemble_scores(made.systems).scores[test]
+        row.compute(made).scores, ensemble_scores(made.systems, AVERAGED).scores[test]
     )
     other = made.systems["fusion"]
     with_it = replace(made, systems={**made.systems, "refined_learned": other})
@@ -103,7 +106,7 @@ def test_a_refined_ensemble_is_taken_from_the_job_or_left_as_it_is() -> None:
 
 def test_mean_rows_leave_absent_systems_out() -> None:
     made = row_inputs()
-    known = {row.name: row for row in rows(STREAMS, LSTMS)}
+    known = {row.name: row for row in rows(MEMBERS)}
     test = made.table.rows("test")
     names = ["spatial_cnn", "spatial_lstm", "motion_cnn", "motion_lstm", "audio_cnn"]
     expected = mean_scores(
@@ -120,10 +123,10 @@ def test_mean_rows_leave_absent_systems_out() -> None:
 
 def test_the_refined_row_is_the_refined_hybrid() -> None:
     made = row_inputs()
-    hybrid = ensemble_scores(made.systems).scores
+    hybrid = ensemble_scores(made.systems, AVERAGED).scores
     held, test = made.table.rows("val"), made.table.rows("test")
     matrix = confusion_refinement(hybrid[held], made.table.targets[held].classes())
-    known = {row.name: row for row in rows(STREAMS, LSTMS)}
+    known = {row.name: row for row in rows(MEMBERS)}
     np.testing.assert_allclose(
         known["hybrid_confusion"].compute(made).scores,
         refine(hybrid[test], matrix, normalize=True),
