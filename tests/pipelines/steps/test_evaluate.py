@@ -144,7 +144,9 @@ def test_auto_finds_the_learned_refinement_and_registers_it(tmp_path, monkeypatc
     for row in range(20):
         inputs = {n: Scored(one.scores[row]) for n, one in systems.items() if one.present[row]}
         scored = done.part(None, inputs)
-        np.testing.assert_allclose(scored.scores, evaluated.scores["refined"].scores[row], atol=1e-6)
+        np.testing.assert_allclose(
+            scored.scores, evaluated.scores["refined"].scores[row], atol=1e-6
+        )
     test = evaluated.table.rows("test")
     on_test = {n: s.part(test) for n, s in evaluated.scores.items()}
     rows = _methods(done.job, done.system, evaluated, on_test, evaluated.table.part(test))
