@@ -123,7 +123,7 @@ class ClipInMemory:
         self._decoded.close()
 
     def add(self, frames: Iterator[np.ndarray]) -> None:
-        """Takes decoded frames; see `actors.extraction.FrameSink`."""
+        """Takes decoded frames; see `actors.reading.FrameSink`."""
         for frame in frames:
             self._decoded.append(frame)
 

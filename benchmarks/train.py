@@ -27,29 +27,28 @@ from actors.artifact import artifact_name  # noqa: E402
 from actors.errors import MediaError  # noqa: E402
 from actors.extraction import ClipExtractor  # noqa: E402
 from actors.storage import Storage  # noqa: E402
-from actors.streams import STREAMS, TRACK_OF  # noqa: E402
 from pipelines.data import Manifest, SplitSettings, read_dataset  # noqa: E402
 from pipelines.data.demo_videos import make_demo_set  # noqa: E402
 from pipelines.cli.settings import Settings, parse_settings  # noqa: E402
 from trainers.fit.examples import Example  # noqa: E402
 from trainers.fit.loop import fit  # noqa: E402
-from trainers.encoders.task import StreamTask  # noqa: E402
+from trainers.encoders.task import EncoderTask  # noqa: E402
 
 
 def extract_examples(
     manifest: Manifest, settings: Settings, output: Storage
 ) -> dict[str, list[Example]]:
     """Stream -> training clips that have it, extracted one after another."""
-    extractor = ClipExtractor(settings.extract, tuple(TRACK_OF.values()), output)
-    examples: dict[str, list[Example]] = {stream: [] for stream in STREAMS}
+    extractor = ClipExtractor(settings.extract, settings.tracks, output)
+    examples: dict[str, list[Example]] = {stream: [] for stream in settings.streams}
     for video in manifest.split("train"):
         name = artifact_name(video.id)
         try:
             facts = extractor({"id": video.id, "path": video.path, "name": name})
         except MediaError:
             continue  # broken on purpose
-        for stream in STREAMS:
-            if TRACK_OF[stream] not in facts["absent"]:
+        for stream, chosen in settings.streams.items():
+            if chosen.track not in facts["absent"]:
                 targets = manifest.targets(video)
                 examples[stream].append(Example(video.id, output.path(name), targets, "train"))
     return examples
@@ -57,9 +56,9 @@ def extract_examples(
 
 def measure(stream: str, examples: list[Example], settings: Settings, steps: int) -> dict[str, Any]:
     """Milliseconds per step, and the share that is waiting, after a warm-up."""
-    chosen = settings.stream(stream)
-    optimizer = replace(chosen.optimizer, max_steps=steps, evaluate_every=10 * steps)
-    task = StreamTask(stream, chosen, examples, n_classes=16, multi_label=False, seed=0)
+    chosen = settings.streams[stream]
+    optimizer = replace(chosen.fit, max_steps=steps, evaluate_every=10 * steps)
+    task = EncoderTask(stream, chosen, examples, n_classes=16, multi_label=False, seed=0)
     fit(task, replace(optimizer, max_steps=5), seed=0)
     result = fit(task, optimizer, seed=0)
     share = result.waited_s / result.step_s
@@ -77,9 +76,9 @@ def main() -> None:
         manifest = read_dataset(table, "csv", splits=SplitSettings(), seed=0)
         examples = extract_examples(manifest, settings, Storage(Path(folder, "artifacts")))
         figures: dict[str, Any] = {
-            stream: measure(stream, examples[stream], settings, steps) for stream in STREAMS
+            stream: measure(stream, examples[stream], settings, steps) for stream in examples
         }
-    figures["largest_waiting_share"] = max(figures[s]["waiting_share"] for s in STREAMS)
+    figures["largest_waiting_share"] = max(figures[s]["waiting_share"] for s in examples)
     figures |= {"steps": steps, "cpus": os.cpu_count(), "machine": platform.machine()}
     print(json.dumps(figures))
 

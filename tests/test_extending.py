@@ -29,7 +29,7 @@ streams:
     sequence:
       model: examples.mean_and_max:mean_and_max
       fit: {name: adam, lr: 0.01, batch_size: 16, max_steps: 12, evaluate_every: 6}
-  still: {<<: *small, samples: auto, frozen: true}
+  still: {<<: *small, samples: auto, encoder: "timm:test_vit", frozen: true}
 fusion: {model: examples.nearest_mean:nearest_mean}
 extract: {short_side: 48, codec: raw}
 resources: {fit_workers: 0}

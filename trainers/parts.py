@@ -20,7 +20,7 @@ from torch import Tensor
 
 from trainers.embedding import Embedding, embed_clip
 from trainers.encoders.encoder import Encoder
-from trainers.encoders.inference import Precision
+from trainers.encoders.inference import Precision, prepare
 from trainers.ensemble import mean_scores
 from trainers.fit.optimizer import place
 from trainers.fusion import models
@@ -118,12 +118,13 @@ class EmbedPart(Part):
         self.stream = source.name
         self.source, self.encoder, self.multi_label = source, encoder.eval(), multi_label
         self._device, self._settings = "cpu", source.settings.embed
+        self._running = self.encoder
 
     def __call__(self, clip: Media, inputs: Mapping[str, Any]) -> Embedding | None:
         if self.source.count_positions(clip) == 0:
             return None
         return embed_clip(
-            self.encoder,
+            self._running,
             self.source,
             clip,
             self._device,
@@ -135,7 +136,9 @@ class EmbedPart(Part):
         self._device, self._settings = device, self.source.settings.embed
         if precision is not None:
             self._settings = replace(self._settings, precision=precision)
-        place(self.encoder, torch.device(device))
+        # Channels last, as where all clips are embedded.
+        placed = place(self.encoder, torch.device(device))
+        self._running = prepare(placed, device, self._settings.precision)
 
     def check(self, classes: tuple[str, ...], multi_label: bool) -> None:
         found = self.encoder.description["n_classes"]

@@ -1,1 +1,1 @@
-"""What Ray Tune searches."""
+"""Searches of hyperparameters by Ray Tune."""

@@ -1,4 +1,4 @@
-"""What the search for lambda2 and lambda3 computes: cross-validation of the fusion network."""
+"""Cross-validation of the fusion network, the objective of the search for lambda2 and lambda3."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def cross_validate(
 
     Args:
         table: the training clips.
-        fusion: the network; its own lambda2 and lambda3 are ignored.
+        fusion: settings of the network; its lambda2 and lambda3 are ignored.
         lambda2: weight of the row norm.
         lambda3: weight of the absolute entries.
         folds: number of folds; all are trained in lockstep.
-        seed: of folds, weights and order.
+        seed: seed of folds, weights and order of the clips.
         on_epoch: called after each epoch with its measures and those of the best epoch so far:
             ``best_score``, ``best_loss``, ``best_epoch``, ``best_zero_rows``,
-            ``best_zero_entries`` and ``rank_value``, by which points are compared: the most is
-            best (the score; with ``fusion.keep="loss"`` the negative squared error).
-        device: to train on.
+            ``best_zero_entries`` and ``rank_value``, the objective of the search, which is
+            maximized: the score, or with ``fusion.keep="loss"`` the negative squared error.
+        device: device of the training.
 
     Returns:
-        Of the best epoch by `trainers.fusion.training.rank`: ``score`` (over all held-out clips in
-        one pool), ``held_out_loss``, ``zero_rows``, ``zero_entries`` (means over the folds) and
-        ``epoch``; and ``epochs`` in all.
+        Measures of the best epoch by `trainers.fusion.training.rank`: ``score`` (over the pool of
+        all held-out clips), ``held_out_loss``, ``zero_rows``, ``zero_entries`` (means over the
+        folds) and ``epoch``; and ``epochs``, the number of epochs.
 
     Raises:
         UserError: see `group_folds`.
@@ -88,9 +88,15 @@ def _with_best(on_epoch: OnEpoch | None, fusion: FusionSettings) -> OnEpoch | No
 def search_plan(
     table: Table, settings: SearchSettings, fusion: FusionSettings, *, seed: int
 ) -> dict[str, Any]:
-    """All that decides a search's result, as JSON can hold it; the clips by a digest.
+    """Returns everything that determines a search's result, as plain values.
 
-    How many points run at once and on what is not part of it: a search may go on elsewhere.
+    Settings of resources are left out, so that a search may continue on other machines.
+
+    Args:
+        table: the training clips; the plan has their digest.
+        settings: settings of the search.
+        fusion: settings of the network.
+        seed: seed of the search.
     """
     return {
         **{f"search.{name}": value for name, value in _lasting(settings).items()},
@@ -108,7 +114,7 @@ def _lasting(settings: SearchSettings | FusionSettings) -> dict[str, Any]:
 
 
 def _digest(table: Table) -> str:
-    """A digest of groups, features, presence and targets."""
+    """Returns a digest of groups, features, presence and targets."""
     digest = hashlib.blake2b("\n".join(map(str, table.groups)).encode(), digest_size=16)
     for name, values in table.features.items():
         there = table.present[name]

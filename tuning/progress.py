@@ -1,4 +1,4 @@
-"""Progress of a search, out of Tune's callbacks."""
+"""Progress of a search, from callbacks of Ray Tune."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from trainers.fusion.training import rank
 from trainers.settings import FusionSettings
 
 OnTrials = Callable[[int, int, dict[str, float]], None]
-"""Called with the points done, those in all, and the best one's measures."""
+"""Called with the number of finished points, of all points, and the measures of the best one."""
 
 _listeners: dict[str, OnTrials] = {}
-"""Folder -> listener. Tune pickles its callbacks into the folder and takes them from there when it
-goes on, so a callback holds only the folder's name and finds the listener here."""
+"""URI of a search's folder -> listener. Tune pickles its callbacks into the folder and restores
+them from there, so a callback holds only the URI and looks the listener up here."""
 
 
 @contextmanager
 def listening(uri: str, progress: OnTrials | None) -> Iterator[None]:
-    """While it lasts, the `Listener` of a folder calls ``progress``."""
+    """Context in which the `Listener` of the folder ``uri`` calls ``progress``."""
     if progress is not None:
         _listeners[uri] = progress
     try:
@@ -31,19 +31,19 @@ def listening(uri: str, progress: OnTrials | None) -> Iterator[None]:
 
 
 class Listener(tune.Callback):
-    """Reports how many points are done, and the best one's measures so far.
+    """Reports the number of finished points and the measures of the best one.
 
     Args:
-        uri: of the search's folder.
+        uri: URI of the search's folder.
         total: number of points.
-        fusion: settings that say which point is best.
+        fusion: settings that determine the best point; see `trainers.fusion.training.rank`.
     """
 
     def __init__(self, uri: str, total: int, fusion: FusionSettings) -> None:
         self.uri, self.total, self.fusion = uri, total, fusion
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """Called by Tune just before it marks the point as done."""
+        """Reports progress; Tune calls it just before it marks the point as finished."""
         report = _listeners.get(self.uri)
         done = [one for one in trials if one.is_finished() or one.trial_id == trial.trial_id]
         results = [one.last_result for one in done if "best_score" in (one.last_result or {})]

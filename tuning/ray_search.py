@@ -1,4 +1,4 @@
-"""Ray Tune over `tuning.fusion_search`: which lambda2 and lambda3 the fusion network gets."""
+"""Search for the fusion network's lambda2 and lambda3 by Ray Tune over `tuning.fusion_search`."""
 
 from __future__ import annotations
 
@@ -41,31 +41,31 @@ CURVES = (
     "time_total_s",
 )
 TUNE_ENVIRONMENT = {
-    # Seconds between two snapshots of the search: points take seconds here, not hours.
+    # Seconds between two snapshots of the search, whose points take seconds, not hours.
     "TUNE_GLOBAL_CHECKPOINT_S": "1",
-    # The newer console output prints a banner even at verbose=0.
+    # The new console output prints a banner even with verbose=0.
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 WORKER_RESTARTS = 3
-"""How often a point may lose its worker before it counts as failed."""
+"""Number of lost workers after which a point fails."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What the search found."""
+    """Result of a search."""
 
     lambda2: float
-    """Of the best point by `trainers.fusion.training.rank`: highest score, of equal ones the
-    smallest held-out squared error; with ``fusion.keep="loss"`` the smallest such error."""
+    """lambda2 of the best point by `trainers.fusion.training.rank`: highest score, then smallest
+    held-out squared error; with ``fusion.keep="loss"`` smallest held-out squared error."""
     lambda3: float
-    """Of the best point."""
+    """lambda3 of the best point."""
     score: float
-    """Of the best point: accuracy (multi-label: mAP) over all clips, each held out once."""
+    """Accuracy (multi-label: mAP) of the best point over all clips, each held out once."""
     trials: list[dict[str, Any]]
-    """A row per point: trial, lambda2, lambda3, score, held_out_loss, zero_rows, zero_entries
+    """One row per point: trial, lambda2, lambda3, score, held_out_loss, zero_rows, zero_entries
     (of its best epoch), epoch, epochs, state (finished, stopped or failed), seconds."""
     curves: dict[str, list[dict[str, float]]]
-    """trial -> its reports in order, each of the measures named in `CURVES`."""
+    """Trial -> its reports in order, with the measures in `CURVES`."""
 
 
 def search(
@@ -81,32 +81,34 @@ def search(
 ) -> SearchResult:
     """Searches lambda2 and lambda3 by cross-validation on the training clips.
 
-    Points come from Optuna's TPE, the first being (0, 0); ASHA stops those that fall behind. Tune
+    Optuna's TPE proposes the points, the first of which is (0, 0); ASHA stops bad ones early. Tune
     keeps its state, and TensorBoard curves of every point, in the folder ``name`` of ``storage``.
-    After a crash the same call goes on there: finished points are kept, others start again.
+    After a crash the same call continues there: finished points are kept, others start again.
 
-    By default as many points are tried at a time as there are free CPUs, less one. With several
-    the result also depends on which finishes first, as the next point is drawn from those known by
-    then, and ASHA compares with those. With ``settings.concurrent=1`` it is decided by ``seed``.
+    By default one point per free CPU, except one, is evaluated at a time. With several points the
+    result also depends on the order in which they finish, because TPE and ASHA use the results
+    known so far. With ``settings.concurrent=1`` the result depends on ``seed`` only.
 
     Args:
         table: the training clips; no group is split between two folds.
-        settings: the search, of at least one trial.
-        fusion: the network whose lambdas are searched.
-        storage: where the search's folder is.
-        name: of that folder.
-        seed: of points, folds, weights and order.
-        progress: called with the points done, those in all, and the best one's measures.
-        resume: go on with, or return, what is in the folder; else it must not hold a search yet.
+        settings: settings of the search, with at least one trial.
+        fusion: settings of the network whose lambdas are searched.
+        storage: storage of the search's folder.
+        name: name of the folder.
+        seed: seed of points, folds, weights and order of the clips.
+        progress: called with the number of finished points, of all points, and the measures of the
+            best one.
+        resume: whether a search in the folder is continued, or returned if it is finished. If not,
+            the folder must not hold a search.
 
     Raises:
-        UserError: the cluster has too few CPUs or GPUs for one point, the folder holds a search
-            and ``resume`` is off or its settings were others, the clips are all of one group, or
-            no point could be finished.
-        ValueError: no trials.
+        UserError: the cluster has too few CPUs or GPUs for one point; the folder holds a search
+            with other settings, or any search and ``resume`` is off; all clips are of one group;
+            or every point failed.
+        ValueError: ``settings.trials`` is 0.
     """
     if not settings.trials:
-        raise ValueError("search.trials is 0: take the fusion's own lambda2 and lambda3 instead")
+        raise ValueError("search.trials is 0: use the fusion's own lambda2 and lambda3 instead")
     group_folds(table.groups, settings.folds, targets=table.targets, seed=seed)
     folder = storage.join(name)
     plan = search_plan(table, settings, fusion, seed=seed)
@@ -136,7 +138,15 @@ def try_point(
     fusion: FusionSettings,
     seed: int,
 ) -> None:
-    """Cross-validates one point in a Tune worker, reporting every few epochs."""
+    """Cross-validates one point in a worker of Tune and reports every few epochs.
+
+    Args:
+        config: the point: lambda2 and lambda3, each 0 if missing.
+        table: the training clips.
+        settings: settings of the search.
+        fusion: settings of the network.
+        seed: seed of folds, weights and order of the clips.
+    """
     torch.set_num_threads(max(1, int(settings.cpus_per_trial)))
     on_gpu = settings.gpus_per_trial > 0 and torch.cuda.is_available()
     last: dict[str, float] = {}
@@ -161,7 +171,7 @@ def try_point(
 
 
 def _space(trial: Any, least: float, most: float) -> dict[str, Any]:
-    """Draws a point for Optuna's `trial`: first (0, 0), then one lambda or both, log-uniform."""
+    """Draws a point of Optuna's `trial`: first (0, 0), then one lambda or both, log-uniform."""
     if trial.number > 0:
         norms = trial.suggest_categorical("norms", ["rows", "entries", "both"])
         for name, covers in (("lambda2", "rows"), ("lambda3", "entries")):
@@ -181,7 +191,8 @@ def _new_tuner(
 ) -> tune.Tuner:
     scheduler = ASHAScheduler(
         time_attr="epoch",
-        max_t=fusion.max_epochs + 1,  # a point that ran all its epochs was not stopped
+        max_t=fusion.max_epochs
+        + 1,  # so that a point that runs all its epochs does not count as stopped
         grace_period=min(settings.grace_epochs, fusion.max_epochs),
         reduction_factor=settings.reduction_factor,
     )
@@ -207,7 +218,7 @@ def _new_tuner(
             name=name,
             storage_path=storage.path(),
             verbose=0,
-            # A point whose worker was lost starts again; one that fails of itself is given up.
+            # A point that loses its worker starts again; a point that raises an error fails.
             failure_config=tune.FailureConfig(max_failures=WORKER_RESTARTS),
             callbacks=[Listener(storage.join(name).uri, settings.trials, fusion)],
         ),
@@ -224,12 +235,12 @@ def _name(config: Mapping[str, Any]) -> str:
 
 
 def _concurrent(settings: SearchSettings) -> int:
-    """How many points fit beside what else runs, one CPU being left to Ray Data's own tasks."""
+    """Number of points that fit on the free CPUs, except one CPU for Ray Data's tasks."""
     for kind, wanted in (("CPU", settings.cpus_per_trial), ("GPU", settings.gpus_per_trial)):
         there = ray.cluster_resources().get(kind, 0.0)
         if wanted > there:
             raise UserError(
-                f"one point of the search wants {wanted:g} {kind}s and the cluster has {there:g}; "
+                f"one point of the search needs {wanted:g} {kind}s and the cluster has {there:g}; "
                 f"lower search.{kind.lower()}s_per_trial"
             )
     if settings.concurrent is not None:
@@ -239,7 +250,7 @@ def _concurrent(settings: SearchSettings) -> int:
 
 
 def _claim(folder: Storage, plan: dict[str, Any], *, resume: bool) -> None:
-    """Takes the folder for this search, unless another one has it."""
+    """Claims the folder for this search; raises UserError if it holds another one."""
     if not folder.exists(PLAN):
         folder.write_json(PLAN, plan)
         return
@@ -259,7 +270,7 @@ def _result(grid: tune.ResultGrid, fusion: FusionSettings) -> SearchResult:
     rows = [_row(result) for result in results]
     scored = [row for row in rows if row["score"] is not None]
     if not scored:
-        raise UserError(f"no point of the search could be finished: {grid.errors[:1]}")
+        raise UserError(f"every point of the search failed; the first error is {grid.errors[:1]}")
     best = max(scored, key=lambda row: rank(row, fusion))
     curves = {row["trial"]: _curve(result) for row, result in zip(rows, results, strict=True)}
     return SearchResult(best["lambda2"], best["lambda3"], best["score"], rows, curves)
@@ -287,21 +298,21 @@ def _curve(result: Any) -> list[dict[str, float]]:
     table = result.metrics_dataframe
     if table is None:
         return []
-    # A point whose worker was lost reported its first epochs twice.
+    # A point that lost its worker reported its first epochs twice.
     table = table.drop_duplicates("epoch", keep="last")
     return table[[name for name in CURVES if name in table]].astype(float).to_dict("records")
 
 
 @contextmanager
 def _tune_environment() -> Iterator[None]:
-    """Sets what Tune and Optuna read from the process only, and puts it back afterwards."""
+    """Context with the settings of Tune and Optuna that are global to the process."""
     added = [name for name in TUNE_ENVIRONMENT if name not in os.environ]
     os.environ.update({name: TUNE_ENVIRONMENT[name] for name in added})
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         with warnings.catch_warnings():
-            # A point that starts again after a crash reports its first epochs once more.
+            # A point that starts again after a crash repeats the reports of its first epochs.
             warnings.filterwarnings("ignore", message="The reported value is ignored")
             yield
     finally:

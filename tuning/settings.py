@@ -1,4 +1,4 @@
-"""What can be set about the search. Light: reading a command line imports it."""
+"""Settings of the search. Command lines are parsed with it: no slow imports."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ from actors.neutral import neutral
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The search for the fusion layer's lambda2 and lambda3 (Hybrid paper: cross-validation)."""
+    """Search for the fusion network's lambda2 and lambda3 by cross-validation, as in Hybrid.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
 
     trials: int = 50
-    """Points (lambda2, lambda3) to try; the first is (0, 0), the network without regularizers.
-    0: no search, the fusion's own lambda2 and lambda3 are used."""
+    """Number of points (lambda2, lambda3); the first is (0, 0), the network without regularizers.
+    0: no search; the values in the fusion's settings are used."""
     folds: int = 5
-    """Folds of the cross-validation over the training clips; a group is never split."""
+    """Folds of the cross-validation over the training clips; no group is split."""
     lambda_min: float = 1e-7
     """Smallest lambda other than 0."""
     lambda_max: float = 1e-1
     """Largest lambda."""
     grace_epochs: int = 20
-    """Epochs that a point is given before it may be stopped for being worse than others."""
+    """Epochs of every point before ASHA may stop it."""
     reduction_factor: float = 3.0
-    """Of the points that reach a comparison, one in this many goes on (ASHA)."""
+    """ASHA continues one of this many points at each comparison."""
     report_every: int = 5
     """Epochs between two reports of a point."""
     concurrent: int | None = neutral(None)
-    """Points tried at the same time; default: as many as there are free CPUs, less one. With
-    several the result also depends on which finishes first; 1 makes the search repeatable bit for
-    bit."""
+    """Points evaluated at the same time; null: one per free CPU, except one. With several points
+    the result also depends on the order in which they finish; 1 makes the search repeatable bit
+    for bit."""
     cpus_per_trial: float = neutral(1.0)
-    """CPUs of one point."""
+    """CPUs per point."""
     gpus_per_trial: float = neutral(0.0)
-    """GPUs of one point; a share lets several use one."""
+    """GPUs per point; with a fraction several points share a GPU."""
 
     def __post_init__(self) -> None:
         for name, least in (("trials", 0), ("folds", 2), ("grace_epochs", 1), ("report_every", 1)):

@@ -16,7 +16,7 @@ from actors.flow.settings import TVL1
 from actors.flow.tvl1 import flow
 
 if TYPE_CHECKING:
-    from actors.flow.raft import RAFT
+    from actors.flow.choice import RAFT
 
 log = logging.getLogger(__name__)
 

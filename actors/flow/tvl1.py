@@ -123,7 +123,7 @@ def _solve_runs(
     An error or an interruption exhausts the iterator, which ends the other threads too.
     """
     height, width = frames.shape[-2:]
-    solver = Solver(height, width, settings)
+    solver = PyramidSolver(height, width, settings)
     shown = -1  # index of the clip's frame that the solver holds
     try:
         for run in runs:
@@ -193,7 +193,7 @@ def _aligned(rows: int, size: int) -> NDArray[np.float32]:
     return raw[start : start + 4 * rows * size].view(np.float32).reshape(rows, size)
 
 
-class Solver:
+class PyramidSolver:
     """Computes the flow between the last two frames given to `show`. Not thread-safe.
 
     Its memory, about 100 bytes per pixel, is allocated once and used for all pairs: new memory

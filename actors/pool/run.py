@@ -109,7 +109,7 @@ class _Guarded:
     def _count_attempt(self, name: str) -> None:
         past = self._notes.begin(name)
         if past >= CRASHES_ALLOWED:
-            raise MediaError(CRASH, f"the process ended {past} times while it worked on this file")
+            raise MediaError(CRASH, f"the process died {past} times while it worked on this file")
 
 
 _kept: OrderedDict[str, _Guarded] = OrderedDict()

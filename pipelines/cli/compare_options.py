@@ -23,7 +23,7 @@ TABLES = ("table1", "table2", "table3")
 
 
 @dataclass(frozen=True)
-class Choice:
+class ComparisonOptions:
     """What `compare.py` asks beyond the job's settings."""
 
     methods: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class AskedComparison:
     """A command line that can be done."""
 
     settings: Settings
-    choice: Choice
+    choice: ComparisonOptions
     plans: tuple[Plan, ...]
 
 
@@ -83,7 +83,7 @@ def check_methods(settings: Settings, methods: Sequence[str]) -> None:
             )
 
 
-def parse_choice(arguments: Sequence[str]) -> tuple[Choice, list[str]]:
+def parse_choice(arguments: Sequence[str]) -> tuple[ComparisonOptions, list[str]]:
     """The options of this job alone, and the rest, which are the settings'.
 
     Raises:
@@ -107,7 +107,7 @@ def parse_choice(arguments: Sequence[str]) -> tuple[Choice, list[str]]:
         raise UserError(f"--splits {given.splits} names a split twice")
     names = [word.strip() for word in (given.methods or "").split(",")]
     return (
-        Choice(
+        ComparisonOptions(
             tuple(name for name in names if name),
             int(given.folds) if given.folds else None,
             tuple(int(n) for n in numbers),
@@ -116,7 +116,7 @@ def parse_choice(arguments: Sequence[str]) -> tuple[Choice, list[str]]:
     )
 
 
-def variants(settings: Settings, choice: Choice) -> list[tuple[str, Settings]]:
+def variants(settings: Settings, choice: ComparisonOptions) -> list[tuple[str, Settings]]:
     """Name and settings of every split or fold; of the one split as it is, if none is asked for.
 
     Raises:

@@ -60,7 +60,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenValue:
     """A value that was given to a setting.
 
     Args:
@@ -104,7 +104,7 @@ def _default_of(one: Any) -> Any:
 
 def build(
     group: Group,
-    given: Mapping[str, Given],
+    given: Mapping[str, GivenValue],
     prefix: str = "",
     *,
     made: Mapping[str, Any] | None = None,
@@ -137,7 +137,7 @@ def _unchanged(default: Any, values: Mapping[str, Any]) -> bool:
     return all(getattr(default, name) is value for name, value in values.items())
 
 
-def value_of(option: Option, name: str, given: Mapping[str, Given]) -> Any:
+def value_of(option: Option, name: str, given: Mapping[str, GivenValue]) -> Any:
     """The given value of an option, or its default.
 
     Raises:
@@ -157,7 +157,7 @@ def value_of(option: Option, name: str, given: Mapping[str, Given]) -> Any:
         raise UserError(f"{place} takes {one_of}{words}, not {value!r}{near}") from None
 
 
-def _with_place(message: str, group: Group, prefix: str, given: Mapping[str, Given]) -> str:
+def _with_place(message: str, group: Group, prefix: str, given: Mapping[str, GivenValue]) -> str:
     """A dataclass's refusal of a value, with the place where that value was given.
 
     ``lr must be above 0, not -1.0`` does not say whose: several streams have one.

@@ -15,7 +15,7 @@ from pipelines.cli.arguments import no_option
 from pipelines.cli.help_pages import show
 from pipelines.cli.job_settings import JobSettings
 from pipelines.cli.layout import STREAMS, Layout, default_streams, lay_out, stream_class
-from pipelines.cli.options import Given, Option, build
+from pipelines.cli.options import GivenValue, Option, build
 from pipelines.cli.settings_help import settings_help
 from pipelines.cli.sources import Source, Words, option_values, read_file, read_words, spread
 from pipelines.systems import DEFAULT, SYSTEMS, settings_class
@@ -90,7 +90,7 @@ def parse_settings(
 def _settings(
     layout: Layout, sources: Sequence[Source], system: str, own: Mapping[str, str]
 ) -> Settings:
-    given: dict[str, Given] = {}
+    given: dict[str, GivenValue] = {}
     members = layout.members()
     names = option_names(layout, own)
     for source in sources:

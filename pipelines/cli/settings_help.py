@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pipelines.cli.help_pages import Section, line, page, sections_of
 from pipelines.cli.layout import Layout
-from pipelines.cli.options import Given, Group, Option, convert_or_keep
+from pipelines.cli.options import GivenValue, Group, Option, convert_or_keep
 from pipelines.cli.sources import Source, spread
 
 MAIN_OPTIONS = {
@@ -54,7 +54,7 @@ def settings_help(
 
 def with_defaults(layout: Layout, sources: Sequence[Source]) -> Layout:
     """The options with what sources give as their defaults."""
-    given: dict[str, Given] = {}
+    given: dict[str, GivenValue] = {}
     members = layout.members()
     for source in sources:
         content = {n: v for n, v in source.content.items() if n not in ("preset", "system")}

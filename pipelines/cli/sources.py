@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from actors.errors import UserError
-from pipelines.cli.options import Given, Group, Option
+from pipelines.cli.options import GivenValue, Group, Option
 from pipelines.cli.values import kind_in_words
 
 MANY = 5
@@ -62,7 +62,7 @@ def read_file(path: str, option: str = "--config") -> Source:
 
 def spread(
     source: Source, members: Mapping[str, Option | Group], names: Collection[str]
-) -> dict[str, Given]:
+) -> dict[str, GivenValue]:
     """The values that a source gives, by the dotted names of their settings.
 
     Args:
@@ -72,14 +72,14 @@ def spread(
     Raises:
         UserError: a name that no setting has, or a group that is given a single value.
     """
-    given: dict[str, Given] = {}
+    given: dict[str, GivenValue] = {}
 
     def visit(name: str, value: Any) -> None:
         member = members.get(name)
         if member is None:
             raise source.unknown(name, names)
         if isinstance(member, Option):
-            given[name] = Given(value, source.place(name))
+            given[name] = GivenValue(value, source.place(name))
             return
         for key, inner in mapping_of(value, source.place(name)).items():
             visit(f"{name}.{key}", inner)

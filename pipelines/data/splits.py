@@ -205,7 +205,7 @@ def cut_share(
             best = min(rows, key=cost, default=None)
             if best is not None and cost(best) < float("inf"):
                 move(best)
-    while 0 < len(chosen) < least and len(tally.names) - len(chosen) > least:
+    while len(chosen) < least and len(tally.names) - len(chosen) > least:
         rows = [r for r in range(len(tally.names)) if r not in chosen]
         best = min(rows, key=cost)
         if cost(best) == float("inf") or after(best)[-1] > MOST_TAKEN * total[-1]:
@@ -241,6 +241,4 @@ def cut_fold(
         home = int(np.lexsort((held[:, -1], np.round(crowded, 12)))[0])
         held[home] += counts
         homes.append(home)
-    return frozenset(
-        tally.names[row] for row, home in zip(biggest_first, homes, strict=True) if home == fold - 1
-    )
+    return frozenset(tally.names[row] for row in biggest_first[np.array(homes) == fold - 1])

@@ -4,9 +4,9 @@ from pipelines.report.data import (
     DataSummary,
     ExampleClip,
     MethodResult,
-    Preview,
     ReportData,
     StageTiming,
+    StreamPicture,
     report_json,
 )
 from pipelines.report.render import figure_files, render_html
@@ -16,7 +16,7 @@ __all__ = [
     "DataSummary",
     "ExampleClip",
     "MethodResult",
-    "Preview",
+    "StreamPicture",
     "ReportData",
     "StageTiming",
     "figure_files",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.report.comparison import ComparedRow, Comparison
-from pipelines.systems.hybrid_tables import PUBLISHED, Row
+from pipelines.systems.hybrid_tables import PUBLISHED, TableRow
 from trainers.metrics.measures import mean_average_precision, summary
 from trainers.metrics.significance import Paired, bootstrap_map, mcnemar
 
@@ -21,7 +21,7 @@ HYBRID, REFINED = "hybrid", "hybrid_confusion"
 
 def summarize(
     splits: Sequence[ComparedSplit],
-    rows: Sequence[Row],
+    rows: Sequence[TableRow],
     *,
     title: str,
     command: str,
@@ -43,7 +43,7 @@ def summarize(
     )
 
 
-def _row(splits: Sequence[ComparedSplit], row: Row, *, multi_label: bool) -> ComparedRow:
+def _row(splits: Sequence[ComparedSplit], row: TableRow, *, multi_label: bool) -> ComparedRow:
     found = [
         summary(
             split.scores[row.name],

@@ -95,7 +95,7 @@ class StageTiming:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Preview:
+class StreamPicture:
     """What some streams see of a clip.
 
     Raises:
@@ -131,7 +131,7 @@ class ExampleClip:
     """Predicted class of the registered model."""
     probability: float
     """Probability of that class, 0..1."""
-    previews: Sequence[Preview] = ()
+    previews: Sequence[StreamPicture] = ()
     """What the streams see of it, one picture per kind."""
     opinions: Mapping[str, Sequence[Opinion]] = field(default_factory=dict)
     """Name of a method -> its classes and probabilities; the best three are shown."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from actors.artifact import ArtifactReader
 from actors.media.sampling import uniform_positions
-from pipelines.report import ExampleClip, Preview
+from pipelines.report import ExampleClip, StreamPicture
 from pipelines.steps.evaluate import REFINED, Evaluated
 from pipelines.steps.extract import ExtractedClip, Extraction
 from pipelines.steps.job import Job
@@ -76,7 +76,7 @@ def _example(
 
 def _previews(
     job: Job, system: System, reader: ArtifactReader, clip: ExtractedClip
-) -> list[Preview]:
+) -> list[StreamPicture]:
     """What the streams see; streams that cut the same samples from a track share a picture."""
     shared: dict[tuple[str, str], list[str]] = {}
     for name, track in system.streams.items():
@@ -84,10 +84,14 @@ def _previews(
     previews = []
     for (track, _), names in shared.items():
         if track not in clip.tracks:
-            previews.append(Preview(kind="pictures", caption=track, streams=names, picture=None))
+            previews.append(
+                StreamPicture(kind="pictures", caption=track, streams=names, picture=None)
+            )
             continue
         found = make_stream(names[0], job.settings.streams[names[0]]).preview(reader, FRAMES)
         previews.append(
-            Preview(kind=found.display, caption=found.caption, streams=names, picture=found.values)
+            StreamPicture(
+                kind=found.display, caption=found.caption, streams=names, picture=found.values
+            )
         )
     return previews

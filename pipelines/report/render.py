@@ -14,10 +14,9 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from pipelines.report import images
+from pipelines.report.cards import Card, kinds, pictures, seen_streams
 from pipelines.report.data import (
-    ExampleClip,
     MethodResult,
-    Preview,
     ReportData,
     StageTiming,
     finite,
@@ -27,8 +26,6 @@ from pipelines.report.matrix import MOST_CLASSES, commonest_mistakes, confusion_
 from pipelines.report.templates import template_environment
 from pipelines.report.terminal import best_method, measure, percent, shown_columns
 
-MOST_FRAMES = 4
-"""Frames shown of an example clip."""
 MOST_REJECTED = 200
 """Rejected videos listed per kind; the table of the run lists all."""
 MOST_TRIALS = 5
@@ -42,7 +39,7 @@ def render_html(data: ReportData) -> str:
     reader's light or dark setting, and can be printed. Names from users (classes, files,
     messages) are escaped.
     """
-    seen = _seen(data.examples)
+    seen = seen_streams(data.examples)
     page = _environment(data.streams).get_template("report.html")
     return page.render(
         data=data,
@@ -63,8 +60,8 @@ def render_html(data: ReportData) -> str:
         trials=sorted(data.trials, key=_rank)[:MOST_TRIALS],
         longest=max((stage.seconds for stage in data.stages), default=0) or 1,
         rejected=_by_kind(data.rejected),
-        examples=[_Card(clip, _pictures(clip, seen)) for clip in data.examples],
-        wheel=images.wheel_uri() if "flow" in _kinds(data.examples) else None,
+        examples=[Card(clip, pictures(clip, seen)) for clip in data.examples],
+        wheel=images.wheel_uri() if "flow" in kinds(data.examples) else None,
         settings=list(_setting_groups(data.settings)),
         streams=_colors(data),
         most_classes=MOST_CLASSES,
@@ -195,17 +192,6 @@ def _colors(data: ReportData) -> list[str]:
     return [stream for stream in data.streams if color_of(stream, data.streams) in used]
 
 
-def _kinds(examples: Sequence[ExampleClip]) -> set[str]:
-    """Returns the kinds of pictures that the examples have."""
-    return {one.kind for clip in examples for one in clip.previews if one.picture is not None}
-
-
-def _seen(examples: Sequence[ExampleClip]) -> set[str]:
-    """Returns the streams that at least one example has; the others get no empty box."""
-    shown = [one for clip in examples for one in clip.previews if one.picture is not None]
-    return {stream for one in shown for stream in one.streams}
-
-
 def _matrices(data: ReportData) -> list[tuple[str, str, Markup]]:
     pairs = (
         ("before", "Before refinement", data.confusion),
@@ -322,40 +308,3 @@ def _write(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_write(item) for item in value) or "none"
     return str(value)
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """A preview ready to show."""
-
-    kind: str
-    caption: str
-    streams: Sequence[str]
-    uris: list[str]
-    longest_px: float = 0.0
-    """Longest displacement of a flow field."""
-
-
-@dataclass(frozen=True)
-class _Card:
-    """An example clip with its pictures ready to show."""
-
-    clip: ExampleClip
-    pictures: list[_Picture]
-
-
-def _pictures(clip: ExampleClip, seen: set[str]) -> list[_Picture]:
-    return [_picture(one) for one in clip.previews if seen & set(one.streams)]
-
-
-def _picture(preview: Preview) -> _Picture:
-    uris, longest, picture = [], 0.0, preview.picture
-    if picture is not None and preview.kind == "pictures":
-        frames = images.pick_evenly(picture, MOST_FRAMES)
-        uris = [images.frame_uri(frame) for frame in frames]
-    elif picture is not None and preview.kind == "flow":
-        uris = [images.flow_uri(picture)]
-        longest = float(np.hypot(picture[0], picture[1]).max(initial=0))
-    elif picture is not None:
-        uris = [images.spectrogram_uri(picture)]
-    return _Picture(preview.kind, preview.caption, preview.streams, uris, longest)

@@ -35,7 +35,7 @@ from pipelines.steps.step import Facts, Step, StepResult, Work
 from pipelines.steps.system import build_system
 from pipelines.steps.table import read_table
 from pipelines.systems import comparison_rows, comparison_tables
-from pipelines.systems.hybrid_tables import Row, RowInputs
+from pipelines.systems.hybrid_tables import RowInputs, TableRow
 from trainers.metrics.measures import summary
 from trainers.targets import Targets
 
@@ -61,7 +61,7 @@ class ComparedSplit:
     facts: Mapping[str, Facts]
 
 
-def chosen_rows(settings: Settings, methods: Sequence[str]) -> list[Row]:
+def chosen_rows(settings: Settings, methods: Sequence[str]) -> list[TableRow]:
     """The rows asked for; the hybrid is always among them, as all are tested against it.
 
     Raises:
@@ -69,14 +69,14 @@ def chosen_rows(settings: Settings, methods: Sequence[str]) -> list[Row]:
     """
     check_methods(settings, methods)
     members = comparison_rows(settings.system).Members.of(settings.streams)
-    known: list[Row] = comparison_tables(settings.system).rows(members)
+    known: list[TableRow] = comparison_tables(settings.system).rows(members)
     if not methods:
         return known
     wanted = {*methods, HYBRID}
     return [row for row in known if row.name in wanted or f"table{row.table}" in wanted]
 
 
-def compare_split(job: Job, name: str, chosen: Sequence[Row]) -> ComparedSplit:
+def compare_split(job: Job, name: str, chosen: Sequence[TableRow]) -> ComparedSplit:
     """Runs what is missing of the system's steps, then the rows."""
     system = build_system(job)
     results = job.do(system.until("evaluate"))
@@ -94,7 +94,7 @@ def compare_split(job: Job, name: str, chosen: Sequence[Row]) -> ComparedSplit:
 
 
 def run_rows(
-    job: Job, name: str, chosen: Sequence[Row], inputs: RowInputs, scored: StepResult
+    job: Job, name: str, chosen: Sequence[TableRow], inputs: RowInputs, scored: StepResult
 ) -> ComparedSplit:
     """Runs the rows side by side; a finished one is taken from the storage.
 
@@ -133,7 +133,7 @@ class _Shared:
         self._reference: Any = None
         self._lock = threading.Lock()
 
-    def compute(self, row: Row) -> tuple[NDArray[np.float64], dict[str, Any], float]:
+    def compute(self, row: TableRow) -> tuple[NDArray[np.float64], dict[str, Any], float]:
         import ray
 
         self.job.board()
@@ -147,7 +147,7 @@ class _Shared:
         return scores, chosen, seconds
 
 
-def _run_row(job: Job, row: Row, scored: StepResult, shared: _Shared) -> StepResult:
+def _run_row(job: Job, row: TableRow, scored: StepResult, shared: _Shared) -> StepResult:
     step = Step(
         name=f"compare.{row.name}",
         run=partial(_compute, row, shared),
@@ -160,7 +160,7 @@ def _run_row(job: Job, row: Row, scored: StepResult, shared: _Shared) -> StepRes
     return run_step(job, step, {scored.name: scored})
 
 
-def _compute(row: Row, shared: _Shared, work: Work) -> Facts:
+def _compute(row: TableRow, shared: _Shared, work: Work) -> Facts:
     scores, chosen, seconds = shared.compute(row)
     content = {"scores": np.ascontiguousarray(scores, np.float64)}
     work.storage.write_bytes(SCORES, safetensors.numpy.save(content))
@@ -171,7 +171,7 @@ def _compute(row: Row, shared: _Shared, work: Work) -> Facts:
     return {"chosen": chosen, "seconds": seconds, "metrics": {**measures, "seconds": seconds}}
 
 
-def _described(row: Row, facts: Facts) -> str:
+def _described(row: TableRow, facts: Facts) -> str:
     chosen = describe(facts["chosen"])
     return f"{row.label}: {chosen}" if chosen else row.label
 

@@ -39,7 +39,7 @@ from trainers.table import Table as ClipTable
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class MethodRow:
     """A line of the table: held-out figures of one way to join the streams."""
 
     name: str
@@ -52,7 +52,7 @@ class Row:
 class Refined:
     """What was found and written."""
 
-    rows: Sequence[Row]
+    rows: Sequence[MethodRow]
     choice: Choice
     refinement: FittedRefinement
     learned: FittedRefinement
@@ -87,7 +87,7 @@ def refine_scores(path: Path, settings: RefineSettings, console: Console) -> Ref
     return result
 
 
-def compare(data: ScoreFile, folds: int, console: Console) -> tuple[list[Row], Choice]:
+def compare(data: ScoreFile, folds: int, console: Console) -> tuple[list[MethodRow], Choice]:
     """Every way to join the streams on held-out groups, and which refinement is chosen."""
     logits = logit_table(data.table, given=data.given, multi_label=data.multi_label)
     makers = methods(data)
@@ -135,15 +135,15 @@ def _alone(logits: ClipTable, name: str) -> Floats:
     return np.where(logits.present[name][:, None], scores, np.nan)
 
 
-def _row(name: str, label: str, scores: Floats, data: ScoreFile) -> Row:
+def _row(name: str, label: str, scores: Floats, data: ScoreFile) -> MethodRow:
     there = np.asarray(~np.isnan(scores).any(1))
     truth = data.table.targets[there].truth()
     figures = summary(scores[there], truth, multi_label=data.multi_label)
     curve = reliability(scores[there], truth, multi_label=data.multi_label)
-    return Row(name, label, scores, {**figures, "ece": curve.ece, "n": int(there.sum())})
+    return MethodRow(name, label, scores, {**figures, "ece": curve.ece, "n": int(there.sum())})
 
 
-def _fit(name: str, path: Path, data: ScoreFile, rows: Sequence[Row]) -> FittedRefinement:
+def _fit(name: str, path: Path, data: ScoreFile, rows: Sequence[MethodRow]) -> FittedRefinement:
     """The refinement on all clips; its facts name what it was fitted on and its figures."""
     return FittedRefinement.fit(
         name,
@@ -162,7 +162,7 @@ def _page(
     path: Path,
     data: ScoreFile,
     folds: int,
-    rows: Sequence[Row],
+    rows: Sequence[MethodRow],
     choice: Choice,
     refinement: FittedRefinement,
     learned: FittedRefinement,
@@ -195,7 +195,7 @@ def _page(
     )
 
 
-def _curve(row: Row, data: ScoreFile) -> Reliability:
+def _curve(row: MethodRow, data: ScoreFile) -> Reliability:
     return reliability(row.scores, data.table.targets.truth(), multi_label=data.multi_label)
 
 

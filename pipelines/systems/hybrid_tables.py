@@ -59,7 +59,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of a table."""
 
     name: str
@@ -175,56 +175,56 @@ def without_norms(inputs: RowInputs) -> Method:
     return FusionMethod(_networks(inputs), validation=inputs.validation, seed=inputs.seed)
 
 
-def rows(members: Members) -> list[Row]:
+def rows(members: Members) -> list[TableRow]:
     """All rows that these streams allow, in the order of the tables."""
     return [*_table_1(members), *_table_2(members.streams), *_table_3()]
 
 
-def _table_1(members: Members) -> Iterator[Row]:
+def _table_1(members: Members) -> Iterator[TableRow]:
     encoders, sequences, pairs = members.encoders, members.sequences, members.pairs
     for s in members.streams:
         for row in [kind[s] for kind in (encoders, sequences) if s in kind]:
-            yield Row(row, label_of(row, s), 1, PRIOR, mean_of(row))
+            yield TableRow(row, label_of(row, s), 1, PRIOR, mean_of(row))
     for s in pairs:
         both = mean_of(encoders[s], sequences[s])
-        yield Row(f"{s}_cnn_lstm", f"CNN + LSTM ({s.capitalize()})", 1, PRIOR, both)
+        yield TableRow(f"{s}_cnn_lstm", f"CNN + LSTM ({s.capitalize()})", 1, PRIOR, both)
     everything = [row for s in pairs for row in (encoders[s], sequences[s])]
     names = " & ".join(s.capitalize() for s in pairs)
     if len(pairs) > 1:
-        yield Row("cnn_lstm", f"CNN + LSTM ({names})", 1, MEAN, mean_of(*everything))
+        yield TableRow("cnn_lstm", f"CNN + LSTM ({names})", 1, MEAN, mean_of(*everything))
     for s in encoders:
         if s not in pairs and pairs:
             label = f"CNN + LSTM ({names}) + {s.capitalize()}"
-            yield Row(f"cnn_lstm_{s}", label, 1, MEAN, mean_of(*everything, encoders[s]))
+            yield TableRow(f"cnn_lstm_{s}", label, 1, MEAN, mean_of(*everything, encoders[s]))
 
 
-def _table_2(streams: Sequence[str]) -> Iterator[Row]:
+def _table_2(streams: Sequence[str]) -> Iterator[TableRow]:
     for s in streams:
-        yield Row(f"{s}_svm", f"{s.capitalize()} SVM", 2, PRIOR, svm(s), COSTS)
+        yield TableRow(f"{s}_svm", f"{s.capitalize()} SVM", 2, PRIOR, svm(s), COSTS)
     early, late = KernelSVM.absence, LateFusion.absence
     mkl = fitted(lambda m: KernelSVM("mkl", seed=m.seed))
-    yield Row("svm_ef", "SVM-EF", 2, early, svm(), COSTS)
-    yield Row("svm_lf", "SVM-LF", 2, late, fitted(svm_late), COSTS)
-    yield Row("svm_mkl", "SVM-MKL", 2, early, mkl, COSTS)
-    yield Row("nn_ef", "NN-EF", 2, EarlyFusionNetwork.absence, fitted(nn_early), DECAYS)
-    yield Row("nn_lf", "NN-LF", 2, late, fitted(nn_late), DECAYS)
+    yield TableRow("svm_ef", "SVM-EF", 2, early, svm(), COSTS)
+    yield TableRow("svm_lf", "SVM-LF", 2, late, fitted(svm_late), COSTS)
+    yield TableRow("svm_mkl", "SVM-MKL", 2, early, mkl, COSTS)
+    yield TableRow("nn_ef", "NN-EF", 2, EarlyFusionNetwork.absence, fitted(nn_early), DECAYS)
+    yield TableRow("nn_lf", "NN-LF", 2, late, fitted(nn_late), DECAYS)
     dbm = fitted(lambda m: MultimodalDBM(seed=m.seed))
-    yield Row("m_dbm", "M-DBM", 2, MultimodalDBM.absence, dbm, DBMSettings())
+    yield TableRow("m_dbm", "M-DBM", 2, MultimodalDBM.absence, dbm, DBMSettings())
     rdnn = fitted(lambda m: RDNN(_rdnn_grid(m), seed=m.seed))
-    yield Row("rdnn", "RDNN", 2, RDNN.absence, rdnn, GRID)
+    yield TableRow("rdnn", "RDNN", 2, RDNN.absence, rdnn, GRID)
     absence = FusionMethod.absence
     plain = fitted(without_norms)
-    yield Row("fusion_plain", "Non-regularized fusion network", 2, absence, plain, DECAYS)
-    yield Row("fusion", "Regularized fusion network", 2, absence, mean_of("fusion"))
+    yield TableRow("fusion_plain", "Non-regularized fusion network", 2, absence, plain, DECAYS)
+    yield TableRow("fusion", "Regularized fusion network", 2, absence, mean_of("fusion"))
 
 
 def _rdnn_grid(inputs: RowInputs) -> list[Any]:
     return [replace(settings, hidden=inputs.fusion.hidden) for settings in GRID]
 
 
-def _table_3() -> Iterator[Row]:
+def _table_3() -> Iterator[TableRow]:
     for name, (label, compute) in WHOLES.items():
-        yield Row(name, label, 3, SCALED if name == "hybrid_learned" else MEAN, compute)
+        yield TableRow(name, label, 3, SCALED if name == "hybrid_learned" else MEAN, compute)
 
 
 PUBLISHED: Mapping[str, tuple[float, float]] = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from media_files import brightness_flow, moving_square, sine, write_sound, write_video
 
-from actors import artifact, extraction
+from actors import artifact, extraction, reading
 from actors.artifact import ArtifactReader, artifact_name, pack
 from actors.errors import MediaError, UserError
 from actors.extract_settings import ExtractSettings
@@ -131,13 +131,13 @@ def test_damaged_sound_does_not_lose_the_pictures_nor_the_other_way_round(tmp_pa
         return iter(())
 
     with monkeypatch.context() as patch:
-        patch.setattr(extraction.SoundDecoder, "decode", broken)
+        patch.setattr(reading.SoundDecoder, "decode", broken)
         reader = extract(path)
     assert reader.tracks == ("frames", "flow")
     assert "packets can be decoded" in reader.metadata["absent"]["sound"]
     assert reader.metadata["decode_errors"] > 0
     with monkeypatch.context() as patch:
-        patch.setattr(extraction.PictureDecoder, "decode", broken)
+        patch.setattr(reading.PictureDecoder, "decode", broken)
         reader = extract(path)
     assert reader.tracks == ("sound",)
     assert "no picture of the file decodes" in reader.metadata["absent"]["frames"]

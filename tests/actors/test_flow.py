@@ -28,7 +28,7 @@ from actors.flow import (
 )
 from actors.flow.engine import CPUEngine
 from actors.flow.settings import SCHEDULES
-from actors.flow.tvl1 import Solver
+from actors.flow.tvl1 import PyramidSolver
 from benchmarks.flow_parts.clips import read_flo
 
 
@@ -247,7 +247,10 @@ def test_arguments_of_another_kind_are_refused():
 def test_what_its_memory_held_before_does_not_matter(schedule, height, width):
     frames, fields = shifted_pair(height, width), []
     for rest in (0.0, np.nan):
-        solver, field = Solver(height, width, SCHEDULES[schedule]), np.empty((2, height, width))
+        solver, field = (
+            PyramidSolver(height, width, SCHEDULES[schedule]),
+            np.empty((2, height, width)),
+        )
         for memory in (solver._state, solver._other, solver._terms, solver._packed):
             memory[:] = rest
         for frame in frames:
@@ -272,8 +275,10 @@ def test_threads_share_the_pairs_out():
 @pytest.mark.parametrize("threads", [1, 2])
 def test_each_thread_builds_a_frames_pyramid_once(monkeypatch, threads):
     shown = []
-    monkeypatch.setattr(Solver, "show", lambda self, frame: shown.append((self, int(frame[0, 0]))))
-    monkeypatch.setattr(Solver, "solve", lambda self, field: time.sleep(0.001))
+    monkeypatch.setattr(
+        PyramidSolver, "show", lambda self, frame: shown.append((self, int(frame[0, 0])))
+    )
+    monkeypatch.setattr(PyramidSolver, "solve", lambda self, field: time.sleep(0.001))
     clip = np.zeros((41, 16, 16), np.uint8) + np.arange(41, dtype=np.uint8)[:, None, None]
     flow(clip, TVL1(), threads=threads)
     assert {frame for _, frame in shown} == set(range(41))
@@ -290,7 +295,7 @@ def test_an_interruption_ends_all_threads(monkeypatch, where):
         solved.append(1)
         time.sleep(0.001)
 
-    monkeypatch.setattr(Solver, "solve", solve)
+    monkeypatch.setattr(PyramidSolver, "solve", solve)
     with pytest.raises(KeyboardInterrupt):
         flow(np.zeros((401, 16, 16), np.uint8), TVL1(), threads=2)
     # What each thread had begun, a run of at most 16 pairs, may be finished.

@@ -29,7 +29,7 @@ from actors.flow import TVL1, flow, quantize, to_gray
 from actors.flow.cuda.engine import CUDAEngine
 from actors.flow.loops import planes, warp
 from actors.flow.settings import SCHEDULES
-from actors.flow.tvl1 import Solver
+from actors.flow.tvl1 import PyramidSolver
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 needs_kernels = pytest.mark.skipif(
@@ -121,7 +121,7 @@ def test_primal_dual_stops_where_the_cpu_stops():
     assert_agrees(Engine(settings)(moving), flow(moving, settings))
 
 
-class Stored(Solver):
+class Stored(PyramidSolver):
     """The CPU's course, iterated plainly in double precision and stopped after the very iteration
     that the rule names, but stored as on the GPU: frames in 21 bits, dual variables in 16 between
     launches.

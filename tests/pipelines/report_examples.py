@@ -11,9 +11,9 @@ from pipelines.report import (
     DataSummary,
     ExampleClip,
     MethodResult,
-    Preview,
     ReportData,
     StageTiming,
+    StreamPicture,
 )
 
 CLASSES = tuple(
@@ -61,11 +61,11 @@ def example(index: int, truth: str, guess: str, *, sound: bool = True) -> Exampl
         predicted=guess,
         probability=0.86,
         previews=[
-            Preview(
+            StreamPicture(
                 kind="pictures", caption="frames", streams=["spatial"], picture=np.stack(frames)
             ),
-            Preview(kind="flow", caption="flow", streams=["motion"], picture=flow),
-            Preview(
+            StreamPicture(kind="flow", caption="flow", streams=["motion"], picture=flow),
+            StreamPicture(
                 kind="heat",
                 caption="spectrogram" if sound else "sound",
                 streams=["audio"],

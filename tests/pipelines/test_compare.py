@@ -16,7 +16,7 @@ import pytest
 from actors.errors import UserError
 from actors.storage import Storage
 from pipelines.cli.command_line import read_data
-from pipelines.cli.compare_options import Choice, parse_choice, read_comparison, variants
+from pipelines.cli.compare_options import ComparisonOptions, parse_choice, read_comparison, variants
 from pipelines.cli.model_settings import TrackingSettings
 from pipelines.cli.settings import Settings, parse_settings
 from pipelines.data import Manifest
@@ -51,7 +51,7 @@ def test_own_options_leave_the_settings_alone() -> None:
     choice, rest = parse_choice(
         ["--storage", "x", "--splits.number", "2", "--splits", "1,3", "--methods=rdnn,svm_mkl"]
     )
-    assert choice == Choice(("rdnn", "svm_mkl"), None, (1, 3))
+    assert choice == ComparisonOptions(("rdnn", "svm_mkl"), None, (1, 3))
     assert rest == ["--storage", "x", "--splits.number", "2"]
     assert parse_settings("", rest).splits.number == 2
     for wrong in (
@@ -66,19 +66,23 @@ def test_own_options_leave_the_settings_alone() -> None:
 
 def test_folds_and_splits_become_settings_of_their_own() -> None:
     own = Settings(data="x", format="ucf101")
-    assert variants(own, Choice()) == [("as given", own)]
-    folds = variants(own, Choice(folds=3))
+    assert variants(own, ComparisonOptions()) == [("as given", own)]
+    folds = variants(own, ComparisonOptions(folds=3))
     assert [(s.splits.folds, s.splits.fold) for _, s in folds] == [(3, 1), (3, 2), (3, 3)]
-    splits = variants(own, Choice(splits=(1, 3)))
+    splits = variants(own, ComparisonOptions(splits=(1, 3)))
     assert [(name, s.splits.number) for name, s in splits] == [("split 1", 1), ("split 3", 3)]
 
 
 @pytest.mark.parametrize(
     ("arguments", "choice", "words"),
     [
-        (["--format", "folders", "--data", "x"], Choice(splits=(1, 2)), "no numbered splits"),
-        (["--splits.test_pattern", "g01"], Choice(folds=3), "choose one test split"),
-        ([], Choice(folds=1), "at least 2"),
+        (
+            ["--format", "folders", "--data", "x"],
+            ComparisonOptions(splits=(1, 2)),
+            "no numbered splits",
+        ),
+        (["--splits.test_pattern", "g01"], ComparisonOptions(folds=3), "choose one test split"),
+        ([], ComparisonOptions(folds=1), "at least 2"),
     ],
 )
 def test_cuts_that_can_not_be_had_are_refused(arguments, choice, words) -> None:
@@ -125,7 +129,7 @@ def test_every_split_is_read_before_any_work(tmp_path: Path) -> None:
 def test_a_later_fold_without_a_class_is_found_before_any_work(tmp_path: Path) -> None:
     cut = table_of(tmp_path, run=[*"aaaaaabbbdddeee"], walk=["z", "z"])
     settings = parse_settings("", cut)
-    (_, first), *_ = variants(settings, Choice(folds=3))
+    (_, first), *_ = variants(settings, ComparisonOptions(folds=3))
     assert read_data(first) is not None
     with pytest.raises(UserError, match="'walk'"):
         read_comparison("", [*cut, "--folds", "3"])

@@ -108,7 +108,7 @@ def test_a_line_after_the_table_tells_how_many(rows):
     )
     assert in_words(rows[2:], None) == "1 video predicted"
     assert in_words(rows[2:] * 1200, None) == (
-        "1,200 videos predicted, the first 40 shown; --output FILE keeps all"
+        "1,200 videos predicted, the first 40 shown; --output FILE writes all"
     )
     assert (
         in_words(rows[2:] * 50, "p.csv") == "50 videos predicted, all in p.csv, the first 40 shown"
@@ -174,9 +174,9 @@ def test_embeddings_are_left_out_unless_asked_for(folder, tmp_path):
 @pytest.mark.parametrize(
     ("output", "embeddings", "message"),
     [
-        (None, True, "give --output FILE.parquet"),
+        (None, True, "--embeddings needs --output FILE.parquet"),
         ("out.csv", True, "CSV cannot hold embeddings"),
-        ("out.xlsx", False, r"must be one of \.csv, \.json, \.parquet"),
+        ("out.xlsx", False, r"must end in one of \.csv, \.json, \.parquet"),
         ("no/such/folder/out.csv", False, "is not a folder with write permission"),
     ],
 )

@@ -21,9 +21,9 @@ from rich.console import Console
 from pipelines.report import (
     DataSummary,
     MethodResult,
-    Preview,
     ReportData,
     StageTiming,
+    StreamPicture,
     figure_files,
     gather,
     methods_table,
@@ -136,7 +136,7 @@ def test_pictures_decode_and_have_a_text(page: Page) -> None:
 
 def test_it_is_quick_and_small() -> None:
     frames = np.random.default_rng(0).integers(0, 255, (12, 480, 640, 3), dtype=np.uint8)
-    shown = Preview(kind="pictures", caption="frames", streams=["spatial"], picture=frames)
+    shown = StreamPicture(kind="pictures", caption="frames", streams=["spatial"], picture=frames)
     clips = [
         dataclasses.replace(clip, previews=[shown, *clip.previews[1:]])
         for clip in [*demo().examples, *demo().examples]
@@ -287,9 +287,9 @@ def test_shapes_that_do_not_fit_the_classes_are_refused(
 
 def test_pictures_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match=r"pictures are float64; give uint8"):
-        Preview(kind="pictures", caption="", streams=[], picture=np.zeros((2, 8, 8, 3)))
+        StreamPicture(kind="pictures", caption="", streams=[], picture=np.zeros((2, 8, 8, 3)))
     with pytest.raises(ValueError, match=r"flow has the shape \(8, 8, 2\)"):
-        Preview(kind="flow", caption="", streams=[], picture=np.zeros((8, 8, 2)))
+        StreamPicture(kind="flow", caption="", streams=[], picture=np.zeros((8, 8, 2)))
 
 
 def test_the_chosen_refinement_is_marked_and_repeated_as_refined():

@@ -81,18 +81,18 @@ class Field:
     """(N, joint)."""
 
 
-class Machine:
+class BoltzmannMachine:
     """The deep Boltzmann machine: its energy, mean field and chains."""
 
     def __init__(self, towers: Sequence[Tower], joint_bias: Floats) -> None:
         self.towers, self.e = list(towers), joint_bias
 
-    def in_double_precision(self) -> Machine:
+    def in_double_precision(self) -> BoltzmannMachine:
         """A copy whose free energy is exact enough to be compared from step to step."""
         towers = [
             Tower(*(getattr(t, name).astype(np.float64) for name in "wujbcd")) for t in self.towers
         ]
-        return Machine(towers, self.e.astype(np.float64))
+        return BoltzmannMachine(towers, self.e.astype(np.float64))
 
     def start(self, visible: Sequence[Floats], there: Sequence[Bools]) -> Field:
         """A bottom-up pass, doubled where the input from above is missing."""
@@ -197,7 +197,7 @@ class Machine:
 
 def fit_machine(
     visible: Sequence[Floats], there: Sequence[Bools], settings: DBMSettings, *, seed: int
-) -> Machine:
+) -> BoltzmannMachine:
     """Greedy pre-training, then joint training.
 
     Args:
@@ -218,7 +218,7 @@ def fit_machine(
         towers.append((w, u, b, c, d))
     joint, _, e = fit_rbm(np.concatenate(tops, 1), settings.joint, settings, random, down=2)
     parts = np.split(joint, len(towers))
-    machine = Machine(
+    machine = BoltzmannMachine(
         [Tower(w, u, j, b, c, d) for (w, u, b, c, d), j in zip(towers, parts, strict=True)], e
     )
     _train_jointly(machine, visible, there, settings, random)
@@ -268,7 +268,7 @@ def fit_rbm(
 
 
 def _train_jointly(
-    machine: Machine,
+    machine: BoltzmannMachine,
     visible: Sequence[Floats],
     there: Sequence[Bools],
     settings: DBMSettings,

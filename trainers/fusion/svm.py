@@ -33,7 +33,7 @@ Kernels = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Machine:
+class VectorMachine:
     """C machines, one per class."""
 
     coefficients: Floats
@@ -133,7 +133,7 @@ class KernelSVM(Method):
         """The mean as one kernel, or all of them where their weights are to be learned."""
         return kernels.mean(0, keepdims=True) if self.combine == "mean" else kernels
 
-    def _machine(self, kernels: Kernels, targets: Floats, cost: float) -> Machine:
+    def _machine(self, kernels: Kernels, targets: Floats, cost: float) -> VectorMachine:
         if self.combine == "mean":
             return fit_one_against_rest(kernels[0], targets, cost, most=self.most)
         return fit_mkl_machine(kernels, targets, cost, norm=self.norm, gap=self.gap, most=self.most)
@@ -148,7 +148,7 @@ class KernelSVM(Method):
 
 def fit_one_against_rest(
     kernel: NDArray[Any], targets: Floats, cost: float, *, most: int = MOST_ITERATIONS
-) -> Machine:
+) -> VectorMachine:
     """C machines on one (n, n) kernel; of a class that all or no clips have, a constant ±1."""
     n, classes = targets.shape
     coefficients, bias, unsettled = np.zeros((classes, n)), np.zeros(classes), 0
@@ -160,7 +160,7 @@ def fit_one_against_rest(
         alpha, bias[c], settled = solve(kernel, signs, balanced(signs, cost), most=most)
         coefficients[c] = alpha * signs
         unsettled += not settled
-    return Machine(coefficients, np.ones((classes, 1)), bias, unsettled=unsettled)
+    return VectorMachine(coefficients, np.ones((classes, 1)), bias, unsettled=unsettled)
 
 
 def fit_mkl_machine(
@@ -171,7 +171,7 @@ def fit_mkl_machine(
     norm: float,
     gap: float,
     most: int = MOST_ITERATIONS,
-) -> Machine:
+) -> VectorMachine:
     """As `fit_one_against_rest` on (S, n, n) kernels, each class with weights of its own."""
     n, classes = targets.shape
     coefficients, bias = np.zeros((classes, n)), np.zeros(classes)
@@ -184,7 +184,7 @@ def fit_mkl_machine(
         found = fit_mkl(kernels, signs, balanced(signs, cost), norm=norm, gap=gap, most=most)
         coefficients[c], weights[c], bias[c] = found.alpha * signs, found.weights, found.bias
         largest, unsettled = max(largest, found.gap), unsettled + (not found.settled)
-    return Machine(coefficients, weights, bias, largest, unsettled)
+    return VectorMachine(coefficients, weights, bias, largest, unsettled)
 
 
 def balanced(signs: NDArray[Any], cost: float) -> Floats:

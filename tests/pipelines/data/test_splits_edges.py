@@ -9,6 +9,7 @@ import pytest
 from actors.errors import UserError
 from pipelines.data.splits import (
     SplitSettings,
+    _tally,
     check_number,
     check_settings,
     compile_pattern,
@@ -56,6 +57,19 @@ def distance(labels, groups, chosen, share):
 def takes_a_class_whole(labels, groups, chosen):
     total, taken = tally(labels, groups, set(groups)), tally(labels, groups, chosen)
     return any(taken[name] >= total[name] for name in total)
+
+
+def test_clips_are_counted_per_group_and_class_and_shares_compared():
+    found = _tally([("b", "a"), ("a",), (), ("a",)], ["g", "h", "h", "h"], seed=0)
+    counts = dict(zip(found.names, found.counts.tolist(), strict=True))
+    # Classes a and b, then all clips.
+    assert counts == {"g": [1, 1, 1], "h": [2, 0, 3]}
+    assert found.weight.tolist() == [1 / 9, 1, 1 / 16]
+
+
+def test_as_many_labels_as_groups_are_needed():
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        cut_share([("a",), ("a",)], ["g"], share=0.5, seed=0, every_class=True)
 
 
 @pytest.mark.parametrize("share", [0.15, 0.3])

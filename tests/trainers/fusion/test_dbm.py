@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_clips import accuracy, make, split
 
-from trainers.fusion.boltzmann import DBMSettings, Machine, Tower, fit_rbm
+from trainers.fusion.boltzmann import BoltzmannMachine, DBMSettings, Tower, fit_rbm
 from trainers.fusion.dbm import LinearLayer, MultimodalDBM
 from trainers.table import Table
 from trainers.targets import Targets
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = DBMSettings(first=24, second=24, joint=24, pretraining_steps=800, steps=200)
 
 
-def tiny_machine(seed: int = 0) -> Machine:
+def tiny_machine(seed: int = 0) -> BoltzmannMachine:
     random = np.random.default_rng(seed)
 
     def tower(width: int) -> Tower:
         shapes = (width, 2), (2, 2), (2, 2), (width,), (2,), (2,)
         return Tower(*(random.standard_normal(shape) for shape in shapes))
 
-    return Machine([tower(3), tower(2)], random.standard_normal(2))
+    return BoltzmannMachine([tower(3), tower(2)], random.standard_normal(2))
 
 
 def test_the_free_energy_falls_at_every_mean_field_step() -> None:
