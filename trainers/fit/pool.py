@@ -190,7 +190,7 @@ def _serve(config: dict[str, Any]) -> None:
 
 
 def _work_for(desk: ActorHandle, worker: int) -> None:
-    closed = desk.closed.remote()
+    closed: Any = desk.closed.remote()
 
     def leave() -> bool:
         return bool(ray.wait([closed], timeout=0)[0])

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import ray
+import small_fit as small_fit_module
 from small_fit import STEPS, processes, small_fit, steps
 
-import small_fit as small_fit_module
 from actors.errors import UserError
 from trainers.fit.pool import FitFailed, FitPool
 from trainers.fit.ray_fit import CHECKPOINT, RESULT, FitResources, fit_with_ray
