@@ -14,6 +14,7 @@ JSON object on the last line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing as mp
 import os
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 
 from pipelines.cli.launch import ROOT  # noqa: E402
 
@@ -95,10 +97,8 @@ def bare_point(try_point: Callable[..., None], trial: dict[str, Any], given: dic
 
     ray_search.tune.report = report
     begun = time.perf_counter()
-    try:
+    with contextlib.suppress(Enough):
         try_point({name: trial[name] for name in ("lambda2", "lambda3")}, **given)
-    except Enough:
-        pass
     return time.perf_counter() - begun
 
 
