@@ -143,7 +143,9 @@ def test_a_listener_that_fails_is_logged_once_and_the_rest_go_on(board, caplog):
             time.sleep(0.03)
         assert board._thread.is_alive()
     assert heard == [(step, 3, {"loss": float(step)}) for step in range(3)]
-    assert [record.getMessage() for record in caplog.records] == ["progress of bad can't be shown"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the progress of bad can't be shown"
+    ]
     assert "no such task" in caplog.text
 
 

@@ -100,7 +100,9 @@ def test_a_split_that_does_not_exist(tmp_path, format, number):
 
 def test_ucf101_without_its_lists(tmp_path):
     touch(tmp_path / "data", ucf_clips())
-    with pytest.raises(UserError, match=r"no classInd.txt in .*data, nor in a folder inside or be"):
+    with pytest.raises(
+        UserError, match=r"no classInd.txt in .*data, nor in a subfolder or a folder next to it"
+    ):
         read(tmp_path / "data", "ucf101")
 
 

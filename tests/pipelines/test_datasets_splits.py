@@ -160,7 +160,7 @@ def test_a_class_that_is_in_the_test_fold_only(tmp_path):
         ({"validation_share": 1.0}, r"splits.validation_share is 1.0; .* between 0 and 1"),
         ({"validation_share": 0.0}, r"splits.validation_share is 0.0"),
         ({"test_share": -0.2}, r"splits.test_share is -0.2"),
-        ({"folds": 1}, r"splits.folds is 1; it takes at least 2"),
+        ({"folds": 1}, r"splits.folds is 1; there must be at least 2 folds"),
         ({"folds": 8}, r"splits.folds is 8, but .* only 7 groups; use at most 7 folds"),
         ({"folds": 5, "fold": 6}, r"splits.fold is 6; .* one of 1 to 5"),
         ({"folds": 5, "fold": 0}, r"splits.fold is 0; .* one of 1 to 5"),
