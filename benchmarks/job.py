@@ -25,6 +25,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,8 @@ def bare_point(try_point: Callable[..., None], trial: dict[str, Any], given: dic
 
     ray_search.tune.report = report
     begun = time.perf_counter()
-    try:
+    with suppress(Enough):
         try_point({name: trial[name] for name in ("lambda2", "lambda3")}, **given)
-    except Enough:
-        pass
     return time.perf_counter() - begun
 
 
