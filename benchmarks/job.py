@@ -26,6 +26,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,11 @@ def bare_point(try_point: Callable[..., None], trial: dict[str, Any], given: dic
 
     ray_search.tune.report = report
     begun = time.perf_counter()
+<<<<<<< HEAD
     with contextlib.suppress(Enough):
+=======
+    with suppress(Enough):
+>>>>>>> e-pool
         try_point({name: trial[name] for name in ("lambda2", "lambda3")}, **given)
     return time.perf_counter() - begun
 
