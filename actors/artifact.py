@@ -225,31 +225,31 @@ class ArtifactReader:
     def _images(
         self, name: str, indices: Sequence[int] | np.ndarray, *, channels: int, count: int
     ) -> torch.Tensor:
-        wanted = checked_indices(name, indices, count)
+        checked = checked_indices(name, indices, count)
         # NumPy's indexing, not torch's: it starts no threads, which cost more than the copy.
         if self._codec == "raw":
-            return torch.from_numpy(self._tensors[name][wanted])
+            return torch.from_numpy(self._tensors[name][checked])
         assert self.size is not None
         data, ends = self._tensors[name], self._tensors[f"{name}_offsets"]
-        encoded = [data[ends[i] : ends[i + 1]] for i in wanted]
+        encoded = [data[ends[i] : ends[i + 1]] for i in checked]
         return torch.from_numpy(
             decode(encoded, codec=self._codec, channels=channels, size=self.size)
         )
 
 
 def checked_indices(name: str, indices: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
-    """The indices as int64 (n,).
+    """Returns the indices as int64 (n,).
 
     Raises:
-        IndexError: there are none, or one is outside [0, count).
+        IndexError: there is none, or one is outside [0, count).
     """
-    wanted = np.asarray(indices, dtype=np.int64)
-    if wanted.size == 0:
+    checked = np.asarray(indices, dtype=np.int64)
+    if checked.size == 0:
         raise IndexError(f"no {name} were asked for; give at least one index")
-    low, high = wanted.min(), wanted.max()
+    low, high = checked.min(), checked.max()
     if low < 0 or high >= count:
         raise IndexError(f"{name} {low}..{high} were asked for, the clip has {count} of them")
-    return wanted
+    return checked
 
 
 def _fetch(place: str) -> bytes | None:

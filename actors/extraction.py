@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from actors.artifact import Clip, ImageSpool, Spool, artifact_name, pieces, spool
-from actors.errors import UserError, nearest
 from actors.extract_settings import ExtractSettings
 from actors.flow import FlowEngine, get_engine, to_gray
 from actors.flow.engine import is_on_gpu
 from actors.flow.methods import find_quantized
-from actors.reading import read_media
+from actors.reading import check_tracks, read_media
 from actors.storage import Storage
 from actors.tracks import FLOW, FRAMES, TRACKS
 
@@ -53,14 +52,6 @@ def extract_clip(
     if spectrogram is not None:
         tensors["spectrogram"] = spool(spectrogram)
     return Clip(metadata=metadata, tensors=tensors)
-
-
-def check_tracks(tracks: Sequence[str]) -> None:
-    """Raises UserError for a track that does not exist."""
-    for track in tracks:
-        if track not in TRACKS:
-            known = ", ".join(TRACKS)
-            raise UserError(f"track {track!r} does not exist ({known}){nearest(track, TRACKS)}")
 
 
 class _Windows:

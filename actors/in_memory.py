@@ -1,6 +1,6 @@
-"""A video held in memory for prediction: as its artifact, but nothing is packed and read back.
+"""A decoded clip in memory, for prediction: the interface of an artifact without its file.
 
-Flow is found, and a lossy codec applied, for what is asked for only.
+Flow is computed, and a lossy codec applied, only for the frames and fields that are read.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 
 from actors.artifact import checked_indices
 from actors.extract_settings import ExtractSettings
-from actors.extraction import check_tracks, read_media
 from actors.flow import FlowEngine, get_engine, to_gray
 from actors.flow.methods import find_quantized
 from actors.media.codecs import as_decoded
+from actors.reading import check_tracks, read_media
 from actors.tracks import FLOW, FRAMES, SOUND, TRACKS
 
 IN_MEMORY = 2**29
-"""Bytes of decoded frames kept in memory; a longer clip's further ones go to a temporary file."""
+"""Bytes of decoded frames in memory; further frames go to a temporary file."""
 
 
 class DecodedFrames:
@@ -32,10 +32,11 @@ class DecodedFrames:
 
     Args:
         keep_every: every n-th frame is kept.
-        in_memory: bytes kept in memory at most.
+        in_memory: largest number of bytes in memory.
 
     Attributes:
-        seen: frames that came. size: their (H, W); None before the first.
+        seen: number of frames added.
+        size: (H, W) of the frames; None before the first one.
     """
 
     def __init__(self, keep_every: int = 1, in_memory: int = IN_MEMORY) -> None:
@@ -46,6 +47,7 @@ class DecodedFrames:
         self._file: Any = None
 
     def append(self, frame: np.ndarray) -> None:
+        """Adds a frame."""
         if self.size is None:
             self.size = (frame.shape[0], frame.shape[1])
         if self.seen % self._every == 0:
@@ -62,12 +64,12 @@ class DecodedFrames:
         self._file.write(np.ascontiguousarray(frame).data)
 
     def flush(self) -> None:
-        """Called before frames are read."""
+        """Writes out buffered frames; to be called before frames are read."""
         if self._file is not None:
             self._file.flush()
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """The index-th of the kept frames."""
+        """Returns a kept frame."""
         if index < len(self._kept):
             return self._kept[index]
         assert self.size is not None
@@ -76,6 +78,7 @@ class DecodedFrames:
         return np.frombuffer(content, np.uint8).reshape(*self.size, 3)
 
     def close(self) -> None:
+        """Removes the temporary file."""
         if self._file is not None:
             self._file.close()
 
@@ -83,17 +86,17 @@ class DecodedFrames:
 class ClipInMemory:
     """A decoded clip with the interface of `actors.artifact.ArtifactReader`.
 
-    The values are those that its artifact would have; flow of RAFT differs from it by rounding,
-    for the network computes other fields together.
+    Its values are those of the clip's artifact. Flow of RAFT differs by rounding, because other
+    fields are computed in the same batch.
 
     Use it in a ``with`` statement: a long clip has a temporary file.
 
     Attributes:
-        metadata: as an artifact's.
+        metadata: metadata of the clip's artifact.
         tracks: those the clip has, in the order of `actors.tracks.TRACKS`.
-        n_frames, n_flow: RGB frames and flow fields.
-        size: (H, W) of both, or None for sound alone.
-        spectrogram_rate: its columns per second, or None.
+        n_frames, n_flow: number of RGB frames and of flow fields.
+        size: (H, W) of frames and flow; None without both.
+        spectrogram_rate: columns of the spectrogram per second; None without sound.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class ClipInMemory:
     ) -> None:
         self._settings, self._wanted = settings, tuple(tracks)
         self._engine, self._threads = engine, threads
-        # Flow is found between all frames, also those that are not kept as RGB.
+        # Flow is computed between all frames, also those that are not kept as RGB.
         self._every = settings.frame_every if FLOW not in tracks else 1
         self._decoded = DecodedFrames(self._every)
         self._fields: dict[int, np.ndarray] = {}
@@ -123,11 +126,12 @@ class ClipInMemory:
         self._decoded.close()
 
     def add(self, frames: Iterator[np.ndarray]) -> None:
-        """Takes decoded frames; see `actors.reading.FrameSink`."""
+        """Adds decoded frames; see `actors.reading.FrameSink`."""
         for frame in frames:
             self._decoded.append(frame)
 
     def finish(self) -> None:
+        """Ends the clip; see `actors.reading.FrameSink`."""
         self._decoded.flush()
         self.size, seen = self._decoded.size, self._decoded.seen
         if FRAMES in self._wanted:
@@ -152,20 +156,20 @@ class ClipInMemory:
             self.spectrogram_rate = self.metadata["sound"]["columns_per_second"]
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """RGB frames, uint8 (n, 3, H, W), in the order asked for.
+        """Returns RGB frames: uint8 (n, 3, H, W), in the order of the indices.
 
         Raises:
-            IndexError: the clip has no such frame.
+            IndexError: an index is out of range, or there is none.
         """
         wanted = checked_indices("frames", indices, self.n_frames)
         step = self._settings.frame_every // self._every
         return torch.from_numpy(self._as_kept(self._stack(wanted * step), color=True))
 
     def flow(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Flow fields, uint8 (n, 2, H, W), x first; each is found when it is first asked for.
+        """Returns flow fields: uint8 (n, 2, H, W), x first; computes those not computed before.
 
         Raises:
-            IndexError: the clip has no such field.
+            IndexError: an index is out of range, or there is none.
         """
         wanted = checked_indices("flow", indices, self.n_flow)
         missing = np.array(sorted(set(wanted.tolist()) - set(self._fields)), np.int64)
@@ -175,17 +179,17 @@ class ClipInMemory:
         return torch.from_numpy(np.stack([self._fields[i] for i in wanted.tolist()]))
 
     def spectrogram(self) -> torch.Tensor | None:
-        """Log-magnitude STFT, float32 (bands, T), about zero mean and unit variance; or None."""
+        """Returns the log-magnitude STFT, float32 (bands, T), roughly standardized; or None."""
         kept = self._spectrogram
         return None if kept is None else torch.from_numpy(kept.astype(np.float32))
 
     def _stack(self, kept: np.ndarray) -> np.ndarray:
-        """Decoded frames, uint8 (n, 3, H, W)."""
+        """Stacks kept frames: uint8 (n, 3, H, W)."""
         stacked = np.stack([self._decoded[i] for i in kept.tolist()])
         return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
 
     def _find(self, kept: np.ndarray) -> np.ndarray:
-        """The fields between consecutive frames, as an artifact has them: (n - 1, 2, H, W)."""
+        """Computes the fields between consecutive frames, as in an artifact: (n - 1, 2, H, W)."""
         assert self._engine is not None
         frames = self._stack(kept)
         if not getattr(self._engine, "color", False):
@@ -203,7 +207,7 @@ class ClipInMemory:
     def _in_threads(
         self, work: Callable[[np.ndarray], np.ndarray], images: np.ndarray
     ) -> np.ndarray:
-        """`work` on equal parts of the images, each in a thread."""
+        """Calls `work` on equal parts of the images, each in a thread, and joins the results."""
         count = min(self._threads, len(images))
         if count < 2:
             return work(images)
@@ -214,9 +218,9 @@ class ClipInMemory:
 
 
 def runs(indices: np.ndarray, *, longest: int) -> Iterator[tuple[int, int]]:
-    """Ascending indices as runs (first, stop) without gaps, none longer than `longest`.
+    """Splits ascending indices into runs (first, stop) without gaps, none above `longest`.
 
-    Case 3, 4, 5, 9 with longest=2: (3, 5), (5, 6), (9, 10).
+    Example: 3, 4, 5, 9 with longest=2: (3, 5), (5, 6), (9, 10).
     """
     if len(indices) == 0:
         return
@@ -237,11 +241,11 @@ def read_clip(
     """Decodes a video into memory.
 
     Args:
-        path: a file of this machine.
-        settings: what to take.
+        path: path of a local file.
+        settings: settings of the extraction.
         tracks: which of `actors.tracks.TRACKS` to read.
-        flow: finds the flow; None: what the settings choose, on `threads` threads of the CPU.
-        threads: how many threads convert frames and fields.
+        flow: engine of the flow; None: the settings' method on `threads` threads of the CPU.
+        threads: number of threads that convert frames and fields.
 
     Raises:
         MediaError: the file has none of the tracks.

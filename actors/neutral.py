@@ -13,8 +13,8 @@ def neutral(default: Any = None, *, factory: Callable[[], Any] | None = None) ->
     """Declares a dataclass field that results do not depend on; fingerprints leave it out.
 
     Args:
-        default: the field's default value; immutable.
-        factory: makes the default value instead.
+        default: default value of the field; immutable.
+        factory: function that makes the default value; it replaces `default`.
     """
     if factory is not None:
         return field(default_factory=factory, metadata={KEY: True})

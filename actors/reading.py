@@ -1,4 +1,4 @@
-"""One pass over a media file: decoded frames go to a sink, the sound becomes a spectrogram."""
+"""One pass over a media file: its frames go to a sink, its sound becomes a spectrogram."""
 
 from __future__ import annotations
 
@@ -8,19 +8,29 @@ from typing import Any, Protocol
 import numpy as np
 
 from actors.artifact import VERSION
-from actors.errors import MediaError
+from actors.errors import MediaError, UserError, nearest
 from actors.extract_settings import ExtractSettings
 from actors.media.decode import PictureDecoder, best_pictures, open_media, packets
 from actors.media.sound import SoundDecoder
 from actors.tracks import FLOW, SOUND, TRACKS
 
 
+def check_tracks(tracks: Sequence[str]) -> None:
+    """Raises `UserError` if a track does not exist, or none is named."""
+    known = ", ".join(TRACKS)
+    if not tracks:
+        raise UserError(f"no track is named; choose from {known}")
+    for track in tracks:
+        if track not in TRACKS:
+            raise UserError(f"track {track!r} does not exist ({known}){nearest(track, TRACKS)}")
+
+
 class FrameSink(Protocol):
-    """Where a pass over a file leaves the frames.
+    """Receives the frames of a pass over a file.
 
     Attributes:
-        size: (H, W) of the frames; None before the first.
-        n_frames, n_flow: RGB frames and flow fields that the clip has.
+        size: (H, W) of the frames; None before the first one.
+        n_frames, n_flow: number of RGB frames and of flow fields of the clip.
     """
 
     @property
@@ -33,22 +43,27 @@ class FrameSink(Protocol):
     def n_flow(self) -> int: ...
 
     def add(self, frames: Iterator[np.ndarray]) -> None:
-        """Takes the next frames, uint8 (H, W, 3)."""
+        """Adds frames, uint8 (H, W, 3)."""
         ...
 
     def finish(self) -> None:
-        """Called once after the last frame."""
+        """Ends the clip; called once after the last frame."""
         ...
 
 
 def read_media(
     path: str, settings: ExtractSettings, tracks: Sequence[str], sink: FrameSink
 ) -> tuple[dict[str, Any], np.ndarray | None]:
-    """Reads a video once; its frames go to `sink`.
+    """Reads a file once.
+
+    Args:
+        path: path of a local file.
+        settings: settings of the extraction.
+        tracks: which of `actors.tracks.TRACKS` to read.
+        sink: receives the frames.
 
     Returns:
-        The clip's metadata, as an artifact has it, and the spectrogram, float16 (bands, T), or
-        None.
+        The metadata of the clip's artifact, and the spectrogram, float16 (bands, T), or None.
 
     Raises:
         MediaError: the file has none of the tracks.
@@ -57,7 +72,7 @@ def read_media(
 
 
 class _Pass:
-    """The state of one pass over one file."""
+    """State of one pass over one file."""
 
     def __init__(
         self, path: str, settings: ExtractSettings, tracks: Sequence[str], sink: FrameSink
@@ -75,9 +90,9 @@ class _Pass:
         with open_media(self.path) as media:
             self._choose(media)
             self._read(media)
-        self._mark_undecoded()
+        self._mark_absent()
         if len(self.absent) == len(self.tracks):
-            raise self._refusal()
+            raise self._rejection()
         return self._facts(), self.spectrogram
 
     def _choose(self, media: Any) -> None:
@@ -113,12 +128,12 @@ class _Pass:
 
     def _read(self, media: Any) -> None:
         decoders = [d for d in (self.pictures, self.sound) if d is not None]
-        wanted = {decoder.stream.index: decoder for decoder in decoders}
+        by_index = {decoder.stream.index: decoder for decoder in decoders}
         for packet in packets(media, [d.stream for d in decoders]):
             if isinstance(packet, MediaError):
                 self.unfinished = packet.message
                 break
-            decoder = wanted[packet.stream.index]
+            decoder = by_index[packet.stream.index]
             if isinstance(decoder, PictureDecoder):
                 self.sink.add(decoder.decode(packet))
             else:
@@ -133,7 +148,7 @@ class _Pass:
             if reason is not None:
                 self.absent[SOUND] = reason
 
-    def _mark_undecoded(self) -> None:
+    def _mark_absent(self) -> None:
         """Marks the tracks as absent of which nothing was decoded."""
         if self.pictures is None:
             return
@@ -143,10 +158,10 @@ class _Pass:
             self.absent |= {track: error for track in self.tracks if track != SOUND}
         elif FLOW in self.tracks and self.pictures.taken == 1:
             self.absent[FLOW] = MediaError(
-                "one_frame", "the file has a single frame: nothing moves"
+                "one_frame", "the file has a single frame; flow needs two"
             )
 
-    def _refusal(self) -> MediaError:
+    def _rejection(self) -> MediaError:
         reasons = list(dict.fromkeys(self.absent[track].message for track in self.tracks))
         if self.unfinished:
             reasons.append(self.unfinished)

@@ -3,11 +3,9 @@
 
     python benchmarks/extract.py [--clips 120] [--rounds 3]
 
-Both sides use as many processes with one thread each, on the demo's videos, in turn (A B A B ...).
-The rate is that from the fifth part of the clips to the last one, when all workers have started.
-Memory is the largest resident set
-of a process that extracts n and 10 n clips, and clips of t and 10 t seconds. Figures: one JSON
-object on the last line.
+Both sides use as many processes with one thread each, on the demo's videos, in turn (A B A B ...);
+see benchmarks/pool_rates.py. Memory is the largest resident set of a process that extracts n and
+10 n clips, and clips of t and 10 t seconds. Figures: one JSON object on the last line.
 """
 
 from __future__ import annotations
@@ -18,11 +16,8 @@ import multiprocessing as mp
 import os
 import platform
 import resource
-import statistics
 import sys
 import tempfile
-import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +27,11 @@ from pipelines.cli.launch import ROOT, prepare  # noqa: E402
 
 prepare()
 
-import torch  # noqa: E402
-
 from actors.artifact import artifact_name  # noqa: E402
 from actors.extraction import ClipExtractor  # noqa: E402
 from actors.storage import Storage  # noqa: E402
 from actors.tracks import TRACKS  # noqa: E402
+from benchmarks.pool_rates import compare  # noqa: E402
 from pipelines.cli.settings import parse_settings  # noqa: E402
 from pipelines.data.demo_videos import make_demo_set  # noqa: E402
 
@@ -48,59 +42,14 @@ def rows_of(paths: list[str]) -> list[Row]:
     return [{"id": p, "path": p, "name": artifact_name(p)} for p in paths]
 
 
-def extractor(output: str) -> ClipExtractor:
+def extractor(output: Storage) -> ClipExtractor:
     settings = parse_settings("", ["--preset", "demo"]).extract
-    return ClipExtractor(settings, TRACKS, Storage(output))
-
-
-_worker: ClipExtractor | None = None
-
-
-def _start(output: str) -> None:
-    global _worker
-    torch.set_num_threads(1)  # as Ray has it for an actor of one CPU
-    _worker = extractor(output)
-
-
-def _extract(row: Row) -> int:
-    assert _worker is not None
-    return int(_worker(row)["pairs"])
-
-
-def rate(marks: list[float]) -> float:
-    """Clips per second, from the times at which clips were done."""
-    first = len(marks) // 5
-    return (len(marks) - 1 - first) / (marks[-1] - marks[first])
-
-
-def bare_loop(rows: list[Row], processes: int) -> float:
-    """Clips per second of a plain pool of processes."""
-    with tempfile.TemporaryDirectory() as output:
-        context = mp.get_context("spawn")
-        with context.Pool(processes, _start, (output,)) as pool:
-            done = pool.imap_unordered(_extract, rows, chunksize=1)
-            return rate([time.perf_counter() for _ in done])
-
-
-def through_ray(rows: list[Row], processes: int) -> float:
-    """Clips per second of the job's own extraction."""
-    from actors.pool.run import PoolResources, run_pool
-
-    with tempfile.TemporaryDirectory() as output:
-        marks: list[float] = []
-        run_pool(
-            rows,
-            partial(extractor, output),
-            storage=Storage(output),
-            resources=PoolResources.for_cluster(max_actors=processes),
-            on_row=lambda done, total, row: marks.append(time.perf_counter()),
-        )
-        return rate(marks)
+    return ClipExtractor(settings, TRACKS, output)
 
 
 def _peak_of(paths: list[str], queue: Any) -> None:
     with tempfile.TemporaryDirectory() as output:
-        worker = extractor(output)
+        worker = extractor(Storage(output))
         for row in rows_of(paths):
             worker(row)
     queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -171,15 +120,8 @@ def main() -> None:
         import ray
 
         ray.init(address="local", log_to_driver=False, include_dashboard=False, logging_level=40)
-        rates: dict[str, list[float]] = {"bare": [], "ray": []}
-        for _ in range(chosen.rounds):
-            rates["bare"].append(bare_loop(rows_of(paths), processes))
-            rates["ray"].append(through_ray(rows_of(paths), processes))
+        figures |= compare(extractor, rows_of(paths), processes=processes, rounds=chosen.rounds)
         ray.shutdown()
-    for name, values in rates.items():
-        figures[f"{name}_clips_per_s"] = statistics.median(values)
-    pairs = zip(rates["ray"], rates["bare"], strict=True)
-    figures["ray_to_bare"] = statistics.median(r / b for r, b in pairs)
     figures |= {"clips": len(paths), "processes": processes, "machine": platform.machine()}
     print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}))
 

@@ -18,7 +18,7 @@ from actors.errors import UserError
 from actors.media.sampling import uniform_positions
 from actors.storage import Storage
 from trainers.encoders.encoder import Encoder
-from trainers.encoders.inference import compute, lay_out
+from trainers.encoders.inference import compute, lay_out, prepare
 from trainers.fit.optimizer import place
 from trainers.network_files import load_network
 from trainers.settings import EmbeddingSettings
@@ -177,7 +177,8 @@ class ClipEmbedder:
         loaded, _ = load_network(network, name)
         if not isinstance(loaded, Encoder):
             raise UserError(f"{network.path(name)} is a sequence model; give a stream's encoder")
-        self._encoder = place(loaded, torch.device(device)).eval()
+        placed = place(loaded, torch.device(device))
+        self._encoder = prepare(placed, device, settings.embed.precision)
         self._stream = make_stream(stream, settings)
         self._output, self._multi_label, self._device = output, multi_label, device
 

@@ -236,11 +236,11 @@ def _name(config: Mapping[str, Any]) -> str:
 
 def _concurrent(settings: SearchSettings) -> int:
     """Number of points that fit on the free CPUs, except one CPU for Ray Data's tasks."""
-    for kind, wanted in (("CPU", settings.cpus_per_trial), ("GPU", settings.gpus_per_trial)):
+    for kind, needed in (("CPU", settings.cpus_per_trial), ("GPU", settings.gpus_per_trial)):
         there = ray.cluster_resources().get(kind, 0.0)
-        if wanted > there:
+        if needed > there:
             raise UserError(
-                f"one point of the search needs {wanted:g} {kind}s and the cluster has {there:g}; "
+                f"one point of the search needs {needed:g} {kind}s and the cluster has {there:g}; "
                 f"lower search.{kind.lower()}s_per_trial"
             )
     if settings.concurrent is not None:

@@ -58,12 +58,15 @@ def decode(
 
 
 def as_decoded(images: np.ndarray, *, codec: str, quality: int) -> np.ndarray:
-    """What reading back gives of images once they are kept: uint8 of the same shape.
+    """Encodes and decodes images: the images as they are read from an artifact.
 
     Args:
         images: uint8 (n, C, H, W), C is 3 or 2.
         codec: ``raw``, ``zstd`` (both lossless) or ``jpeg``.
-        quality: JPEG's, 1 to 100.
+        quality: quality of JPEG, 1 to 100.
+
+    Returns:
+        uint8, shape of `images`.
     """
     if codec != "jpeg":
         return images

@@ -27,8 +27,7 @@ CRASHES_ALLOWED = 2
 """Number of crashes in one run after which a clip is rejected."""
 
 WORKERS_KEPT = 3
-"""A process keeps the workers of so many runs, the latest: as many as streams are embedded at
-once."""
+"""Number of runs whose workers a process keeps: one per stream embedded at the same time."""
 
 ROWS_PER_BLOCK = 8
 MIN_BLOCKS = 64
@@ -83,7 +82,7 @@ class PoolResources:
 
 
 class _Guarded:
-    """Runs the worker on a batch of rows, turning what goes wrong into rows."""
+    """Runs the worker on batches of rows; a `MediaError` becomes a rejected row."""
 
     def __init__(self, make_worker: Callable[[], ClipWorker], notes: Notes) -> None:
         self._worker, self._notes = make_worker(), notes
@@ -113,13 +112,13 @@ class _Guarded:
 
 
 _kept: OrderedDict[str, _Guarded] = OrderedDict()
-"""The workers of this process, by the run that they are of."""
+"""Workers of this process by their run's session."""
 
 
 def _work(
     batch: dict[str, Any], make_worker: Callable[[], ClipWorker], notes: Notes
 ) -> Iterator[dict[str, list[str]]]:
-    """One task: as `_Guarded`, with the worker that this process has of the same run."""
+    """One task: runs this process's worker of the run on a batch; see `_Guarded`."""
     if notes.session not in _kept:
         _kept[notes.session] = _Guarded(make_worker, notes)
         while len(_kept) > WORKERS_KEPT:
@@ -195,8 +194,11 @@ def _stream(
 def _engine(
     make_worker: Callable[[], ClipWorker], notes: Notes, resources: PoolResources, size: int
 ) -> Mapping[str, Any]:
-    """Tasks, as Ray keeps their processes for the next step's tasks; with GPUs actors, as Ray ends
-    the process of a task that had one."""
+    """Returns the arguments of `map_batches` for the function and its processes.
+
+    Without GPUs it runs as tasks, whose processes Ray keeps for the next step. With GPUs it runs in
+    actors, because Ray ends the process of a task that used a GPU.
+    """
     if resources.gpus:
         return {
             "fn": _Guarded,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import importlib
 import importlib.util
@@ -80,7 +81,14 @@ def start(job: str, read: str, description: str | None) -> None:
         asked = getattr(importlib.import_module(module), function)(description or "")
         return importlib.import_module(job).main(asked)
 
-    main_guard(run)
+    # Registered before anything else is imported, so that it comes after all other exit functions.
+    code = [1]
+    atexit.register(lambda: _leave(code[0]))
+    try:
+        main_guard(run)
+    except SystemExit as end:
+        code[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
 
 
 def main_guard(run: Callable[[], int | None]) -> None:
@@ -108,7 +116,8 @@ def main_guard(run: Callable[[], int | None]) -> None:
 
 
 def _leave(code: int) -> None:
-    """Ends at once: threads that are in the middle of a fit would keep the process."""
+    """Ends at once: threads that are in the middle of a fit would keep the process, and to take
+    apart one that holds PyTorch, Ray and MLflow takes seconds."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

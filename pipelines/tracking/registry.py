@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pipelines.cli.launch import ROOT
 from pipelines.cli.model_settings import CHALLENGER, RegistrySettings
 from pipelines.data import Video
 from pipelines.tracking.runs import Run, Tracker
-from pipelines.tracking.user_code import user_code
+from pipelines.tracking.user_code import installed_packages, user_code
 from trainers.model_files import FACTS, read_files
 
 ARTIFACT = "system"
@@ -133,10 +133,15 @@ def register(
     return version
 
 
-def requirements() -> list[str]:
-    """The packages that the model requires, pinned to the versions of training."""
-    # Not every registry has wheels with a local version ("+cpu").
-    return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]
+def requirements(more: Iterable[str] = ()) -> list[str]:
+    """The packages that the model needs, pinned to the versions it was trained with.
+
+    Args:
+        more: packages that it needs besides `REQUIREMENTS`.
+    """
+    # A build's local part ("+cpu") names a wheel that not every registry has.
+    names = dict.fromkeys((*REQUIREMENTS, *more))
+    return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
 
 
 def signature(streams: Sequence[str]) -> ModelSignature:
@@ -229,7 +234,7 @@ def _log_model(tracker: Tracker, run: Run, files: Mapping[str, bytes]) -> Any:
             signature=signature(list(record["streams"])),
             # The path does not exist, so that MLflow's trial prediction is immediate.
             input_example=["path/of/a/video.mp4"],
-            pip_requirements=requirements(),
+            pip_requirements=requirements(installed_packages(files)),
         )
     return tracker.client.get_logged_model(logged.model_id)
 

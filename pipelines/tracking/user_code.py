@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import site
@@ -27,9 +28,22 @@ def user_code(files: Mapping[str, bytes]) -> list[str]:
     Args:
         files: a saved model's; see `trainers.model_files.read_files`.
     """
-    names = {text.partition(":")[0].partition(".")[0] for text in _named(files)} - OWN
-    found = {place for name in names if (place := _place(name)) is not None}
+    found = {place for name in _packages(files) if (place := _place(name)) is not None}
     return sorted(str(place) for place in found)
+
+
+def installed_packages(files: Mapping[str, bytes]) -> list[str]:
+    """Distributions of the installed packages that a model names as ``package.module:name``.
+
+    The encoder ``timm:NAME`` names timm.
+    """
+    known = importlib.metadata.packages_distributions()
+    return sorted({one for name in _packages(files) for one in known.get(name, ())})
+
+
+def _packages(files: Mapping[str, bytes]) -> set[str]:
+    """Top-level packages that a model names, but for those that travel with it anyway."""
+    return {text.partition(":")[0].partition(".")[0] for text in _named(files)} - OWN
 
 
 def _named(files: Mapping[str, bytes]) -> Iterator[str]:

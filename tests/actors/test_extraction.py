@@ -322,3 +322,5 @@ def test_what_goes_wrong_in_an_overlapping_engine_is_raised(clip):
 def test_an_unknown_track_is_refused(clip):
     with pytest.raises(UserError, match="track 'audio' does not exist"):
         extract(clip, tracks=("audio",))
+    with pytest.raises(UserError, match="no track is named; choose from frames, flow, sound"):
+        extract(clip, tracks=())

@@ -236,9 +236,28 @@ def test_the_requirements_are_what_the_code_imports():
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.split(".")[0])
-    own = {"actors", "trainers"}
+    own = {"actors", "trainers", "timm"}  # timm only where an encoder is timm's
     assert imported - set(sys.stdlib_module_names) - own <= set(REQUIREMENTS)
     assert all("==" in line and "+" not in line and "/" not in line for line in requirements())
+
+
+def test_a_model_that_version_0_1_0_registered_is_refused_with_what_to_do(tracker_of_old):
+    folder = download(tracker_of_old, "models:/old/1")
+    with pytest.raises(UserError, match=r"saved by version 0\.1\.0 .*train the model again"):
+        load(folder)
+
+
+@pytest.fixture
+def tracker_of_old(registered, tmp_path):
+    """With a model whose files lie where version 0.1.0 put them."""
+    tracker, run, _ = registered
+    place = tmp_path / "model" / "artifacts" / "hybrid"
+    place.mkdir(parents=True)
+    (place / "hybrid.json").write_text(json.dumps({"format": 1}))
+    (tmp_path / "model" / "MLmodel").write_text("flavors: {}\n")
+    tracker.client.create_registered_model("old")
+    tracker.client.create_model_version("old", str(tmp_path / "model"), run.id)
+    return tracker
 
 
 def test_models_that_are_not_there(registered, tmp_path):

@@ -144,7 +144,7 @@ def test_weights_files_that_are_none_are_refused(tmp_path, capsys):
     torch.save({"state_dict": Malicious()}, tmp_path / "bad.pt")
     (tmp_path / "noise.safetensors").write_bytes(b"noise, not tensors")
     for name, message in [
-        ("bad.pt", "never pickled objects"),
+        ("bad.pt", "pickled objects, which are never loaded"),
         ("noise.safetensors", "can't be read"),
         ("absent.pt", "there is no such file"),
     ]:

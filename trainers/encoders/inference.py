@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import copy
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainers.encoders.encoder import Encoder
 
@@ -23,28 +24,43 @@ def uses_bf16(precision: Precision) -> bool:
 
 
 def prepare(encoder: Encoder, device: str | torch.device, precision: Precision = "fp32") -> Encoder:
-    """Moves an encoder to a device, in evaluation mode.
+    """The encoder to compute with, on a device and in evaluation mode.
 
-    On a CPU with a `precision` other than fp32 its convolutions become channels last, which halves
-    their time and changes the last digits of results.
+    On a CPU with a `precision` other than fp32 its convolutions are channels last, which takes
+    half the time and changes the last digits of results; in bf16 the weights of convolutions and
+    linear layers are bfloat16, so that they are not converted for each batch.
 
     Args:
-        encoder: the encoder, changed in place.
+        encoder: the encoder; it is moved in place, but its weights keep their type.
         device: cpu or cuda.
-        precision: what `compute` is called with afterwards.
+        precision: what `compute` and `lay_out` are called with afterwards.
+
+    Returns:
+        The encoder itself; where weights are bfloat16, a copy of it.
     """
-    encoder.to(device).eval()
-    if torch.device(device).type == "cpu" and precision != "fp32":
-        encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoder = encoder.to(device).eval()
+    if torch.device(device).type != "cpu" or precision == "fp32":
+        return encoder
+    if uses_bf16(precision):
+        encoder = _with_bf16_weights(encoder)
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return encoder
+
+
+def _with_bf16_weights(encoder: Encoder) -> Encoder:
+    """A copy; the tensors of its convolutions and linear layers are copied to bfloat16 at once."""
+    copies: dict[int, Any] = {}
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            for value in module.parameters(recurse=False):
+                copies[id(value)] = nn.Parameter(value.detach().bfloat16(), requires_grad=False)
+    return copy.deepcopy(encoder, copies)
 
 
 def compute(
     device: str | torch.device, precision: Precision = "fp32", *, half: bool = True
 ) -> torch.autocast:
     """The context in which encoders compute.
-
-    Weights are converted once within a context, so it should span all batches of a clip.
 
     Args:
         device: cpu or cuda.

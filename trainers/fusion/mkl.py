@@ -58,7 +58,7 @@ def fit_mkl(
     """Fits weights and SVM alternately until the relative duality gap is small enough.
 
     It ends without it after `MOST_STEPS` turns, or once an SVM at the least tolerance, or at the
-    limit of its iterations, no longer narrows it; ``settled`` tells.
+    limit of its iterations, no longer narrows it; see ``settled``.
 
     Args:
         kernels: (S, n, n), each positive semi-definite.

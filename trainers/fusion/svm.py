@@ -1,6 +1,6 @@
 """Support vector machines on χ² kernels: per feature, early fusion, multiple kernel learning.
 
-Classes are judged one against the rest. SVM-EF takes the mean of the features' kernels, SVM-MKL
+Classes are scored one against the rest. SVM-EF takes the mean of the features' kernels, SVM-MKL
 learns their weights (`mkl`), SVM-LF is the mean of the features' own machines' scores
 (`method.LateFusion`). Decision values become probabilities by a calibration fitted on held-out
 ones, which changes no machine's order of clips (multi-label) or of classes (single-label).
@@ -191,8 +191,8 @@ def balanced(signs: NDArray[Any], cost: float) -> Floats:
     """(n,) C_i, so that the positives and the negatives weigh the same, C n / 2 each.
 
     One class among many has few positives: where its chance is below a half everywhere (a stream
-    that tells only some of a class), the plain hinge loss is least for a machine that always says
-    no, and knows nothing.
+    that shows only part of a class), the plain hinge loss is least for a machine that rejects
+    every clip.
     """
     shares = np.where(signs > 0, (signs > 0).mean(), (signs < 0).mean())
     return np.asarray(cost / (2 * shares))

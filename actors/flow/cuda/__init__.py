@@ -1,1 +1,1 @@
-"""TV-L1 on a GPU, in Triton's kernels; `engine` is what others use."""
+"""TV-L1 on a GPU by Triton kernels; other packages use `engine` only."""
