@@ -32,10 +32,8 @@ if __name__ == "__main__":
 
 import av
 
-from pipelines.data.demo_clues import CLUES, clue_agreement
+from pipelines.data.demo_clues import CLUES
 from pipelines.data.demo_scenes import FPS, SAMPLE_RATE, SIDE, Scene, make_scene
-
-__all__ = ["CLUES", "DemoSettings", "clue_agreement", "make_demo_set"]
 
 VERSION = 4
 """Raised whenever the same settings give different videos, so that older sets are made again."""

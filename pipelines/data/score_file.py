@@ -149,8 +149,8 @@ def _targets(arrays: Mapping[str, NDArray], path: Path, n: int, c: int) -> Targe
             raise UserError(f"{path}: labels are {labels.shape}, the scores {(n, c)}")
         wrong = np.flatnonzero(~np.isin(labels, (0, 1)).all(1))
         if len(wrong):
-            raise UserError(f"{path}: labels of several classes must be 0 or 1, but not in rows "
-                            f"{shown(wrong)}")  # fmt: skip
+            raise UserError(f"{path}: labels of several classes must be 0 or 1; rows "
+                            f"{shown(wrong)} hold other values")  # fmt: skip
         return Targets.from_dense(labels, multi_label=True)
     if labels.shape != (n,):
         raise UserError(f"{path}: labels are {labels.shape}, the scores {(n, c)}")

@@ -41,6 +41,7 @@ REQUIREMENTS = (
     "torch",
     "torchvision",
     "torchaudio",
+    "timm",
     "numpy",
     "scipy",
     "pandas",

@@ -104,7 +104,7 @@ MISTAKES = {
     "few_labels": (lambda a: a.update(labels=a["labels"][:9]), r"labels are \(9,\), the scores"),
     "targets": (
         lambda a: a.update(labels=2 * np.eye(5)[a["labels"]]),
-        "must be 0 or 1, not so in rows 0, 1",
+        "must be 0 or 1; rows 0, 1, 2, 3, 4, .* hold other values",
     ),
     "names": (lambda a: a.update(class_names=np.array(["a"])), r"class_names is \(1,\)"),
     "one_group": (lambda a: a.update(groups=np.zeros(240)), "all 240 clips are in one group"),
@@ -141,7 +141,7 @@ def test_files_that_are_none(tmp_path):
         read_scores(tmp_path / "one.npy")
     with pytest.raises(UserError, match="all 240 clips are in one group"):
         read_scores(write(tmp_path / "a.npz", **drawn()), groups="(Class)")
-    with pytest.raises(UserError, match="no pattern with one .group.") as refused:
+    with pytest.raises(UserError, match="not a pattern with one .group.") as refused:
         read_scores(write(tmp_path / "a.npz", **drawn(), person=np.ones(240)), groups="persn")
     assert "did you mean 'person'" in str(refused.value)
 

@@ -186,7 +186,7 @@ def test_a_place_that_mlflow_does_not_know(storage):
 
 def test_a_storage_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="check that the storage can be written"):
+    with pytest.raises(UserError, match="check that the storage is writable"):
         Tracker(TrackingSettings(), Storage(tmp_path / "file")).check()
 
 
@@ -222,7 +222,7 @@ def test_where_runs_go(tmp_path, monkeypatch):
 
 def test_a_remote_storage_needs_a_server():
     storage = Storage("s3://bucket/runs?region=eu-west-1")  # opened, never spoken to
-    with pytest.raises(UserError, match="name an MLflow server by MLFLOW_TRACKING_URI"):
+    with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI to an MLflow server"):
         tracking_uri(TrackingSettings(), storage)
 
 
