@@ -198,7 +198,8 @@ def test_a_hundred_and_one_classes_stay_legible_and_fit_the_page() -> None:
 
 def test_a_run_without_sound_or_pictures_has_no_empty_boxes() -> None:
     words = Page(render_html(many_classes())).words()
-    assert "no pictures" not in words and "no motion" not in words
+    assert "spectrogram" in words
+    assert "no frames" not in words and "no flow" not in words
 
 
 def test_more_classes_than_can_be_drawn_leave_the_hardest() -> None:
@@ -301,7 +302,9 @@ def test_the_chosen_refinement_is_marked_and_repeated_as_refined():
             note="chosen", chosen=True,
         ),
     ]  # fmt: skip
-    data = dataclasses.replace(minimal(), methods=rows, refinement="learned: <best> of all")
+    data = dataclasses.replace(
+        minimal(), methods=rows, joint="hybrid", refinement="learned: <best> of all"
+    )
     assert report_json(data)["methods"]["refined"]["accuracy"] == 0.6
     html = render_html(data)
     words = Page(html).words()
