@@ -221,7 +221,13 @@ def many_classes() -> ReportData:
         examples=[
             ExampleClip(
                 id="a.wav", truth=names[0], predicted=names[1], probability=0.5,
-                spectrogram=np.zeros((40, 90)), opinions={"audio_cnn": [(names[1], 0.5)]},
+                previews=[
+                    StreamPicture(
+                        kind="heat", caption="spectrogram", streams=["audio"],
+                        picture=np.zeros((40, 90)),
+                    )
+                ],
+                opinions={"audio_cnn": [(names[1], 0.5)]},
                 shares={"audio": 1.0},
             )
         ],

@@ -301,7 +301,9 @@ def test_the_chosen_refinement_is_marked_and_repeated_as_refined():
             note="chosen", chosen=True,
         ),
     ]  # fmt: skip
-    data = dataclasses.replace(minimal(), methods=rows, refinement="learned: <best> of all")
+    data = dataclasses.replace(
+        minimal(), methods=rows, joint="hybrid", refinement="learned: <best> of all"
+    )
     assert report_json(data)["methods"]["refined"]["accuracy"] == 0.6
     html = render_html(data)
     words = Page(html).words()
@@ -328,7 +330,7 @@ def test_the_page_warns_of_small_splits_and_tells_where_groups_come_from() -> No
         data.data, groups="3 groups (from the table)", warnings=["only 3 test clips"]
     )
     words = Page(render_html(dataclasses.replace(data, data=summary))).words()
-    assert "Note: only 3 test clips." in words and "3 groups (from the table)" in words
+    assert "Warning: only 3 test clips." in words and "3 groups (from the table)" in words
 
 
 def test_the_page_has_the_notes_of_the_stages() -> None:
