@@ -225,6 +225,7 @@ def many_classes() -> ReportData:
                     StreamPicture(
                         kind="heat", caption="spectrogram", streams=["audio"],
                         picture=np.zeros((40, 90)),
+<<<<<<< HEAD
                     ),
                     StreamPicture(
                         kind="pictures", caption="frames", streams=["spatial"], picture=None
@@ -232,6 +233,12 @@ def many_classes() -> ReportData:
                     StreamPicture(kind="flow", caption="flow", streams=["motion"], picture=None),
                 ],
                 opinions={"audio_cnn": [(names[1], 0.5)]}, shares={"audio": 1.0},
+=======
+                    )
+                ],
+                opinions={"audio_cnn": [(names[1], 0.5)]},
+                shares={"audio": 1.0},
+>>>>>>> f-pages
             )
         ],
         rejected=[
