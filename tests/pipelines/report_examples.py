@@ -225,7 +225,6 @@ def many_classes() -> ReportData:
                     StreamPicture(
                         kind="heat", caption="spectrogram", streams=["audio"],
                         picture=np.zeros((40, 90)),
-<<<<<<< HEAD
                     ),
                     StreamPicture(
                         kind="pictures", caption="frames", streams=["spatial"], picture=None
@@ -233,12 +232,6 @@ def many_classes() -> ReportData:
                     StreamPicture(kind="flow", caption="flow", streams=["motion"], picture=None),
                 ],
                 opinions={"audio_cnn": [(names[1], 0.5)]}, shares={"audio": 1.0},
-=======
-                    )
-                ],
-                opinions={"audio_cnn": [(names[1], 0.5)]},
-                shares={"audio": 1.0},
->>>>>>> f-pages
             )
         ],
         rejected=[
