@@ -1,4 +1,4 @@
-"""cluster.yaml passes Ray's own validation, and keeps what its comments promise."""
+"""cluster.yaml passes Ray's validation, and has the properties that its comments state."""
 
 import copy
 from importlib.metadata import requires
@@ -38,7 +38,7 @@ def test_the_head_is_small_and_does_no_work(config):
 
 
 def test_workers_have_a_gpu_and_run_on_spot(config):
-    assert len(workers(config)) >= 2, "a second kind for when spot has none of the first"
+    assert len(workers(config)) >= 2, "a second type for when spot has no capacity for the first"
     for node in workers(config).values():
         assert node["resources"]["GPU"] == 1 and node["resources"]["CPU"] >= 8
         assert node["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
