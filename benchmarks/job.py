@@ -14,7 +14,6 @@ JSON object on the last line.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing as mp
 import os
@@ -32,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 
 from pipelines.cli.launch import ROOT  # noqa: E402
 
@@ -98,11 +96,7 @@ def bare_point(try_point: Callable[..., None], trial: dict[str, Any], given: dic
 
     ray_search.tune.report = report
     begun = time.perf_counter()
-<<<<<<< HEAD
-    with contextlib.suppress(Enough):
-=======
     with suppress(Enough):
->>>>>>> e-pool
         try_point({name: trial[name] for name in ("lambda2", "lambda3")}, **given)
     return time.perf_counter() - begun
 

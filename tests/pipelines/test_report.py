@@ -331,7 +331,7 @@ def test_the_page_warns_of_small_splits_and_tells_where_groups_come_from() -> No
         data.data, groups="3 groups (from the table)", warnings=["only 3 test clips"]
     )
     words = Page(render_html(dataclasses.replace(data, data=summary))).words()
-    assert "Note: only 3 test clips." in words and "3 groups (from the table)" in words
+    assert "Warning: only 3 test clips." in words and "3 groups (from the table)" in words
 
 
 def test_the_page_has_the_notes_of_the_stages() -> None:
