@@ -34,7 +34,7 @@ from trainers.streams.clips import Media
 from trainers.streams.kinds import make_stream
 from trainers.streams.settings import StreamSettings
 from trainers.streams.stream import Stream
-from trainers.tensor_files import read_metadata
+from trainers.tensor_files import read_metadata, with_metadata
 
 KEY = "part"
 """Where a part's file keeps its plain values, in the metadata of safetensors."""
@@ -332,8 +332,7 @@ def write_values(
 
 def add_values(data: bytes, values: Mapping[str, Any]) -> bytes:
     """A safetensors file with a part's plain values added to its header."""
-    metadata = {**read_metadata(data), KEY: json.dumps(dict(values))}
-    return safetensors.numpy.save(safetensors.numpy.load(data), metadata=metadata)
+    return with_metadata(data, {KEY: json.dumps(dict(values))})
 
 
 def read_values(data: bytes) -> dict[str, Any]:
