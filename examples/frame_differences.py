@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor
+
 from trainers.streams.clips import Media
 from trainers.streams.frames import Frames
-from trainers.streams.stream import Stream
-
 from trainers.streams.settings import StreamSettings
+from trainers.streams.stream import Stream
 
 
 class FrameDifferences(Frames):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from trainers.sequence.model import SequenceModel
 
+from trainers.sequence.model import SequenceModel
 from trainers.settings import SequenceSettings
 
 

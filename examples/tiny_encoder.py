@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from torch import nn
-from trainers.encoders.encoder import Encoder
 
+from trainers.encoders.encoder import Encoder
 from trainers.encoders.specification import InputSpecification
 from trainers.settings import EncoderSettings
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from trainers.table import Table
-from trainers.targets import Targets
 
 from actors.storage import Storage
 from pipelines.steps.given import Given
 from pipelines.steps.step import Work
 from trainers.embedding import Embedding
+from trainers.table import Table
+from trainers.targets import Targets
 
 READERS = 8
 

@@ -164,5 +164,5 @@ def test_the_presets_and_the_files_of_the_benchmarks() -> None:
 
 def test_settings_without_effect_on_results_are_marked() -> None:
     marked = {one.name for one in fields(JobSettings) if is_neutral(one)}
-    assert marked == {"storage", "report", "resources", "tracking"}
+    assert marked == {"data", "storage", "report", "resources", "tracking"}
     assert [one.name for one in fields(RegistrySettings) if is_neutral(one)] == ["margin"]
