@@ -117,8 +117,7 @@ class Bare:
 
     Args:
         pool: the processes.
-        trials: the points that the job's search tried.
-        found: what its search found.
+        found: what the job's search found, with the points that it tried.
     """
 
     def __init__(self, pool: ProcessPoolExecutor, found: dict[str, Any]) -> None:

@@ -39,9 +39,10 @@ WAIT_S = 5.0
 """A call that waits for something to happen returns after this, to be made again."""
 CLOSE_S = 15.0
 """Longest that closing waits for the workers to leave."""
-CPUS_HELD = 0.01
-"""What a kept worker asks Ray for. While it waits it uses none, and what it would hold, other
-steps of the job could not have; so the job shares its CPUs out itself."""
+HELD: dict[str, float] = {"CPU": 0, "memory": 1}
+"""What a kept worker asks Ray for, a byte, as it must be something. While it waits it uses no CPU,
+and other steps of the job could not have one that it held; so the job shares its CPUs out itself.
+"""
 
 Work = Callable[[Callable[[], bool]], None]
 """A fit as a worker runs it. It is given a function that says whether to stop, is started again
@@ -170,7 +171,7 @@ def _trainer(
         train_loop_config={"desk": desk, "preload": preload},
         scaling_config=ScalingConfig(
             num_workers=workers,
-            resources_per_worker={"CPU": CPUS_HELD},
+            resources_per_worker=dict(HELD),
             placement_strategy="SPREAD",
         ),
         run_config=RunConfig(
