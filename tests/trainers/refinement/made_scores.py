@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 
 from trainers.refinement.score_streams import score_table
@@ -37,3 +39,8 @@ def learnable(*, seed: int = 0, multi_label: bool = False) -> Table:
         for name, there in table.present.items()
     }
     return score_table(scores, table.targets, groups=table.groups)
+
+
+def fitted_fields(method: type) -> set[str]:
+    """Names of what `fit` sets, which can't be passed."""
+    return {field.name for field in fields(method) if not field.init}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_scores import made
+from made_scores import fitted_fields, made
 
 from trainers.fit.folds import group_folds
 from trainers.metrics.measures import accuracy, mean_average_precision
@@ -18,6 +18,19 @@ from trainers.refinement.late_fusion import MeanOfProbabilities
 def test_a_class_of_one_clip_has_a_row_of_its_prediction():
     matrix = confusion_refinement([[0.1, 0.9, 0.0], [0.8, 0.1, 0.1]], [0, 2])
     assert matrix.tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_scores_by_hand_with_and_without_normalization():
+    matrix = np.array([[0.5, 0.5, 0.0], [0.0, 0.25, 0.75], [0.0, 0.0, 0.0]])
+    scores = np.array([[0.2, 0.4, 0.0], [0.0, 0.0, 0.5]])
+    plain = [[0.3, 0.1, 0.0], [0.0, 0.375, 0.0]]
+    np.testing.assert_allclose(refine(scores, matrix), plain)
+    np.testing.assert_allclose(
+        refine(scores, matrix, normalize=True), [[0.75, 0.25, 0.0], [0.0, 1.0, 0.0]]
+    )
+    # Refined to nothing: the clip keeps its own scores.
+    matrix[1] = 0
+    np.testing.assert_allclose(refine(scores, matrix, normalize=True)[1], [0, 0, 1])
 
 
 def test_a_clip_without_any_score_stays_without():
@@ -103,4 +116,5 @@ def test_without_shrinking_the_matrix_is_as_printed(multi_label):
         assert method.shrinkage == 0 and np.array_equal(method.matrix, printed)
         expected = refine(scores, printed, normalize=normalize and not multi_label)
         np.testing.assert_allclose(method.predict_scores(table), expected)
+    assert fitted_fields(ContextualRefinement) == {"matrix", "shrinkage"}
     assert ContextualRefinement(base).normalize and not ContextualRefinement(base).multi_label

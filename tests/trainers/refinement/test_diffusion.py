@@ -4,7 +4,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from made_scores import made
+from made_scores import fitted_fields, made
 
 from trainers.fit.folds import group_folds
 from trainers.metrics.measures import accuracy, mean_average_precision
@@ -138,6 +138,10 @@ def test_the_number_of_steps_is_the_best_of_five_folds(multi_label):
         chosen.append(steps)
         others.append(slow_choice(table, base, 6)[0])
     assert len(set(chosen)) > 1 and chosen != others
+
+
+def test_what_fit_sets_cannot_be_passed():
+    assert fitted_fields(SemanticDiffusion) == {"steps", "operator"}
 
 
 def test_one_group_is_nothing_to_choose_by_and_two_are():

@@ -6,7 +6,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from made_scores import made
+from made_scores import fitted_fields, made
 
 from trainers.metrics.measures import accuracy, gap_at_k
 from trainers.refinement.late_fusion import (
@@ -168,8 +168,15 @@ def test_the_weighting_is_the_first_of_the_best(seed):
 
 
 def test_methods_are_of_single_label_clips_unless_told_otherwise():
-    makes = (MeanOfLogits, MeanOfProbabilities, TemperaturePerStream, GapWeighted, WeightedMean)
-    for make in makes:
+    own = {
+        MeanOfLogits: {"temperature"},
+        MeanOfProbabilities: set(),
+        TemperaturePerStream: {"weights", "scales"},
+        GapWeighted: {"weights"},
+        WeightedMean: {"weights", "scales"},
+    }
+    for make, found in own.items():
+        assert fitted_fields(make) == found
         assert not make().multi_label
         with pytest.raises(ValueError, match="single-label, not so"):
             make().fit(made(multi_label=True))
