@@ -29,9 +29,9 @@ def made(
     return score_table(scores, known, groups=np.arange(n) % groups)
 
 
-def learnable(*, seed: int = 0, multi_label: bool = False) -> Table:
+def learnable(*, seed: int = 0, multi_label: bool = False, noise: float = 0.7) -> Table:
     """What the systems say of classes 2 and 3 tells classes 0 and 1 apart."""
-    table = made(n=120, seed=seed, noise=0.7, confused=0.5, multi_label=multi_label)
+    table = made(n=120, seed=seed, noise=noise, confused=0.5, multi_label=multi_label)
     told = np.eye(4)[[2, 3, 2, 3]]
     truth = table.targets.dense()
     scores = {

@@ -194,6 +194,11 @@ def test_notes():
     assert list(safetensors.numpy.load(alone.to_bytes())) == []
 
 
+def test_facts_may_be_left_out_and_scores_are_normalized_unless_told_otherwise():
+    fit = FittedRefinement.fit("confusion", made(), given="logits", classes=CLASSES)
+    assert fit.facts == {} and fit.method.normalize
+
+
 def test_a_known_matrix():
     matrix = np.array([[0.5, 0.5], [0.0, 1.0]])
     for normalize in (True, False):

@@ -56,9 +56,9 @@ def slow_strength(table, folds):
     return best
 
 
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_the_strength_is_the_best_of_six_folds_and_all_clips_are_fitted_with_it(multi_label):
-    table = learnable(multi_label=multi_label)
+@pytest.mark.parametrize(("multi_label", "noise"), [(False, 0.7), (False, 1.5), (True, 0.7)])
+def test_the_strength_is_the_best_of_six_folds_and_all_clips_are_fitted_with_it(multi_label, noise):
+    table = learnable(multi_label=multi_label, noise=noise)
     method = LearnedRefinement(MeanOfLogits(multi_label), multi_label).fit(table)
     assert (method.fallback, method.learned_from) == ("", "")
     strength, loss = slow_strength(table, 6)
@@ -218,6 +218,9 @@ def test_before_a_fit_there_is_nothing():
     method = LearnedRefinement(MeanOfLogits())
     assert (method.strength, method.fallback, method.multi_label) == (None, "", False)
     assert (method.inner_folds, method.most_products) == (6, 5e9)
+    # One system of one class.
+    arrays = (method.temperatures, method.weights, method.bias, method.borrowing)
+    assert [array.tolist() for array in arrays] == [[1], [1], [0], [[[0]]]]
     assert fitted_fields(LearnedRefinement) == {
         *("strength", "fallback", "learned_from", "temperatures", "weights", "borrowing", "bias")
     }
