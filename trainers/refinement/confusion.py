@@ -87,7 +87,7 @@ def refine(
     sums = refined.sum(1, keepdims=True)
     kept = np.where(sums > 0, refined, scores)
     totals = kept.sum(1, keepdims=True)
-    return kept / np.where(totals > 0, totals, 1.0)
+    return np.divide(kept, totals, out=np.zeros_like(kept), where=totals > 0)
 
 
 @dataclass

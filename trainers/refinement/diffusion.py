@@ -90,11 +90,10 @@ def diffusion(scores: Floats, graph: Floats, *, alpha: float, beta: float) -> It
         yield whole
         degrees = graph.sum(1)
         whole = whole - alpha * whole @ normalized_laplacian(graph)
-        if beta > 0:
-            scaled = whole / np.sqrt(np.where(degrees > 0, degrees, 1.0))
-            inner = scaled.T @ products @ scaled
-            apart = np.diag(inner)[:, None] + np.diag(inner) - 2 * inner
-            graph = np.where(graph > 0, np.maximum(graph - beta / 2 * apart, 0.0), 0.0)
+        scaled = whole / np.sqrt(np.where(degrees > 0, degrees, 1.0))
+        inner = scaled.T @ products @ scaled
+        apart = np.diag(inner)[:, None] + np.diag(inner) - 2 * inner
+        graph = np.where(graph > 0, np.maximum(graph - beta / 2 * apart, 0.0), 0.0)
 
 
 @dataclass

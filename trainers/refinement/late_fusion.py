@@ -236,11 +236,11 @@ class WeightedMean:
 def lattice(size: int) -> list[Floats]:
     """Points of the simplex in `size` dimensions, nearest to equal weights first.
 
-    Equal weights, and all multiples of 1/n with sum 1 for the largest n of 20, 10, 8, ... 1 that
+    Equal weights, and all multiples of 1/n with sum 1 for the largest n of 20, 10, 6, 5, ... 1 that
     gives no more than `MOST_WEIGHTINGS`.
     """
     steps = next(
-        (n for n in (20, 10, 8, 6, 5, 4, 3, 2) if comb(n + size - 1, size - 1) <= MOST_WEIGHTINGS),
+        (n for n in (20, 10, 6, 5, 4, 3, 2) if comb(n + size - 1, size - 1) <= MOST_WEIGHTINGS),
         1,
     )
     bars = combinations(range(steps + size - 1), size - 1)
