@@ -90,7 +90,9 @@ def test_what_passes_is_tried_again_from_the_checkpoint(pool, tmp_path):
 
 
 def test_what_does_not_pass_is_raised_with_its_cause_and_traceback(pool, tmp_path):
-    with pytest.raises(FitFailed, match="(?s)full failed on its worker:.*Traceback.*_happen") as info:
+    with pytest.raises(
+        FitFailed, match="(?s)full failed on its worker:.*Traceback.*_happen"
+    ) as info:
         fit_with_ray(small_fit(tmp_path, "full", "full"), FitResources(), silent, pool)
     assert isinstance(info.value.__cause__, OSError) and info.value.__cause__.errno == 28
     with pytest.raises(FitFailed, match="an odd one"):
