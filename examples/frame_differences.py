@@ -16,13 +16,13 @@ class FrameDifferences(Frames):
     """A sample is (3, H, W) uint8: 128 plus half of a frame minus the one before it."""
 
     def count_positions(self, clip: Media) -> int:
-        """One position per pair of neighboring frames."""
-        return max(clip.n_frames - 1, 0)
+        """One position per pair of neighboring frames; a single frame differs from itself."""
+        return max(clip.n_frames - 1, 1)
 
     def cut(self, clip: Media, positions: Sequence[int]) -> Tensor:
         """The differences at some positions, (n, 3, H, W)."""
         before = clip.frames(list(positions)).int()
-        after = clip.frames([position + 1 for position in positions]).int()
+        after = clip.frames([min(p + 1, clip.n_frames - 1) for p in positions]).int()
         return (128 + (after - before) // 2).byte()
 
 

@@ -29,11 +29,11 @@ def two_streams(settings: TwoStreamsSettings, given: Given) -> System:
     tracks = {name: one.track for name, one in settings.streams.items()}
     steps = [fit_encoder(n, one, given) for n, one in settings.streams.items() if not one.frozen]
     steps += [embed(name, one, given) for name, one in settings.streams.items()]
-    steps += [fit_sequence(n, one, given, row=n) for n, one in settings.streams.items()]
+    ordered = {n: one for n, one in settings.streams.items() if one.sequence.present}
+    steps += [fit_sequence(name, one, given, row=name) for name, one in ordered.items()]
     steps += [fuse(tracks, settings.fusion, given, searched=False)]
-    members = (*tracks, "fusion")
-    scores = ScoreSet(tracks, {}, dict(zip(tracks, tracks, strict=True)), "fusion", members)
+    scores = ScoreSet(tracks, {}, {n: n for n in ordered}, "fusion", (*ordered, "fusion"))
     steps += [score(scores, settings.refinement, given)]
-    rows = {name: Row(name, (name,), (name,)) for name in tracks}
+    rows = {name: Row(name, (name,), (name,)) for name in ordered}
     rows |= {"fusion": Row("Fusion", tuple(tracks)), "ensemble": Row("Mean", tuple(tracks))}
     return System("two_streams", "Two streams", tracks, tuple(steps), "scores", rows, "fusion")

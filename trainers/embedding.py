@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from actors.artifact import ArtifactReader
-from actors.errors import UserError
+from actors.errors import MediaError, UserError
 from actors.media.sampling import uniform_positions
 from actors.storage import Storage
 from trainers.encoders.encoder import Encoder
@@ -106,6 +106,8 @@ def embed_clip(
     """
     wanted = settings or stream.settings.embed
     n = stream.count_positions(clip)
+    if n == 0:
+        raise MediaError("no_samples", f"the stream {stream.name!r} has no sample of the clip")
     steps, tests = embedding_positions(n, wanted)
     if encoder.tail is None:
         tests = []

@@ -28,7 +28,8 @@ class ResourceSettings:
     fit_workers: int = 1
     """Processes per fit, which share its batches (DDP); 0 fits in the driver, without Ray Train."""
     fit_cpus: float | None = None
-    """CPUs per fitting process; null: the cluster's CPUs shared by three fits, at most 4."""
+    """CPUs per fitting process; null: the cluster's CPUs divided by the
+    streams, which are fitted side by side, at most 4."""
     fit_gpus: float = 0.33
     """Share of a GPU per fitting process, where the cluster has GPUs; 0.33 lets three share one."""
 

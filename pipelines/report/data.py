@@ -76,7 +76,7 @@ class StageTiming:
     """Duration of a stage."""
 
     name: str
-    """The stage: ``extract``, ``fit spatial``, ..."""
+    """The stage: ``extract``, ``spatial.fit``, ..."""
     seconds: float
     """Wall-clock seconds; for a cached stage those of the run that computed it, 0 if unknown."""
     cached: bool = False

@@ -78,14 +78,16 @@ def _print_summary(job: Job, data: ReportData) -> None:
     job.console.say(f"\nrefinement  {data.refinement}", markup=False)
     if len({video.group for video in job.manifest.split("val")}) > 1:  # as refine.py requires
         scores = job.files.path(VALIDATION_SCORES)
-        job.console.say(f"            scores for trying others: {scores}")
-    job.console.say(f"report      {job.files.path('report.html')}")
+        job.console.say(f"            scores for trying others: {scores}", markup=False)
+    job.console.say(f"report      {job.files.path('report.html')}", markup=False)
     if data.rejected:
         table = job.files.path("rejected.parquet")
-        job.console.say(f"rejected    {len(data.rejected)} videos, listed in {table}")
-    job.console.say(f"MLflow      {data.mlflow['ui_command']}")
+        listed = f"rejected    {len(data.rejected)} videos, listed in {table}"
+        job.console.say(listed, markup=False)
+    job.console.say(f"MLflow      {data.mlflow['ui_command']}", markup=False)
     if data.mlflow["tensorboard_command"]:
-        job.console.say(f"TensorBoard {data.mlflow['tensorboard_command']}")
+        curves = f"TensorBoard {data.mlflow['tensorboard_command']}"
+        job.console.say(curves, markup=False)
 
 
 def _gather(job: Job, evaluated: Evaluated, promotion: Mapping[str, Any]) -> ReportData:

@@ -21,6 +21,7 @@ from actors.errors import UserError
 from actors.extract_settings import ExtractSettings
 from actors.extraction import ClipExtractor
 from actors.flow.choice import RAFT
+from actors.neutral import is_neutral
 from actors.storage import Storage
 from actors.tracks import FLOW, TRACKS
 from pipelines.cli.launch import TooManyRejected
@@ -103,7 +104,8 @@ def extraction_key(settings: ExtractSettings) -> dict[str, Any]:
 
     A named schedule thus stands for its parameters, and a file of weights for what is in it.
     """
-    key: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    kept = [f.name for f in fields(settings) if not is_neutral(f)]
+    key: dict[str, Any] = {name: getattr(settings, name) for name in kept}
     del key["flow_method"], key["raft"]
     key["flow"] = settings.chosen_flow
     key["version"] = VERSION

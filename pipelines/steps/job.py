@@ -40,7 +40,7 @@ class Job:
     Args:
         fingerprint: of settings and data together; names the run folder and the MLflow run.
         files: the run folder: settings, tables, report.
-        extraction: the usable clips, after `pipelines.steps.jobs.extract`.
+        extraction: the usable clips, after `pipelines.steps.extract.extract`.
         given: these clips as a system is built for them.
         system: what is built for them.
         results: step -> result, of the steps that have been run.

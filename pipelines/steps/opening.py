@@ -28,6 +28,8 @@ from pipelines.steps.console import Console
 from pipelines.steps.fingerprint import fingerprint
 from pipelines.steps.job import Job
 from pipelines.tracking.runs import Tracker
+from trainers.settings import FusionSettings
+from trainers.streams.settings import StreamSettings
 
 FEW_PER_CLASS = 2
 """Clips per class, on average, below which a split is called small."""
@@ -83,7 +85,7 @@ def open_job(settings: Settings, manifest: Manifest | None = None) -> Iterator[J
 def job_fingerprint(settings: Settings, manifest: Manifest) -> str:
     """Names the run of these settings on these data, wherever either lies."""
     given = {f.name: getattr(settings, f.name) for f in fields(settings) if not is_neutral(f)}
-    return fingerprint(given, manifest.fingerprint, manifest.multi_label)
+    return fingerprint(given, list(settings.streams), manifest.fingerprint)
 
 
 def _introduce(console: Console, settings: Settings, manifest: Manifest, warned: list[str]) -> None:
@@ -154,8 +156,8 @@ def check_groups(settings: Settings, manifest: Manifest) -> None:
         UserError: there are fewer.
     """
     groups = {video.group for video in manifest.split("train")}
-    search = getattr(settings.system_settings, "search", None)
-    if search is not None and search.trials and len(groups) < 2:
+    searched = getattr(settings.system_settings, "searched", False)
+    if searched and len(groups) < 2:
         raise UserError(
             f"all training clips belong to one group ({next(iter(groups))!r}), which the search "
             "for lambda2 and lambda3 can't divide into folds; give each clip a group of its own "
@@ -181,23 +183,43 @@ def check_settings(settings: Settings) -> None:
     """Builds what can have a wrong name or shape, before anything is started.
 
     Raises:
-        UserError: an encoder that does not exist, weights that do not fit.
+        UserError: no streams; a stream, encoder, sequence model or fusion that does not exist;
+            weights that do not fit.
     """
     from actors.flow.choice import RAFT
     from actors.flow.raft import load_network
-    from trainers.encoders.factory import build_encoder, check_encoder
-    from trainers.streams.kinds import make_stream
+    from trainers.fusion.models import check_fusion
 
+    if not settings.streams and hasattr(settings.system_settings, "streams"):
+        raise UserError(
+            f"the system {settings.system!r} has no streams; name at least one under `streams` in "
+            "a --config file"
+        )
     for name, chosen in settings.streams.items():
         try:
-            stream = make_stream(name, chosen)
-            check_encoder(chosen.encoder)
-            if chosen.weights not in (None, "none"):
-                build_encoder(chosen.encoder_settings, in_channels=stream.channels, n_classes=2)
+            _check_stream(name, chosen)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
+    fusion = getattr(settings.system_settings, "fusion", None)
+    if isinstance(fusion, FusionSettings):
+        check_fusion(fusion.model)
     if FLOW in settings.tracks and isinstance(settings.extract.chosen_flow, RAFT):
         load_network(settings.extract.chosen_flow)
+
+
+def _check_stream(name: str, settings: StreamSettings) -> None:
+    from trainers.encoders.factory import check_encoder
+    from trainers.encoders.task import open_stream
+    from trainers.sequence.factory import check_sequence_model
+    from trainers.streams.kinds import make_stream
+
+    make_stream(name, settings)
+    check_encoder(settings.encoder)
+    if settings.sequence.present:
+        check_sequence_model(settings.sequence.model)
+    weights = settings.weights not in (None, "none")
+    if weights or settings.fine_tune_from or settings.crop is None:
+        open_stream(name, settings, n_classes=2)
 
 
 def quiet_libraries() -> None:

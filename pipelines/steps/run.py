@@ -30,6 +30,9 @@ def run(
 
     Returns:
         step -> result, those of `known` included.
+
+    Raises:
+        ValueError: a step needs one that is neither among the steps nor known.
     """
     results = dict(known or {})
     waiting = [step for step in steps if step.name not in results]
@@ -39,6 +42,8 @@ def run(
         while waiting or running:
             ready = [step for step in waiting if all(name in results for name in step.needs)]
             waiting = [step for step in waiting if step not in ready]
+            if not ready and not running:
+                raise ValueError(f"steps that these need are not run: {[s.name for s in waiting]}")
             for step in ready:
                 needed = {name: results[name] for name in step.needs}
                 running[pool.submit(run_step, job, step, needed)] = step
@@ -69,7 +74,8 @@ def run_step(job: Job, step: Step, results: Mapping[str, StepResult]) -> StepRes
 
 def step_fingerprint(step: Step, results: Mapping[str, StepResult]) -> str:
     """Covers the step's version, lasting settings and data, and its inputs' fingerprints."""
-    inputs = {name: results[name].fingerprint for name in step.needs}
+    # In order: what joins several streams draws its weights in the order of the streams.
+    inputs = [[name, results[name].fingerprint] for name in step.needs]
     return fingerprint(step.name, step.version, step.settings, step.data, inputs)
 
 

@@ -39,7 +39,7 @@ class StepResult:
     cached: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Work:
     """What a step's function is given.
 
@@ -58,7 +58,7 @@ class Work:
     run: Run | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One cached unit of work over the whole data set.
 
@@ -120,7 +120,8 @@ class System:
         embedding: part whose embedding is a clip's; default: the registered model gives none.
 
     Raises:
-        ValueError: two steps of one name, or a step that needs one that does not come before it.
+        ValueError: two steps of one name, or a step that needs one that comes after it, or that
+            belongs to a later job.
     """
 
     name: str
@@ -133,6 +134,7 @@ class System:
 
     def __post_init__(self) -> None:
         known: set[str] = set()
+        jobs: dict[str, str] = {}
         for step in self.steps:
             if step.name in known:
                 raise ValueError(f"system {self.name!r} has two steps named {step.name!r}")
@@ -142,7 +144,13 @@ class System:
                     f"step {step.name!r} of system {self.name!r} needs {', '.join(missing)}, "
                     "which does not come before it"
                 )
+            if step.job not in JOBS:
+                raise ValueError(f"step {step.name!r} belongs to no job: {step.job!r}")
+            late = [n for n in step.needs if JOBS.index(jobs[n]) > JOBS.index(step.job)]
+            if late:
+                raise ValueError(f"step {step.name!r} needs {', '.join(late)} of a later job")
             known.add(step.name)
+            jobs[step.name] = step.job
         if self.output not in known:
             raise ValueError(f"system {self.name!r} has no step {self.output!r} for its output")
 

@@ -30,8 +30,7 @@ def hybrid(settings: HybridSettings, given: Given) -> System:
         fit_sequence(name, settings.streams[name], given, row=row)
         for name, row in members.sequences.items()
     ]
-    # lambda2 and lambda3 are the regularized network's own.
-    searched = settings.search.trials > 0 and settings.fusion.model == "regularized"
+    searched = settings.searched
     steps += [search(streams, settings.search, settings.fusion, given)] if searched else []
     steps += [fuse(streams, settings.fusion, given, searched=searched)]
     scores = ScoreSet(

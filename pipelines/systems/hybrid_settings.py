@@ -35,3 +35,8 @@ class HybridSettings:
     """Search for the fusion network's lambda2 and lambda3."""
     refinement: RefinementSettings = RefinementSettings()
     """Refinement of the ensemble's scores."""
+
+    @property
+    def searched(self) -> bool:
+        """Whether the fusion's lambda2 and lambda3 are searched."""
+        return self.search.trials > 0 and self.fusion.model == "regularized"

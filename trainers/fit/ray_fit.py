@@ -35,7 +35,7 @@ class FitSpec:
     """A fit that can be sent to a worker.
 
     Args:
-        name: for instance ``spatial_cnn``.
+        name: for instance ``spatial.fit``.
         make_task: builds the task on the worker that runs it.
         finish: writes what the fit is for (the network) into the storage, given the task with its
             best weights loaded.

@@ -18,13 +18,23 @@ from trainers.settings import FusionSettings
 from trainers.table import Table
 from trainers.tensor_files import read_metadata
 
-__all__ = ["FUSIONS", "fit", "from_bytes", "to_bytes"]
+__all__ = ["FUSIONS", "check_fusion", "fit", "from_bytes", "to_bytes"]
 
 FUSIONS: dict[str, Callable[..., FusionModel]] = {"regularized": cast(Any, fit_fusion)}
 """``fusion.model`` -> the function that fits it; called as `fit` is."""
 
 CLASS, CONTENT = "fusion_class", "content"
 ATTRIBUTES = ("widths", "n_classes", "multi_label")
+
+
+def check_fusion(name: str) -> None:
+    """Checks that there is a fusion of a name; nothing is fitted.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in FUSIONS:
+        resolve(name, returns=FusionModel)
 
 
 def fit(

@@ -54,7 +54,8 @@ class Stream:
         raise NotImplementedError
 
     def count_positions(self, clip: Media) -> int:
-        """Number of positions at which a sample can be cut; 0 where the clip lacks the track."""
+        """Number of positions at which a sample can be cut: 0 where the clip lacks the track, at
+        least 1 where it has the track."""
         raise NotImplementedError
 
     def cut(self, clip: Media, positions: Sequence[int]) -> Tensor:

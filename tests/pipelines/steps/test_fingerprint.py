@@ -115,6 +115,7 @@ def test_artifacts_depend_on_the_chosen_flow_alone(tmp_path):
     assert mark(flow=TVL1(warps=2), flow_method="exact") == default
     assert mark(flow=TVL1(warps=2)) != default
     assert mark(flow_bound=40.0) != default
+    assert mark(window=32) == default
     weights = tmp_path / "raft.pth"
     weights.write_bytes(b"a")
     chosen = {"flow_method": "raft", "raft": RAFT(weights=str(weights))}
