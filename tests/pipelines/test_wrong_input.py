@@ -319,3 +319,18 @@ def test_small_splits_are_warned_of() -> None:
     (one_group,) = split_warnings(split_of(("val", "b", 4), ("test", "d", 3), ("test", "e", 3)))
     assert one_group.startswith("the 4 validation clips are all of one group (b): what is chosen")
     assert groups_in_words(split_of(*enough)) == "4 groups (from the table)"
+
+
+def test_names_that_do_not_exist_are_found_before_work_starts(
+    place: list[str], tmp_path: Path
+) -> None:
+    message = refuse(*place, "--spatial.sequence.model", "nowhere:model")
+    assert "spatial" in message and "nowhere" in message
+    assert "nowhere" in refuse(*place, "--fusion.model", "nowhere:fusion")
+    message = refuse(*place, "--spatial.fine_tune_from", "layer9")
+    assert "spatial" in message and "'layer9'" in message
+    assert "spatial" in (message := refuse(*place, "--spatial.crop", "null")) and "crop" in message
+    config = tmp_path / "none.yaml"
+    config.write_text("system: examples.two_streams:two_streams\n")
+    message = refuse(*place, "--config", str(config))
+    assert "has no streams" in message and "--config" in message

@@ -34,7 +34,7 @@ def check_fusion(name: str) -> None:
         UserError: there is none.
     """
     if name not in FUSIONS:
-        resolve(name, returns=FusionModel)
+        resolve(name, returns=FusionModel)  # type: ignore[type-abstract]
 
 
 def fit(

@@ -107,6 +107,19 @@ def test_version_settings_data_name_and_inputs_each_make_another_fingerprint():
     )
 
 
+def test_the_order_of_the_needed_steps_counts():
+    marks = [
+        step_fingerprint(step("fusion", needs=needs), {name: Result(name, name) for name in needs})
+        for needs in (("a", "b"), ("b", "a"))
+    ]
+    assert marks[0] != marks[1]
+
+
+def test_a_step_whose_needs_are_never_run_is_refused(job):
+    with pytest.raises(ValueError, match="not run: \\['fit'\\]"):
+        run(job, [step("extract"), step("fit", needs=("lost",))])
+
+
 @dataclass
 class Result:
     name: str
@@ -181,6 +194,10 @@ def test_a_system_refuses_steps_out_of_order_and_of_one_name():
         system(step("a"), step("a"))
     with pytest.raises(ValueError, match="no step 'c'"):
         system(step("a"), output="c")
+    with pytest.raises(ValueError, match="'b' needs a of a later job"):
+        system(step("a", job="tune"), step("b", needs=("a",)))
+    with pytest.raises(ValueError, match="'a' belongs to no job: 'tun'"):
+        system(step("a", job="tun"))
 
 
 def test_a_job_runs_its_own_steps_and_those_of_the_jobs_before_it():
