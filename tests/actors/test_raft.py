@@ -45,6 +45,7 @@ def plain(network, first, second, updates):
         return network(first, second, num_flow_updates=updates)[-1].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_equals_torchvisions_forward_pass(weights, size):
     settings = RAFT(size=size, weights=str(weights / f"{size}.pth"), updates=2)

@@ -212,6 +212,7 @@ def test_building_a_network_leaves_the_callers_random_numbers_alone():
     assert torch.equal(first.body[0].weight, second.body[0].weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_inputs_are_those_that_published_weights_expect(name, monkeypatch):
     """As torchvision's own model with transform_input and its own transforms."""

@@ -314,6 +314,7 @@ def test_batches_give_the_gradient_of_the_whole(multi_label, monkeypatch):
     np.testing.assert_allclose(other, gradient, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_set_too_large_is_learned_from_a_share_of_each_class():
     streams, labels = mixed_up()
     s, n, c = len(streams), len(labels), 4

@@ -200,6 +200,7 @@ def fitted_refinement(name: str, members: tuple[str, ...], given: str) -> Fitted
     return FittedRefinement.fit(name, table, given=given, classes=CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_refinement_is_saved_and_applied(hybrid, reader, tmp_path, name):
     members = join_of(hybrid).members
@@ -301,6 +302,7 @@ def test_the_order_of_parts(hybrid):
         replace(hybrid, parts=(hybrid.parts[0], *hybrid.parts))
 
 
+@pytest.mark.slow
 def test_neither_ray_nor_mlflow_is_needed():
     code = (
         "import sys, trainers.model_files, trainers.prediction;"
