@@ -78,7 +78,7 @@ def cross_validate(
     # Each thread's matrix products stay in it: a fold is small.
     with (
         threadpool_limits(1, user_api="blas"),
-        ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool,
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
     ):
         # The last methods are the slowest: they start first, so that no thread idles at the end.
         waiting = [pool.submit(fit, *task) for task in reversed(tasks)]
@@ -126,7 +126,8 @@ def choose(
     if rivals:
         drawn_by = units([groups], [np.arange(len(plain))], fewest=FEWEST_GROUPS)
         drawn = resample(drawn_by, gains, samples=RESAMPLES, seed=seed)
-        chances = dict(zip(rivals, np.mean(drawn <= 1e-12, axis=0).tolist(), strict=True))
+        no_better = np.mean(drawn <= 1e-12, axis=0)
+        chances = {name: float(no_better[k]) for k, name in enumerate(rivals)}
     level = LEVEL / max(len(rivals), 1)
     better = [n for n in rivals if chances[n] <= level and measures[n] > measures[NONE]]
     if not better:

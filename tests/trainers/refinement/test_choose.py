@@ -1,8 +1,13 @@
 """The choice among refinements: its folds, its bootstrap and its bounds."""
 
+import threading
+import time
+from dataclasses import FrozenInstanceError, replace
+
 import numpy as np
 import pytest
 from made_scores import made
+from threadpoolctl import threadpool_info
 
 from trainers.fit.folds import group_folds
 from trainers.metrics.measures import accuracy, mean_average_precision
@@ -35,6 +40,26 @@ def test_every_clip_is_scored_by_a_fit_without_its_group(workers):
         for rows, held in group_folds(table.groups, 4):
             expected = make().fit(table.part(rows)).predict_scores(table.part(held))
             np.testing.assert_array_equal(found[name][held], expected)
+
+
+class Watched(MeanOfLogits):
+    """Notes the thread that it is fitted in, and how many threads its matrix products may use."""
+
+    seen: list[tuple[int, set[int]]] = []
+
+    def fit(self, table):
+        blas = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+        self.seen.append((threading.get_ident(), set(blas)))
+        time.sleep(0.01)
+        return super().fit(table)
+
+
+def test_fits_share_the_threads_that_are_asked_for(monkeypatch):
+    monkeypatch.setattr(Watched, "seen", [])
+    cross_validate({"one": Watched, "two": Watched}, made(), 5, workers=1)
+    assert len(Watched.seen) == 10
+    assert len({thread for thread, _ in Watched.seen}) == 1
+    assert all(blas == {1} for _, blas in Watched.seen)
 
 
 def answers(labels, wrong):
@@ -109,6 +134,29 @@ def test_a_gain_must_be_beyond_a_twentieth_shared_by_all_candidates():
     kept = chosen_among(2, between[0])
     assert "beyond noise (best: better, 0.8750)" in kept.reason
     assert "plain mean's accuracy of 0.8000" in kept.reason
+
+
+def test_a_chance_of_a_twentieth_is_still_enough():
+    tried = (chosen_among(1, seed) for seed in range(1000))
+    assert next(one for one in tried if one.chances["better"] == 0.05).name == "better"
+
+
+def test_draws_are_those_of_seed_zero_unless_told_otherwise():
+    labels = np.arange(40) % 3
+    held_out = {"none": answers(labels, np.arange(8)), "other": answers(labels, np.arange(3, 10))}
+    targets = Targets.from_classes(labels, 3)
+    default, zero, one = (
+        choose(held_out, targets, np.arange(40), **seed).chances
+        for seed in ({}, {"seed": 0}, {"seed": 1})
+    )
+    assert default == zero != one
+
+
+def test_a_choice_stays_as_it_is_and_is_equal_to_itself_alone():
+    choice = no_choice("because")
+    with pytest.raises(FrozenInstanceError):
+        choice.name = "dasd"
+    assert choice != replace(choice)
 
 
 def test_the_best_of_several_that_help_is_chosen():

@@ -41,6 +41,8 @@ def test_the_lattice_is_the_finest_of_at_most_300_points(size, steps):
     points = lattice(size)
     assert len(points) == 1 + comb(steps + size - 1, size - 1) and len(points) <= 301
     scaled = np.array(points[1:]) * steps
+    np.testing.assert_allclose(scaled.sum(1), steps)
+    assert scaled.min() > -1e-9
     np.testing.assert_allclose(scaled, np.round(scaled), atol=1e-9)
     assert len({tuple(point) for point in np.round(scaled).astype(int).tolist()}) == len(scaled)
     far = [np.square(point - 1 / size).sum() for point in points]
@@ -177,6 +179,7 @@ def test_methods_are_of_single_label_clips_unless_told_otherwise():
     }
     for make, found in own.items():
         assert fitted_fields(make) == found
+        assert all(np.array_equal(getattr(make(), name), [1]) for name in found - {"temperature"})
         assert not make().multi_label
         with pytest.raises(ValueError, match="single-label, not so"):
             make().fit(made(multi_label=True))
