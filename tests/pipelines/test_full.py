@@ -205,7 +205,7 @@ def test_predict_and_promote_as_commands(demo: DemoRun, tmp_path: Path) -> None:
     assert first["label"] == clip["labels"][0] and not first["error"]
     assert second["error"] and not second["label"]
     done = run_job(demo.storage, "--dry-run", job="promote.py")
-    assert done.returncode == 0 and "champion already" in done.stdout
+    assert done.returncode == 0 and "already the champion" in done.stdout
 
 
 @pytest.mark.parametrize("job", ["extract.py", "train.py", "tune.py", "evaluate.py"])

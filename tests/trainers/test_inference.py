@@ -8,7 +8,6 @@ from torch.nn.functional import cosine_similarity
 from trainers.embedding import embed_clip
 from trainers.encoders import inference
 from trainers.encoders.factory import build_encoder
-from trainers.network_files import network_to_bytes
 from trainers.settings import EmbeddingSettings, EncoderSettings
 from trainers.streams.kinds import make_stream
 from trainers.streams.settings import StreamSettings
@@ -59,12 +58,14 @@ def test_auto_takes_bf16_where_the_cpu_has_it(monkeypatch, fast):
 
 def test_a_prepared_encoder_leaves_the_weights_it_was_made_from():
     encoder = encoder_of("own:vgg_small")
-    before = network_to_bytes(encoder)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
     ready = inference.prepare(encoder, "cpu", "bf16")
     assert ready is not encoder
     assert ready.body[0].weight.dtype == torch.bfloat16
     assert ready.body[1].weight.dtype == torch.float32
-    assert network_to_bytes(encoder) == before
+    after = encoder.state_dict()
+    assert all(after[name].dtype == value.dtype for name, value in before.items())
+    assert all(torch.equal(after[name], value) for name, value in before.items())
     assert inference.prepare(encoder, "cpu") is encoder
     assert encoder.body[0].weight.is_contiguous()
 
