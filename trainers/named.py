@@ -1,8 +1,8 @@
 """Functions and classes that users name as ``package.module:name`` in settings and saved models.
 
 A name is accepted only for what it declares: a function by its return annotation, a class by its
-base. A name in a file from elsewhere therefore reaches nothing but functions and classes that were
-written for this purpose.
+base; so nothing else is called by mistake. Importing a module runs its code, though: names are safe
+only in settings and models of people whose code one would run.
 """
 
 from __future__ import annotations
