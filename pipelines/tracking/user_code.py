@@ -25,8 +25,9 @@ OWN = {"actors", "trainers"}
 SETTINGS = ("description", "meta", KEY)
 """Entries of a part's metadata that hold settings as JSON."""
 
-NAMING = {"kind", "name", "encoder", "samples", "model"}
-"""Keys in these whose values may name code; ``name`` is an encoder's in its description."""
+NAMING = {"encoder", "samples", "model"}
+"""Keys in these whose values may name code. Where ``encoder`` holds a description instead, its
+``name`` does."""
 
 
 def user_code(files: Mapping[str, bytes]) -> list[str]:
@@ -62,7 +63,7 @@ def _named(files: Mapping[str, bytes]) -> Iterator[str]:
     """Every name of code in a model: classes of parts, and what their settings name."""
     for name, content in files.items():
         if name == FACTS:
-            yield from _texts(json.loads(content)["parts"])
+            yield from (part["kind"] for part in json.loads(content)["parts"])
             continue
         metadata = read_metadata(content)
         if CLASS in metadata:
@@ -81,8 +82,9 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(one)
     elif isinstance(value, Mapping):
         for key, one in value.items():
-            if isinstance(one, str) and key in NAMING and is_named(one):
-                yield one
+            code = one.get("name") if key == "encoder" and isinstance(one, Mapping) else one
+            if isinstance(code, str) and key in NAMING and is_named(code):
+                yield code
             yield from _texts(one)
 
 
@@ -102,15 +104,17 @@ def _place(package: str) -> Path | None:
         return None
     if spec is None:
         return None
-    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
+    found = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
+    # A folder is found once for each entry of sys.path that leads to it ("" and its own path).
+    places = list(dict.fromkeys(Path(one).resolve() for one in found))
     if not places:
         return None
     if len(places) > 1:
         raise UserError(
             f"the package {package!r}, which the model names, is several folders "
-            f"({', '.join(places)}): give the one that is meant an __init__.py"
+            f"({', '.join(map(str, places))}): add an __init__.py to the one that is meant"
         )
-    origin = Path(places[0]).resolve()
+    (origin,) = places
     installed = [*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("stdlib")]
     if any(origin.is_relative_to(Path(folder).resolve()) for folder in installed):
         return None

@@ -58,8 +58,10 @@ def test_installed_packages_are_requirements():
 
 
 def test_texts_that_look_like_names_of_code_are_not_taken_for_such(packages):
-    files = model([], members=["my_package:b"], facts={"my_package:a": 1, "text": "my_module:c"})
+    values = {"text": "my_module:c", "name": "my_module:d", "kind": "my_folder.parts:e"}
+    files = model([], members=["my_package:b"], facts={"my_package:a": 1, **values})
     record = json.loads(files[FACTS]) | {"classes": ["my_module:cat"], "title": "my_package:x"}
+    record["parts"] = [{"kind": "trainers.parts:ScorePart", "name": "my_package:y"}]
     assert user_code(files | {FACTS: json.dumps(record).encode()}) == []
 
 
@@ -78,6 +80,14 @@ def test_a_package_of_several_folders_is_refused(packages, tmp_path_factory, mon
     monkeypatch.syspath_prepend(str(other))
     with pytest.raises(UserError, match="'my_folder'.* is several folders .*__init__.py"):
         user_code(model(["my_folder.parts:Part"]))
+
+
+def test_a_folder_on_two_entries_of_the_path_is_one_folder(packages, monkeypatch):
+    monkeypatch.chdir(packages)
+    monkeypatch.syspath_prepend("")
+    (packages / "again").symlink_to(packages)
+    monkeypatch.syspath_prepend(str(packages / "again"))
+    assert user_code(model(["my_folder.parts:Part"])) == [str(packages / "my_folder")]
 
 
 def test_packages_that_the_user_installed_are_left_out(packages, monkeypatch):
