@@ -80,16 +80,17 @@ def test_vgg19_features_are_fc6_after_its_nonlinearity():
 @pytest.mark.parametrize(
     ("name", "layers"),
     [
-        *(("resnet18", 1), ("mobilenet_v3_small", 1), ("squeezenet1_1", 1)),
-        pytest.param("googlenet", 1, marks=pytest.mark.slow),
-        pytest.param("vgg19", 2, marks=pytest.mark.slow),
+        *(("resnet18", 1), ("mobilenet_v3_small", 1), ("squeezenet1_1", 1), ("googlenet", 1)),
+        *(("vgg19", 2), ("efficientnet_b0", 1), ("convnext_tiny", 1), ("maxvit_t", 1)),
     ],
 )
 def test_dropout_holds_in_every_torchvision_model(name, layers):
     settings = scratch(f"torchvision:{name}", dropout=0.15)
-    encoder = build_encoder(settings, in_channels=3, n_classes=4)
+    with torch.device("meta"):
+        encoder = build_encoder(settings, in_channels=3, n_classes=4)
     rates = [layer.p for layer in encoder.modules() if isinstance(layer, torch.nn.Dropout)]
-    assert rates == [0.15] * layers
+    # Layers within blocks have a rate of 0, and keep it.
+    assert [rate for rate in rates if rate] == [0.15] * layers
 
 
 def test_a_split_torchvision_model_computes_what_it_computed_whole(tmp_path):

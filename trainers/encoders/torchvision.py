@@ -143,8 +143,11 @@ def _set_dropout(model: nn.Module, dropout: float) -> bool:
 
 
 def _split(model: nn.Module, n_classes: int, dropout: float) -> tuple[nn.Module, nn.Module]:
-    """Cuts a torchvision model after fc6: the model itself without what follows, and that."""
-    has_dropout = _set_dropout(model, dropout)
+    """Cuts a torchvision model after fc6: the model itself without what follows, and that.
+
+    What follows begins with dropout where the model has none of its own.
+    """
+    added = [] if _set_dropout(model, dropout) else [nn.Dropout(dropout)]
     name, last = last_layer(model)
     if isinstance(last, nn.Conv2d):  # SqueezeNet classifies with a convolution
         body = nn.Sequential(model.features, nn.AdaptiveAvgPool2d(1))  # type: ignore[arg-type]
@@ -156,6 +159,6 @@ def _split(model: nn.Module, n_classes: int, dropout: float) -> tuple[nn.Module,
         if len(linear) > 1:  # its first linear layer and the nonlinearity after it are fc6
             cut = linear[0] + 2
             setattr(model, parent_name, parent[:cut])
-            return model, parent[cut:]
+            return model, nn.Sequential(*added, *parent[cut:]) if added else parent[cut:]
     setattr(parent, child, nn.Identity())
-    return model, nn.Sequential(*([] if has_dropout else [nn.Dropout(dropout)]), last)
+    return model, nn.Sequential(*added, last)

@@ -40,7 +40,8 @@ class StreamSettings:
     all."""
     dropout: float = 0.5
     """Share of units dropped in training: after each fully connected layer of the own encoders, in
-    the dropout layers of a torchvision model, and before the classifier of other models."""
+    the dropout layers of a torchvision model, whatever rate it was published with, and before the
+    classifier of models without such layers."""
     feature_dim: int | None = None
     """Width of fc6, whose output is the feature, in the own encoders; null is the published one
     (cnn_m 4096, the small ones 128)."""
