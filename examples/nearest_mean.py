@@ -1,10 +1,9 @@
 """A fusion of your own: closeness to the mean of each class, summed over the streams."""
 
-from __future__ import annotations
-
 import numpy as np
 import safetensors.numpy
 
+from actors.errors import UserError
 from trainers.fusion.contract import Floats, FusionModel, Vectors
 from trainers.settings import FusionSettings
 from trainers.table import Table
@@ -22,19 +21,20 @@ class NearestMean(FusionModel):
         apart = {n: ((features[n][:, None] - self.means[n]) ** 2).mean(2) for n in self.means}
         total = np.stack([apart[n] * present[n][:, None] for n in apart]).sum(0)
         weights = np.exp(total.min(1, keepdims=True) - total)
-        joined = np.concatenate([features[n] for n in self.means], axis=1)
-        return weights / weights.sum(1, keepdims=True), joined
+        return weights / weights.sum(1, keepdims=True), np.hstack([features[n] for n in self.means])
 
     def to_bytes(self) -> bytes:
         return safetensors.numpy.save(dict(self.means))
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> NearestMean:
+    def from_bytes(cls, content: bytes) -> "NearestMean":
         return cls(safetensors.numpy.load(content))
 
 
 def nearest_mean(table: Table, settings: FusionSettings, **options: object) -> NearestMean:
     """``fusion: {model: "examples.nearest_mean:nearest_mean"}``; options: seed, validation."""
-    labels = table.targets.dense()  # features of absent clips are zero, and not counted
-    counts = {name: np.maximum(labels.T @ there, 1) for name, there in table.present.items()}
+    if table.targets.multi_label:
+        raise UserError("nearest_mean needs one class per clip: set fusion.model to regularized")
+    labels = table.targets.dense() + np.float32(1e-9)  # a class without clips: the mean of all
+    counts = {n: np.maximum(labels.T @ there, 1e-9) for n, there in table.present.items()}
     return NearestMean({n: labels.T @ x / counts[n][:, None] for n, x in table.features.items()})

@@ -183,9 +183,9 @@ def test_a_model_that_nothing_finds_again_is_not_saved() -> None:
 @pytest.mark.parametrize(
     ("attribute", "value", "message"),
     [
-        ("widths", {"frames": 4}, "widths .* is {'frames': 4}, of the clips .*'sound': 3"),
-        ("n_classes", 2, "n_classes .* is 2, of the clips 3"),
-        ("multi_label", True, "multi_label .* is True, of the clips False"),
+        ("widths", {"frames": 4}, "widths is {'frames': 4}, expected {.*'sound': 3}; set it"),
+        ("n_classes", 2, "fit the training clips: n_classes is 2, expected 3"),
+        ("multi_label", True, "nearest returned .* multi_label is True, expected False"),
     ],
 )
 def test_a_model_of_other_clips_is_refused(monkeypatch, attribute, value, message) -> None:
@@ -214,3 +214,22 @@ def test_the_example_leaves_absent_clips_out_of_the_means() -> None:
     expected = table.features["sound"][of_class].mean(0)
     np.testing.assert_allclose(model.means["sound"][1], expected, rtol=1e-5)
     assert share_right(model, table) > 0.9
+
+
+def test_a_class_that_no_clip_of_a_stream_has_is_at_the_mean_of_them_all() -> None:
+    table, settings = clips(), FusionSettings(model="examples.nearest_mean:nearest_mean")
+    there = table.targets.classes() != 1
+    present = {"frames": np.ones(60, bool), "sound": there}
+    model = models.fit(Table.of(table.features, present, table.targets), settings, seed=0)
+    expected = table.features["sound"][there].mean(0)
+    np.testing.assert_allclose(model.means["sound"][1], expected, rtol=1e-5)
+    present["sound"] = np.zeros(60, bool)
+    model = models.fit(Table.of(table.features, present, table.targets), settings, seed=0)
+    assert not model.means["sound"].any()
+
+
+def test_the_example_refuses_clips_of_several_labels() -> None:
+    table, settings = clips(), FusionSettings(model="examples.nearest_mean:nearest_mean")
+    targets = Targets.from_dense(table.targets.dense(), multi_label=True)
+    with pytest.raises(UserError, match="needs one class per clip: set fusion.model"):
+        models.fit(Table.of(table.features, targets=targets), settings, seed=0)

@@ -86,8 +86,8 @@ def _check_model(model: FusionModel, name: str, table: Table) -> None:
         found = getattr(model, attribute)
         if found != wanted:
             raise UserError(
-                f"{name} can't be used with these clips: {attribute} of the model that it returned "
-                f"is {found}, of the clips {wanted}"
+                f"the model that {name} returned does not fit the training clips: {attribute} is "
+                f"{found}, expected {wanted}; set it from the table that {name} is given"
             )
 
 
