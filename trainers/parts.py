@@ -34,6 +34,7 @@ from trainers.streams.clips import Media
 from trainers.streams.kinds import make_stream
 from trainers.streams.settings import StreamSettings
 from trainers.streams.stream import Stream
+from trainers.targets import check_trained_for
 from trainers.tensor_files import read_metadata, with_metadata
 
 KEY = "part"
@@ -144,7 +145,7 @@ class EmbedPart(Part):
         found = self.encoder.description["n_classes"]
         if found is not None:
             of = f"the encoder of {self.stream!r}"
-            _check_targets(of, found, self.multi_label, len(classes), multi_label)
+            check_trained_for(of, found, self.multi_label, len(classes), multi_label)
 
     def to_bytes(self) -> bytes:
         meta = {
@@ -197,7 +198,7 @@ class SequencePart(Part):
 
     def check(self, classes: tuple[str, ...], multi_label: bool) -> None:
         found = self.model.description["n_classes"]
-        _check_targets("a sequence model", found, self.multi_label, len(classes), multi_label)
+        check_trained_for("a sequence model", found, self.multi_label, len(classes), multi_label)
 
     def to_bytes(self) -> bytes:
         return network_to_bytes(self.model, {"multi_label": self.multi_label})
@@ -242,7 +243,7 @@ class FusionPart(Part):
 
     def check(self, classes: tuple[str, ...], multi_label: bool) -> None:
         of = self.model
-        _check_targets("the fusion", of.n_classes, of.multi_label, len(classes), multi_label)
+        check_trained_for("the fusion", of.n_classes, of.multi_label, len(classes), multi_label)
 
     def to_bytes(self) -> bytes:
         return add_values(models.to_bytes(self.model), {"inputs": self.inputs})
@@ -297,9 +298,10 @@ class JoinPart(Part):
             raise ValueError(
                 f"the refinement is of {len(self.refinement.classes)} classes "
                 f"({', '.join(self.refinement.classes[:3])}, ...), not this model's {len(classes)}"
+                "; fit it again on scores of this model"
             )
         n = len(classes)
-        _check_targets("the refinement", n, self.refinement.multi_label, n, multi_label)
+        check_trained_for("the refinement", n, self.refinement.multi_label, n, multi_label)
 
     def to_bytes(self) -> bytes:
         values = {"members": list(self.members), "refined": self.refinement is not None}
@@ -312,15 +314,6 @@ class JoinPart(Part):
         values = read_values(data)
         refined = FittedRefinement.from_bytes(data, where=name) if values["refined"] else None
         return cls(tuple(values["members"]), refined)
-
-
-def _check_targets(what: str, n_classes: int, multi: bool, wanted: int, wants_multi: bool) -> None:
-    """Raises ValueError where a part was trained on other targets than its model."""
-    if n_classes != wanted:
-        raise ValueError(f"{what} has {n_classes} classes, the model has {wanted}")
-    if multi != wants_multi:
-        labels = "several labels" if multi else "one label"
-        raise ValueError(f"{what} was trained on clips of {labels} each, the model was not")
 
 
 def to_numpy(scores: Tensor) -> Scores:

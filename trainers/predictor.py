@@ -109,8 +109,7 @@ class Predictor:
     def __post_init__(self) -> None:
         self._check_streams()
         self._check_parts()
-        for one in self.parts:
-            one.part.check(self.classes, self.multi_label)
+        self._check_targets()
         self._engines: dict[str, FlowEngine] = {}
         self._placed: tuple[str, Precision | None] | None = None
 
@@ -124,6 +123,13 @@ class Predictor:
                     f"part {one.name!r} is of the stream {one.part.stream!r}; the streams are "
                     f"{', '.join(self.streams)}"
                 )
+
+    def _check_targets(self) -> None:
+        for one in self.parts:
+            try:
+                one.part.check(self.classes, self.multi_label)
+            except ValueError as error:
+                raise ValueError(f"part {one.name!r}: {error}") from error
 
     def _check_parts(self) -> None:
         before: set[str] = set()

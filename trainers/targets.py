@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = ["Targets", "shown"]
+__all__ = ["Targets", "check_trained_for", "shown"]
 
 Index = NDArray[Any] | slice
 
@@ -171,6 +171,33 @@ class Targets:
         labeled = self.counts > 0
         found[labeled] = self.indices[order[self.offsets[:-1][labeled]]]
         return found
+
+
+def check_trained_for(
+    what: str, n_classes: int, multi_label: bool, wanted: int, wants_multi_label: bool
+) -> None:
+    """Checks that a part of a model was trained on targets of the model's kind.
+
+    Args:
+        what: the part, for the message.
+        n_classes, multi_label: of the part's own targets.
+        wanted, wants_multi_label: of the model's.
+
+    Raises:
+        ValueError: the number of classes or the kind differs.
+    """
+    if n_classes != wanted:
+        raise ValueError(
+            f"{what} has {n_classes} classes, the model has {wanted}; train it again on the "
+            "model's classes"
+        )
+    if multi_label != wants_multi_label:
+        kinds = {True: "multi-label", False: "single-label"}
+        wanted_kind = kinds[wants_multi_label]
+        raise ValueError(
+            f"{what} was trained on {kinds[multi_label]} clips, the model is {wanted_kind}; train "
+            f"it again on {wanted_kind} clips"
+        )
 
 
 def shown(rows: Sequence[int] | NDArray[np.integer]) -> str:

@@ -138,7 +138,7 @@ def test_refinements_that_do_not_fit_are_refused(folder, tmp_path):
         run(folder, [clip], refinement="nowhere")
     file = tmp_path / "mine.safetensors"
     file.write_bytes(join_of(make_hybrid(classes=("a", "b", "c"))).refinement.to_bytes())
-    with pytest.raises(UserError, match="this model can't use it: the refinement is of 3 classes"):
+    with pytest.raises(UserError, match="use it: part 'scores': the refinement is of 3 classes"):
         run(folder, [clip], refinement=str(file))
     file.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"mine\.safetensors is damaged"):

@@ -233,12 +233,12 @@ def test_a_model_carries_the_weights_of_its_flow(clip, tmp_path):
 
 def test_a_refinement_of_other_classes_or_systems_is_refused(hybrid):
     members = join_of(hybrid).members
-    with pytest.raises(ValueError, match="of 3 classes .a, b, c, ...., not this model's 3"):
+    with pytest.raises(ValueError, match="of 3 classes .a, b, c, ...., not this model's 3; fit it"):
         hybrid.with_refinement(random_refinement(members, ("a", "b", "c")))
     with pytest.raises(ValueError, match="takes probabilities of a, fusion; this"):
         hybrid.with_refinement(random_refinement(("a", "fusion"), CLASSES))
     with pytest.raises(
-        ValueError, match="the refinement was trained on clips of several labels each"
+        ValueError, match="'scores': the refinement was trained on multi-label clips, the model is"
     ):
         hybrid.with_refinement(random_refinement(members, CLASSES, multi_label=True))
     fusion_alone = replace(hybrid, output="fusion")
@@ -287,8 +287,15 @@ def test_a_stream_without_which_there_is_no_answer_loses_all_of_it(hybrid, clip)
     [
         ({"output": "score"}, "there is no part 'score'; did you mean 'scores'"),
         ({"embedding": "x"}, "there is no part 'x'"),
-        ({"classes": ("a", "b")}, "has 3 classes, the model has 2"),
-        ({"multi_label": True}, "the encoder of 'spatial' was trained on clips of one label each"),
+        (
+            {"classes": ("a", "b")},
+            "part 'spatial.embed': .* has 3 classes, .* has 2; train it again",
+        ),
+        (
+            {"multi_label": True},
+            "part 'spatial.embed': the encoder of 'spatial' was trained on single-label clips, the "
+            "model is multi-label; train it again on multi-label clips",
+        ),
         ({"streams": {"spatial": "frames"}}, "is of the stream 'motion'; the streams are spatial"),
         ({"streams": {"spatial": "film"}}, "is of the unknown track 'film'"),
     ],
