@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.steps.job import Job
+from pipelines.steps.own_code import code_digests
 from pipelines.steps.run import run_step
 from pipelines.steps.score import REFINED, read_scores
 from pipelines.steps.step import Facts, Step, StepResult, System, Work
@@ -107,11 +108,18 @@ def _register(
     test: Table,
 ) -> str:
     """Saves the system and registers it as the challenger."""
+    # Labels, rows and parts of a user's system are in the model, but in no step's fingerprint.
+    code = code_digests(job.settings, *(step.load for step in system.steps))
     step = Step(
         name="register",
         run=partial(_save_and_register, system, results, figures, [str(one) for one in test.ids]),
         needs=(system.output,),
-        data=[job.settings.registry.name, job.tracker.uri, job.manifest.fingerprint],
+        data=[
+            job.settings.registry.name,
+            job.tracker.uri,
+            job.manifest.fingerprint,
+            *([code] if code else []),
+        ],
         job="evaluate",
         describe=lambda facts: f"{job.settings.registry.name} version {facts['version']}",
     )
