@@ -19,7 +19,6 @@ OPTIONS = {
     "folds": "Cut all clips into this many folds by group, and test on each in turn.",
     "splits": "Official splits to run, such as 1,2,3 (formats ucf101 and hmdb51).",
 }
-TABLES = ("table1", "table2", "table3")
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,12 @@ def check_methods(settings: Settings, methods: Sequence[str]) -> None:
     """
     known = comparison_rows(settings.system)
     names = known.row_names(known.Members.of(settings.streams))
+    tables: tuple[str, ...] = known.TABLES.names
     for method in methods:
-        if method not in names and method not in TABLES:
+        if method not in names and method not in tables:
             raise UserError(
                 f"there is no method {method!r}; methods: {', '.join(names)}"
-                f"{nearest(method, [*names, *TABLES])}"
+                f"{nearest(method, [*names, *tables])}"
             )
 
 

@@ -7,10 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.systems.hybrid_streams import default_streams
+from pipelines.systems.rows import PrecisionFigure, Tables
 from trainers.streams.settings import StreamSettings
 
 FUSIONS = ("svm_ef", "svm_lf", "svm_mkl", "nn_ef", "nn_lf", "m_dbm", "rdnn")
 WHOLES = ("hybrid", "hybrid_dasd", "hybrid_confusion", "hybrid_learned")
+TABLES = Tables(
+    titles={
+        1: "Table I: networks and their mean scores",
+        2: "Table II: fusion of the features",
+        3: "Table III: the hybrid and its refinements",
+    },
+    reference="hybrid",
+    noun="hybrid",
+    figure=PrecisionFigure(4, "hybrid_confusion", "contextual refinement"),
+)
 KINDS = {"cnn": "CNN", "encoder": "encoder", "lstm": "LSTM", "sequence": "sequence model"}
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.systems.hybrid_rows import Members, label_of
-from trainers.evaluation import SystemScores
+from pipelines.systems.rows import Outcome, RowInputs, TableRow
 from trainers.fusion.boltzmann import DBMSettings
 from trainers.fusion.dbm import MultimodalDBM
 from trainers.fusion.method import LateFusion, Method
@@ -20,56 +20,13 @@ from trainers.fusion.rdnn import GRID, RDNN
 from trainers.fusion.svm import COSTS, KernelSVM
 from trainers.refinement.confusion import confusion_refinement, refine
 from trainers.settings import FusionSettings
-from trainers.table import Table
+
+if TYPE_CHECKING:
+    from pipelines.steps.step import Work
+    from pipelines.systems.hybrid_settings import HybridSettings
 
 DECAYS = (0.1, 1.0, 10.0)
 """Grid of the networks' lambda1, in parts of the fusion network's own."""
-
-
-@dataclass(frozen=True, eq=False)
-class RowInputs:
-    """What the rows of one split are computed from."""
-
-    table: Table
-    """All clips; features are the streams' mean embeddings."""
-    systems: Mapping[str, SystemScores]
-    """``spatial_cnn``, ``spatial_lstm``, ..., ``fusion``, ``hybrid`` -> scores of all clips."""
-    fusion: FusionSettings
-    """Of the fusion network, the found lambdas among them."""
-    seed: int
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """Refinement -> note on its fit."""
-
-    def part(self, split: str) -> Table:
-        """One split's clips."""
-        return self.table.part(self.table.rows(split))
-
-    @property
-    def validation(self) -> Table | None:
-        """The validation clips; None where there are none."""
-        return self.part("val") if len(self.table.rows("val")) else None
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """A row's scores of the test clips, and what it chose for itself."""
-
-    scores: NDArray[np.float64]
-    chosen: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A row of a table."""
-
-    name: str
-    label: str
-    table: int
-    absence: str
-    """How a clip that lacks a stream takes part."""
-    compute: Callable[[RowInputs], Outcome]
-    settings: Any = None
-    """What else the result depends on."""
 
 
 PRIOR = "such a clip gets the classes' shares of the training clips"
@@ -142,7 +99,7 @@ WHOLES: Mapping[str, tuple[str, Callable[[RowInputs], Outcome]]] = {
 
 def _networks(inputs: RowInputs) -> list[FusionSettings]:
     """Settings of networks without the fusion layer's regularizers, over the grid of lambda1."""
-    own = replace(inputs.fusion, lambda2=0.0, lambda3=0.0)
+    own = replace(inputs.settings, lambda2=0.0, lambda3=0.0)
     return [replace(own, lambda1=own.lambda1 * share) for share in DECAYS]
 
 
@@ -177,7 +134,15 @@ def without_norms(inputs: RowInputs) -> Method:
 
 def rows(members: Members) -> list[TableRow]:
     """All rows that these streams allow, in the order of the tables."""
-    return [*_table_1(members), *_table_2(members.streams), *_table_3()]
+    found = [*_table_1(members), *_table_2(members.streams), *_table_3()]
+    return [replace(row, published=PUBLISHED.get(row.name, (None, None))) for row in found]
+
+
+def row_settings(settings: HybridSettings, work: Work) -> FusionSettings:
+    """The fusion's settings, the found lambdas among them."""
+    from pipelines.steps.fuse import fused_settings  # not in the workers that compute rows
+
+    return fused_settings(work, settings.fusion)
 
 
 def _table_1(members: Members) -> Iterator[TableRow]:
@@ -219,7 +184,7 @@ def _table_2(streams: Sequence[str]) -> Iterator[TableRow]:
 
 
 def _rdnn_grid(inputs: RowInputs) -> list[Any]:
-    return [replace(settings, hidden=inputs.fusion.hidden) for settings in GRID]
+    return [replace(settings, hidden=inputs.settings.hidden) for settings in GRID]
 
 
 def _table_3() -> Iterator[TableRow]:
