@@ -70,10 +70,16 @@ def check_methods(settings: Settings, methods: Sequence[str]) -> None:
     """Refuses names that no row of the chosen streams has, and no table.
 
     Raises:
-        UserError: a name that no row or table has.
+        UserError: a name that no row or table has, or that two rows have.
     """
     known = comparison_rows(settings.system)
     names = known.row_names(known.Members.of(settings.streams))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"two rows of the tables would be named {twice[0]!r}; the streams are "
+            f"{', '.join(settings.streams)}: call the one that {twice[0]!r} begins with otherwise"
+        )
     tables: tuple[str, ...] = known.TABLES.names
     for method in methods:
         if method not in names and method not in tables:

@@ -29,7 +29,7 @@ from pipelines.steps.fingerprint import fingerprint
 from pipelines.steps.job import Job
 from pipelines.steps.opening import open_job
 from pipelines.steps.run import run_step
-from pipelines.steps.score import read_scores
+from pipelines.steps.score import read_final_scores
 from pipelines.steps.step import Facts, Step, StepResult, Work
 from pipelines.steps.system import build_system
 from pipelines.steps.table import read_table
@@ -82,14 +82,16 @@ def compare_split(job: Job, name: str, chosen: Sequence[TableRow]) -> ComparedSp
     scored = results[system.output]
     assert job.given is not None
     work = Work(job, system.step(system.output), scored.storage, results)
+    table = read_table(work, job.given, system.streams).table
+    final = read_final_scores(system, scored, table)
     inputs = RowInputs(
-        table=read_table(work, job.given, system.streams).table,
-        systems=read_scores(scored),
+        table=table,
+        systems=final.scores,
         settings=comparison_tables(job.settings.system).row_settings(
             job.settings.system_settings, work
         ),
         seed=job.settings.seed,
-        notes=scored.facts["choice"]["notes"],
+        notes=final.choice["notes"],
     )
     return run_rows(job, name, chosen, inputs, scored)
 

@@ -96,7 +96,7 @@ def _embed(stream: str, settings: StreamSettings, given: Given, work: Work) -> F
             resources=PoolResources.for_cluster(
                 max_actors=resources.embed_actors,
                 gpus_per_actor=resources.embed_gpus,
-                side_by_side=len(job.settings.streams),
+                side_by_side=max(len(job.settings.streams), 1),
             ),
             on_row=lambda done, total, outcome: progress.update(done, total),
         )
