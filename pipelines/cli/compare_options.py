@@ -73,7 +73,7 @@ def check_methods(settings: Settings, methods: Sequence[str]) -> None:
         UserError: a name that no row or table has, or that two rows have.
     """
     known = comparison_rows(settings.system)
-    names = known.row_names(known.Members.of(settings.streams))
+    names = known.row_names(known.Members.of(settings.system_settings))
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(

@@ -67,7 +67,7 @@ def chosen_rows(settings: Settings, methods: Sequence[str]) -> list[TableRow]:
     """
     check_methods(settings, methods)
     named = comparison_rows(settings.system)
-    members, tables = named.Members.of(settings.streams), named.TABLES
+    members, tables = named.Members.of(settings.system_settings), named.TABLES
     known: list[TableRow] = comparison_tables(settings.system).rows(members)
     if not methods:
         return known
@@ -145,7 +145,7 @@ class _Shared:
                 self._reference = ray.put(self.inputs)
         settings = self.job.settings
         task: Any = ray.remote(num_cpus=1)(comparison_tables(settings.system).compute_row)
-        members = comparison_rows(settings.system).Members.of(settings.streams)
+        members = comparison_rows(settings.system).Members.of(settings.system_settings)
         scores, chosen, seconds = ray.get(task.remote(row.name, members, self._reference))
         return scores, chosen, seconds
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.systems.hybrid_rows import Members, label_of
+from pipelines.systems.hybrid_rows import Members
 from pipelines.systems.rows import Outcome, RowInputs, TableRow
 from trainers.fusion.boltzmann import DBMSettings
 from trainers.fusion.dbm import MultimodalDBM
@@ -134,7 +134,7 @@ def without_norms(inputs: RowInputs) -> Method:
 
 def rows(members: Members) -> list[TableRow]:
     """All rows that these streams allow, in the order of the tables."""
-    found = [*_table_1(members), *_table_2(members.streams), *_table_3()]
+    found = [*_table_1(members), *_table_2(members), *_table_3()]
     return [replace(row, published=PUBLISHED.get(row.name, (None, None))) for row in found]
 
 
@@ -149,22 +149,21 @@ def _table_1(members: Members) -> Iterator[TableRow]:
     encoders, sequences, pairs = members.encoders, members.sequences, members.pairs
     for s in members.streams:
         for row in [kind[s] for kind in (encoders, sequences) if s in kind]:
-            yield TableRow(row, label_of(row, s), 1, PRIOR, mean_of(row))
+            yield TableRow(row, members.label(row, s), 1, PRIOR, mean_of(row))
     for s in pairs:
         both = mean_of(encoders[s], sequences[s])
-        yield TableRow(f"{s}_cnn_lstm", f"CNN + LSTM ({s.capitalize()})", 1, PRIOR, both)
+        yield TableRow(f"{s}_cnn_lstm", members.pair_label([s]), 1, PRIOR, both)
     everything = [row for s in pairs for row in (encoders[s], sequences[s])]
-    names = " & ".join(s.capitalize() for s in pairs)
     if len(pairs) > 1:
-        yield TableRow("cnn_lstm", f"CNN + LSTM ({names})", 1, MEAN, mean_of(*everything))
+        yield TableRow("cnn_lstm", members.pair_label(pairs), 1, MEAN, mean_of(*everything))
     for s in encoders:
         if s not in pairs and pairs:
-            label = f"CNN + LSTM ({names}) + {s.capitalize()}"
+            label = f"{members.pair_label(pairs)} + {s.capitalize()}"
             yield TableRow(f"cnn_lstm_{s}", label, 1, MEAN, mean_of(*everything, encoders[s]))
 
 
-def _table_2(streams: Sequence[str]) -> Iterator[TableRow]:
-    for s in streams:
+def _table_2(members: Members) -> Iterator[TableRow]:
+    for s in members.streams:
         yield TableRow(f"{s}_svm", f"{s.capitalize()} SVM", 2, PRIOR, svm(s), COSTS)
     early, late = KernelSVM.absence, LateFusion.absence
     mkl = fitted(lambda m: KernelSVM("mkl", seed=m.seed))
@@ -180,7 +179,8 @@ def _table_2(streams: Sequence[str]) -> Iterator[TableRow]:
     absence = FusionMethod.absence
     plain = fitted(without_norms)
     yield TableRow("fusion_plain", "Non-regularized fusion network", 2, absence, plain, DECAYS)
-    yield TableRow("fusion", "Regularized fusion network", 2, absence, mean_of("fusion"))
+    label = members.fusion_label("fusion network")
+    yield TableRow("fusion", label, 2, absence, mean_of("fusion"))
 
 
 def _rdnn_grid(inputs: RowInputs) -> list[Any]:

@@ -3,7 +3,7 @@
 A system that has tables names two modules in `pipelines.systems.SYSTEMS`. ``rows``, quick to
 import, has
 
-- ``Members``, whose ``of(streams)`` says what the rows are about;
+- ``Members``, whose ``of(settings)`` says what the system's settings make the rows of;
 - ``row_names(members)``, the names of all rows;
 - ``TABLES``, the `Tables`.
 

@@ -104,7 +104,7 @@ def test_methods_are_named_by_row_or_table() -> None:
     "streams", ["spatial,motion,audio", "spatial,audio", "spatial,motion", "motion", "audio"]
 )
 def test_names_are_those_of_the_rows(streams: str) -> None:
-    members = Members.of(parse_settings("", ["--streams", streams]).streams)
+    members = Members.of(parse_settings("", ["--streams", streams]).system_settings)
     assert row_names(members) == [row.name for row in rows(members)]
 
 

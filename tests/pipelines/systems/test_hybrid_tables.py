@@ -7,6 +7,7 @@ import pytest
 from made_clips import make
 
 from pipelines.systems.hybrid_rows import Members
+from pipelines.systems.hybrid_settings import HybridSettings
 from pipelines.systems.hybrid_streams import default_streams
 from pipelines.systems.hybrid_tables import DECAYS, PUBLISHED, rows
 from pipelines.systems.rows import RowInputs
@@ -19,7 +20,7 @@ from trainers.table import Table
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 STREAMS, LSTMS = ("spatial", "motion", "audio"), ("spatial", "motion")
-MEMBERS = Members.of(default_streams())
+MEMBERS = Members.of(HybridSettings())
 AVERAGED = ("spatial_lstm", "motion_lstm", "fusion")
 
 
@@ -59,7 +60,7 @@ def test_every_row_of_the_paper_is_there_and_has_its_figures() -> None:
     assert len(set(names)) == len(names) and len(names) == 25
     assert set(names) - set(PUBLISHED) == {"hybrid_learned"}  # ours
     assert [row.table for row in rows(MEMBERS)] == [1] * 9 + [2] * 12 + [3] * 4
-    alone = Members.of({"audio": default_streams()["audio"]})
+    alone = Members.of(HybridSettings({"audio": default_streams()["audio"]}))
     few = {row.name for row in rows(alone)}
     assert few == {
         *("audio_cnn", "audio_svm", "svm_ef", "svm_lf", "svm_mkl", "nn_ef", "nn_lf", "m_dbm"),
