@@ -188,7 +188,7 @@ def read_row_scores(result: StepResult) -> dict[str, SystemScores]:
     }
 
 
-def read_refinement(result: StepResult) -> FittedRefinement | None:
+def chosen_refinement(result: StepResult) -> FittedRefinement | None:
     """The chosen refinement; None: the plain mean."""
     if result.facts["choice"]["method"] == "none" or not result.storage.exists(REFINEMENT):
         return None
@@ -282,7 +282,7 @@ def _write(storage: Storage, rows: Mapping[str, SystemScores]) -> None:
 
 
 def _load(scores: ScoreSet, work: Work) -> tuple[NamedPart, ...]:
-    refinement = read_refinement(work.results[work.step.name])
+    refinement = chosen_refinement(work.results[work.step.name])
     return (
         NamedPart(scores.ensemble, JoinPart(scores.members), scores.members),
         NamedPart(REFINED, JoinPart(scores.members, refinement), scores.members),

@@ -11,7 +11,7 @@ from pipelines.steps.step import Row, Step, System
 from pipelines.systems.hybrid_rows import Members
 from pipelines.systems.hybrid_settings import HybridSettings
 
-REFINED = {
+REFINED_LABELS = {
     "refined_confusion": "Hybrid + contextual refinement",
     "refined_dasd": "Hybrid + DASD",
     "refined_learned": "Hybrid + learned refinement",
@@ -63,4 +63,4 @@ def report_rows(members: Members) -> dict[str, Row]:
     everything, ordered = members.streams, tuple(members.sequences)
     rows["fusion"] = Row(members.fusion_label(), everything)
     rows["hybrid"] = Row(f"Hybrid (mean of {members.averaged})", everything, ordered)
-    return rows | {name: Row(label, everything, ordered) for name, label in REFINED.items()}
+    return rows | {name: Row(label, everything, ordered) for name, label in REFINED_LABELS.items()}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.systems.hybrid_rows import Members
-from pipelines.systems.rows import Outcome, RowInputs, TableRow
+from pipelines.systems.rows import RowInputs, RowResult, TableRow
 from trainers.fusion.boltzmann import DBMSettings
 from trainers.fusion.dbm import MultimodalDBM
 from trainers.fusion.method import LateFusion, Method
@@ -34,62 +34,62 @@ MEAN = "the mean is over the systems that the clip has"
 SCALED = "the terms of the systems that the clip has are scaled up by those that it lacks"
 
 
-def mean_of(*names: str) -> Callable[[RowInputs], Outcome]:
+def mean_of(*names: str) -> Callable[[RowInputs], RowResult]:
     """The plain mean of systems' scores; a clip that has none of them gets the prior."""
 
-    def compute(inputs: RowInputs) -> Outcome:
+    def compute(inputs: RowInputs) -> RowResult:
         chosen = [inputs.systems[name] for name in names]
         there = np.stack([system.present for system in chosen])
         total = sum(np.where(s.present[:, None], s.scores, 0.0) for s in chosen)
         prior = inputs.part("train").targets.shares().astype(np.float32)
         counts = there.sum(0)[:, None]
         mean = np.where(counts > 0, total / np.maximum(counts, 1), prior)
-        return Outcome(mean[inputs.table.rows("test")], {})
+        return RowResult(mean[inputs.table.rows("test")], {})
 
     return compute
 
 
-def fitted(make: Callable[[RowInputs], Method]) -> Callable[[RowInputs], Outcome]:
+def fitted(make: Callable[[RowInputs], Method]) -> Callable[[RowInputs], RowResult]:
     """An estimator fitted on the training clips."""
 
-    def compute(inputs: RowInputs) -> Outcome:
+    def compute(inputs: RowInputs) -> RowResult:
         method = make(inputs).fit(inputs.part("train"))
-        return Outcome(method.predict_scores(inputs.part("test")), method.chosen)
+        return RowResult(method.predict_scores(inputs.part("test")), method.chosen)
 
     return compute
 
 
-def hybrid(inputs: RowInputs) -> Outcome:
+def whole(inputs: RowInputs) -> RowResult:
     """The plain mean of both LSTMs' and the fusion network's scores (section III-D)."""
     scores = np.asarray(inputs.systems["hybrid"].scores, np.float64)
-    return Outcome(scores[inputs.table.rows("test")], {})
+    return RowResult(scores[inputs.table.rows("test")], {})
 
 
-def by_confusions(inputs: RowInputs) -> Outcome:
+def by_confusions(inputs: RowInputs) -> RowResult:
     """Contextual refinement as printed (Eq. 6 and 7); single-label scores are brought to sum 1."""
     scores, table = inputs.systems["hybrid"].scores, inputs.table
     held, test = table.rows("val"), table.rows("test")
     matrix = np.eye(scores.shape[1])
     if len(held):
         matrix = confusion_refinement(scores[held], table.targets[held].dense(int))
-    return Outcome(refine(scores[test], matrix, normalize=not table.multi_label), {})
+    return RowResult(refine(scores[test], matrix, normalize=not table.multi_label), {})
 
 
-def refined(method: str) -> Callable[[RowInputs], Outcome]:
+def refined(method: str) -> Callable[[RowInputs], RowResult]:
     """The ensemble refined as the job has it already; as it is where no clip was held out."""
 
-    def compute(inputs: RowInputs) -> Outcome:
+    def compute(inputs: RowInputs) -> RowResult:
         name = f"refined_{method}"
         if name not in inputs.systems:
-            return replace(hybrid(inputs), chosen={"note": "no validation clips to fit it on"})
+            return replace(whole(inputs), chosen={"note": "no validation clips to fit it on"})
         note = inputs.notes.get(method)
         return replace(mean_of(name)(inputs), chosen={"note": note} if note else {})
 
     return compute
 
 
-WHOLES: Mapping[str, tuple[str, Callable[[RowInputs], Outcome]]] = {
-    "hybrid": ("Hybrid", hybrid),
+WHOLES: Mapping[str, tuple[str, Callable[[RowInputs], RowResult]]] = {
+    "hybrid": ("Hybrid", whole),
     "hybrid_dasd": ("Hybrid + DASD", refined("dasd")),
     "hybrid_confusion": ("Hybrid + contextual refinement", by_confusions),
     "hybrid_learned": ("Hybrid + learned refinement", refined("learned")),
@@ -103,7 +103,7 @@ def _networks(inputs: RowInputs) -> list[FusionSettings]:
     return [replace(own, lambda1=own.lambda1 * share) for share in DECAYS]
 
 
-def svm(*streams: str) -> Callable[[RowInputs], Outcome]:
+def svm(*streams: str) -> Callable[[RowInputs], RowResult]:
     return fitted(lambda m: KernelSVM(streams=streams or None, seed=m.seed))
 
 

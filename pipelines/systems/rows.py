@@ -93,7 +93,7 @@ class RowInputs:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class RowResult:
     """A row's (N, C) scores of the test clips, and what it chose for itself."""
 
     scores: NDArray[np.float64]
@@ -109,7 +109,7 @@ class TableRow:
     table: int
     absence: str
     """How a clip that lacks a stream takes part."""
-    compute: Callable[[RowInputs], Outcome]
+    compute: Callable[[RowInputs], RowResult]
     settings: Any = None
     """What else the result depends on."""
     published: tuple[float | None, float | None] = (None, None)

@@ -36,7 +36,7 @@ from pipelines.steps.job import Job
 from pipelines.steps.step import StepResult
 from pipelines.systems.hybrid_rows import TABLES, Members, row_names
 from pipelines.systems.hybrid_tables import rows
-from pipelines.systems.rows import Outcome, PrecisionFigure, RowInputs, TableRow, Tables
+from pipelines.systems.rows import PrecisionFigure, RowInputs, RowResult, TableRow, Tables
 from pipelines.tracking.runs import Tracker
 from trainers.evaluation import SystemScores, ensemble_scores
 from trainers.settings import FusionSettings
@@ -287,7 +287,7 @@ def test_another_systems_tables_are_about_its_own_rows() -> None:
         {1: "Table 7: all"}, "whole", "chain", PrecisionFigure(9, "smoothed", "smoothing")
     )
     known = [
-        TableRow(name, name.upper(), 1, "-", lambda _: Outcome(np.zeros((0, 3)), {}))
+        TableRow(name, name.upper(), 1, "-", lambda _: RowResult(np.zeros((0, 3)), {}))
         for name in ("part", "whole", "smoothed")
     ]
     split = ComparedSplit(

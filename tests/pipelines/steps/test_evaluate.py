@@ -14,7 +14,7 @@ from actors.storage import Storage
 from pipelines.cli.refine_settings import RefineSettings
 from pipelines.cli.settings import parse_settings
 from pipelines.data import Manifest, Video
-from pipelines.data.score_file import read_scores
+from pipelines.data.score_file import read_score_file
 from pipelines.report.gather import _methods
 from pipelines.steps import evaluate, score
 from pipelines.steps.console import Console
@@ -207,7 +207,7 @@ def test_the_run_folder_has_scores_that_refine_py_reads(tmp_path, monkeypatch):
     targets, systems = clips()
     done = finish(tmp_path, monkeypatch, targets, systems)
     refinement, path = done.refinement, done.job.files.local(VALIDATION_SCORES)
-    data = read_scores(path)
+    data = read_score_file(path)
     assert data.given == "probabilities" and data.classes == CLASSES
     # Validation clips alone: two of three.
     assert len(data.table) == 240 and data.grouped_by == "array groups"
