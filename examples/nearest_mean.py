@@ -14,8 +14,7 @@ class NearestMean(FusionModel):
     """Probabilities fall with the squared distances to the classes' means, stream -> (C, D)."""
 
     def __init__(self, means: Vectors) -> None:
-        self.means = means
-        self.widths = {name: mean.shape[1] for name, mean in means.items()}
+        self.means, self.widths = means, {name: mean.shape[1] for name, mean in means.items()}
         self.n_classes, self.multi_label = len(next(iter(means.values()))), False
 
     def scores_and_embeddings(self, features: Vectors, present: Vectors) -> tuple[Floats, Floats]:
@@ -36,5 +35,6 @@ class NearestMean(FusionModel):
 
 def nearest_mean(table: Table, settings: FusionSettings, **options: object) -> NearestMean:
     """``fusion: {model: "examples.nearest_mean:nearest_mean"}``; options: seed, validation."""
-    shares = table.targets.dense() / np.float32(table.targets.class_counts)
-    return NearestMean({name: shares.T @ values for name, values in table.features.items()})
+    labels = table.targets.dense()  # features of absent clips are zero, and not counted
+    counts = {name: np.maximum(labels.T @ there, 1) for name, there in table.present.items()}
+    return NearestMean({n: labels.T @ x / counts[n][:, None] for n, x in table.features.items()})

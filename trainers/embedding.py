@@ -26,6 +26,7 @@ from trainers.streams.clips import Media
 from trainers.streams.kinds import make_stream
 from trainers.streams.settings import StreamSettings
 from trainers.streams.stream import Stream
+from trainers.tensor_files import read_metadata
 
 _KEY = "multiclue"
 
@@ -66,8 +67,7 @@ class Embedding:
         """
         try:
             tensors = safetensors.torch.load(data)
-            length = int.from_bytes(data[:8], "little")
-            metadata = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
+            metadata = json.loads(read_metadata(data)[_KEY])
             return cls(tensors["features"], tensors.get("scores"), tensors["times"], metadata)
         except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
             raise UserError(

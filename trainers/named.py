@@ -1,8 +1,8 @@
 """Functions and classes that users name as ``package.module:name`` in settings and saved models.
 
 A name is accepted only for what it declares: a function by its return annotation, a class by its
-base. A name in a file from elsewhere therefore reaches nothing but functions and classes that were
-written for this purpose.
+base; so nothing else is called by mistake. Importing a module runs its code, though: names are safe
+only in settings and models of people whose code one would run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from actors.errors import UserError, nearest
 
-__all__ = ["is_named", "name_of", "resolve", "resolve_class"]
+__all__ = ["find_function", "is_named", "name_of", "resolve", "resolve_class"]
 
 T = TypeVar("T")
 
@@ -39,9 +39,7 @@ def resolve(name: str, *, returns: type[T]) -> Callable[..., T]:
         UserError: the name has another form, the module or the function is missing, or the
             annotation is missing or another.
     """
-    found = _attribute(name)
-    if not inspect.isfunction(found):
-        raise UserError(f"{name} is {_kind(found)}, not a Python function")
+    found = find_function(name)
     wanted = returns.__name__
     try:
         declared = get_type_hints(found).get("return")
@@ -56,6 +54,18 @@ def resolve(name: str, *, returns: type[T]) -> Callable[..., T]:
             f"{name} has {given}; declare `-> {wanted}`, or a subclass of it "
             f"({returns.__module__}.{wanted})"
         )
+    return found
+
+
+def find_function(name: str) -> Callable[..., Any]:
+    """The function that a name stands for, whatever its annotations; see `resolve`.
+
+    Raises:
+        UserError: the name has another form, or the module or the function is missing.
+    """
+    found = _attribute(name)
+    if not inspect.isfunction(found):
+        raise UserError(f"{name} is {_kind(found)}, not a Python function")
     return found
 
 
@@ -113,8 +123,8 @@ def _module(path: str, name: str) -> ModuleType:
         missing = error.name or path
         if path == missing or path.startswith(f"{missing}."):
             raise UserError(
-                f"{name}: there is no module {missing!r}; install its package, or start the job "
-                "in the folder that holds it"
+                f"{name}: there is no module {missing!r}; install its package, start the job "
+                "in the folder that holds it, or put that folder on PYTHONPATH"
             ) from error
         raise UserError(f"{name}: importing {path} failed, it needs {missing!r}") from error
     except ImportError as error:

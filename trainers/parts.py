@@ -142,12 +142,9 @@ class EmbedPart(Part):
 
     def check(self, classes: tuple[str, ...], multi_label: bool) -> None:
         found = self.encoder.description["n_classes"]
-        if found is None:
-            return
-        if found != len(classes) or multi_label != self.multi_label:
-            raise ValueError(
-                f"the encoder of {self.stream!r} has {found} classes, the model has {len(classes)}"
-            )
+        if found is not None:
+            of = f"the encoder of {self.stream!r}"
+            _check_targets(of, found, self.multi_label, len(classes), multi_label)
 
     def to_bytes(self) -> bytes:
         meta = {
@@ -200,8 +197,7 @@ class SequencePart(Part):
 
     def check(self, classes: tuple[str, ...], multi_label: bool) -> None:
         found = self.model.description["n_classes"]
-        if found != len(classes) or multi_label != self.multi_label:
-            raise ValueError(f"a sequence model has {found} classes, the model {len(classes)}")
+        _check_targets("a sequence model", found, self.multi_label, len(classes), multi_label)
 
     def to_bytes(self) -> bytes:
         return network_to_bytes(self.model, {"multi_label": self.multi_label})
@@ -245,8 +241,8 @@ class FusionPart(Part):
         return Scored(scores[0].astype(np.float64), embeddings[0])
 
     def check(self, classes: tuple[str, ...], multi_label: bool) -> None:
-        if self.model.n_classes != len(classes) or self.model.multi_label != multi_label:
-            raise ValueError(f"{len(classes)} classes, fusion of {self.model.n_classes}")
+        of = self.model
+        _check_targets("the fusion", of.n_classes, of.multi_label, len(classes), multi_label)
 
     def to_bytes(self) -> bytes:
         return add_values(models.to_bytes(self.model), {"inputs": self.inputs})
@@ -302,8 +298,8 @@ class JoinPart(Part):
                 f"the refinement is of {len(self.refinement.classes)} classes "
                 f"({', '.join(self.refinement.classes[:3])}, ...), not this model's {len(classes)}"
             )
-        if self.refinement.multi_label != multi_label:
-            raise ValueError("only one of refinement and model has several labels per clip")
+        n = len(classes)
+        _check_targets("the refinement", n, self.refinement.multi_label, n, multi_label)
 
     def to_bytes(self) -> bytes:
         values = {"members": list(self.members), "refined": self.refinement is not None}
@@ -316,6 +312,15 @@ class JoinPart(Part):
         values = read_values(data)
         refined = FittedRefinement.from_bytes(data, where=name) if values["refined"] else None
         return cls(tuple(values["members"]), refined)
+
+
+def _check_targets(what: str, n_classes: int, multi: bool, wanted: int, wants_multi: bool) -> None:
+    """Raises ValueError where a part was trained on other targets than its model."""
+    if n_classes != wanted:
+        raise ValueError(f"{what} has {n_classes} classes, the model has {wanted}")
+    if multi != wants_multi:
+        labels = "several labels" if multi else "one label"
+        raise ValueError(f"{what} was trained on clips of {labels} each, the model was not")
 
 
 def to_numpy(scores: Tensor) -> Scores:

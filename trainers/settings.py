@@ -97,8 +97,8 @@ class EncoderSettings:
     """Name of the first layer that is trained; the layers before it stay as they are. null trains
     all."""
     dropout: float = 0.5
-    """Share of units dropped after each fully connected layer in training (where a torchvision
-    model has dropout layers, theirs; in a timm model before its classifier)."""
+    """Share of units dropped in training: after each fully connected layer of the own encoders, in
+    the dropout layers of a torchvision model, and before the classifier of other models."""
     feature_dim: int | None = None
     """Width of fc6, whose output is the feature, in the own encoders; null is the published one
     (cnn_m 4096, the small ones 128)."""

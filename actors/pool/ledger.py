@@ -50,10 +50,12 @@ class Notes:
         storage: storage of the step.
         session: name of this run of the job. Only crashes of the same run count, because a killed
             job is no evidence against the clips in progress.
+        since: `Ledger.newest` when the run began.
     """
 
     storage: Storage
     session: str
+    since: int = 0
 
     @property
     def _folder(self) -> Storage:
@@ -84,6 +86,23 @@ class Notes:
                 rows.append(self._folder.read_json(name))
         return rows
 
+    def finished(self, names: Sequence[str]) -> dict[str, Outcome]:
+        """Returns the outcomes that this run has for the rows of a block which a crash ended.
+
+        Args:
+            names: names of the block's artifacts.
+
+        Returns:
+            Outcomes by name; none if no attempt at a row of the block was interrupted.
+        """
+        attempts = self._folder.names(".attempt")
+        if not {f"{name}.attempt" for name in names}.intersection(attempts):
+            return {}
+        # Notes first: what the ledger saves meanwhile is in one of the two.
+        noted = {row["artifact"]: row for row in self.outcomes()}
+        saved = Ledger(self.storage).rows_since(self.since)
+        return {name: row for name, row in (saved | noted).items() if name in names}
+
     def forget(self, rows: Sequence[Outcome]) -> None:
         """Removes the notes of these outcomes."""
         for row in rows:
@@ -103,10 +122,20 @@ class Ledger:
         self._saved = time.monotonic()
         self._newest = 0
 
+    @property
+    def newest(self) -> int:
+        """Time (ns since 1970) of the newest part that was read or written."""
+        return self._newest
+
     def rows(self) -> dict[str, Outcome]:
         """Returns the newest row of each artifact by the artifact's name, with parsed facts."""
         newest = self._newest_rows(self._parts())
         return {name: row | {"facts": json.loads(row["facts"])} for name, row in newest.items()}
+
+    def rows_since(self, newest: int) -> dict[str, Outcome]:
+        """Returns the rows of parts that are newer, as they were added, by artifact."""
+        parts = self._parts()
+        return self._newest_rows({n: t for n, t in parts.items() if _time_of(n) > newest})
 
     def settled(self, artifacts: Collection[str] | None) -> dict[str, Outcome]:
         """Returns the rows that a new run does not repeat.

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from actors.errors import MediaError
+from actors.pool.blocks import cut_blocks, groups
 from actors.pool.ledger import CRASH, Ledger, Notes, Outcome
 from actors.storage import Storage
 
@@ -29,8 +31,8 @@ CRASHES_ALLOWED = 2
 WORKERS_KEPT = 3
 """Number of runs whose workers a process keeps: one per stream embedded at the same time."""
 
-ROWS_PER_BLOCK = 8
-MIN_BLOCKS = 64
+OUTPUT_BYTES = 1
+"""Size at which Ray Data hands on what a task has yielded; so it hands on every group at once."""
 
 Item = dict[str, Any]
 """What a worker is given for one clip: ``id``, the artifact's ``name``, and more of the step's."""
@@ -83,14 +85,22 @@ class PoolResources:
 
 
 class _Guarded:
-    """Runs the worker on batches of rows; a `MediaError` becomes a rejected row."""
+    """Runs the worker on a block of rows; a `MediaError` becomes a rejected row."""
 
     def __init__(self, make_worker: Callable[[], ClipWorker], notes: Notes) -> None:
         self._worker, self._notes = make_worker(), notes
 
-    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
-        for text in batch["row"]:
-            yield {"row": [json.dumps(self._one(json.loads(text)))]}
+    def __call__(self, block: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
+        """Yields the outcomes of a group of rows at a time.
+
+        The groups of a block are the same when Ray repeats it, as Ray requires of a task that
+        yields; the rows that were finished before a crash are not processed again.
+        """
+        rows = [json.loads(text) for text in block["row"]]
+        done = self._notes.finished([row["name"] for row in rows])
+        for group in groups(rows):
+            outcomes = [done.get(row["name"]) or self._one(row) for row in group]
+            yield {"outcomes": [json.dumps(outcomes)]}
 
     def _one(self, row: Item) -> Outcome:
         begun = time.perf_counter()
@@ -151,8 +161,9 @@ def run_pool(
     Returns:
         One ledger row per input row, in the order of `rows`.
     """
-    ledger, notes = Ledger(storage), Notes(storage, uuid.uuid4().hex)
-    ledger.adopt(notes)
+    ledger = Ledger(storage)
+    ledger.adopt(Notes(storage, ""))
+    notes = Notes(storage, uuid.uuid4().hex, since=ledger.newest)
     known = ledger.settled(set(storage.names()) if artifacts else None)
     todo = [row for row in rows if row["name"] not in known]
     done = len(rows) - len(todo)
@@ -181,16 +192,17 @@ def _stream(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
-    blocks = min(len(todo), max(MIN_BLOCKS, len(todo) // ROWS_PER_BLOCK))
-    items = [{"row": json.dumps(row)} for row in todo]
-    dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+    context.target_max_block_size = OUTPUT_BYTES
+    blocks = cut_blocks(todo, resources.actors)
+    tables = [pa.table({"row": [json.dumps(row) for row in block]}) for block in blocks]
+    dataset = ray.data.from_arrow(tables).map_batches(
         **_engine(make_worker, notes, resources, min(resources.actors, len(todo))),
         batch_size=None,
         num_cpus=resources.cpus,
         num_gpus=resources.gpus,
     )
     for item in dataset.iter_rows():
-        yield json.loads(item["row"])
+        yield from json.loads(item["outcomes"])
 
 
 def _engine(

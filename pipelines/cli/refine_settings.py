@@ -24,7 +24,7 @@ class RefineSettings:
     method: str = AUTO
     """What is written: auto (what is best by cross-validation, none if nothing is beyond noise),
     none (the plain mean), confusion (contextual refinement as printed), shrunk (the same, shrunk
-    towards the identity as far as an inner cross-validation says), dasd or learned."""
+    toward the identity as far as an inner cross-validation says), dasd or learned."""
     given: str = AUTO
     """What the scores are: logits, probabilities, or auto (what they look like)."""
     output: str = "refinement.safetensors"

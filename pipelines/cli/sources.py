@@ -114,7 +114,7 @@ def similar(name: str, known: Iterable[str]) -> str:
     """``; did you mean ...?`` for a name that no setting has, or where to look."""
     known = list(known)
     group, last = _parts(name)
-    # What differs in the last part alone is nearer than what is spelt alike all over.
+    # What differs in the last part alone is nearer than what is spelled alike all over.
     siblings = {_parts(other)[1]: other for other in known if _parts(other)[0] == group}
     near = [siblings[one] for one in get_close_matches(last, siblings, n=2, cutoff=0.65)]
     ends = [other for other in known if _parts(other)[1] == last]

@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, get_type_hints
 
 from actors.errors import UserError, nearest
+from trainers.named import find_function, is_named
 
 
 @dataclass(frozen=True)
@@ -72,23 +73,15 @@ def system_function(system: str) -> Callable[..., Any]:
         UserError: no such system.
     """
     named = SYSTEMS[system].function if system in SYSTEMS else system
-    module, colon, name = named.partition(":")
-    if not colon or not module or not name:
+    if not is_named(named):
         raise UserError(
             f"there is no system {system!r}; --system takes {', '.join(SYSTEMS)} or "
             f"package.module:function{nearest(system, SYSTEMS)}"
         )
     try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise UserError(
-            f"--system {system} can't be imported: {error}; modules are looked for in the current "
-            "folder and on PYTHONPATH"
-        ) from error
-    if not inspect.isfunction(found):
-        what = "has no function" if found is None else "has something else than a function under"
-        raise UserError(f"--system {system}: the module {module} {what} {name!r}")
-    return found
+        return find_function(named)
+    except UserError as error:
+        raise UserError(f"--system {error}") from error
 
 
 def comparison_rows(system: str) -> ModuleType:

@@ -12,12 +12,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from actors.errors import UserError
+from trainers.fusion.models import CLASS
 from trainers.model_files import FACTS
 from trainers.named import is_named
+from trainers.parts import KEY
 from trainers.tensor_files import read_metadata
 
 OWN = {"actors", "trainers"}
 """Packages that are stored with every registered model."""
+
+SETTINGS = ("description", "meta", KEY)
+"""Entries of a part's metadata that hold settings as JSON."""
+
+NAMING = {"kind", "name", "encoder", "samples", "model"}
+"""Keys in these whose values may name code; ``name`` is an encoder's in its description."""
 
 
 def user_code(files: Mapping[str, bytes]) -> list[str]:
@@ -27,6 +36,9 @@ def user_code(files: Mapping[str, bytes]) -> list[str]:
 
     Args:
         files: a saved model's; see `trainers.model_files.read_files`.
+
+    Raises:
+        UserError: a package is several folders.
     """
     found = {place for name in _packages(files) if (place := _place(name)) is not None}
     return sorted(str(place) for place in found)
@@ -47,26 +59,30 @@ def _packages(files: Mapping[str, bytes]) -> set[str]:
 
 
 def _named(files: Mapping[str, bytes]) -> Iterator[str]:
-    """Every text of the form ``package.module:name`` in the JSON of a model's files."""
+    """Every name of code in a model: classes of parts, and what their settings name."""
     for name, content in files.items():
         if name == FACTS:
-            yield from _texts(json.loads(content))
+            yield from _texts(json.loads(content)["parts"])
             continue
-        for value in read_metadata(content).values():
-            try:
-                yield from _texts(json.loads(value))
-            except ValueError:
-                continue  # a plain text
+        metadata = read_metadata(content)
+        if CLASS in metadata:
+            yield metadata[CLASS]
+        for key in SETTINGS:
+            yield from _texts(json.loads(metadata.get(key, "{}")))
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str) and is_named(value):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _texts(one)
-    elif isinstance(value, list):
+    """Names of code in nested settings, under the keys that hold such names only.
+
+    Texts elsewhere (a class may be called ``cat:dog``) are not names of code.
+    """
+    if isinstance(value, list):
         for one in value:
+            yield from _texts(one)
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            if isinstance(one, str) and key in NAMING and is_named(one):
+                yield one
             yield from _texts(one)
 
 
@@ -74,6 +90,9 @@ def _place(package: str) -> Path | None:
     """The file or folder of a top-level package; None where it is built in, installed or unknown.
 
     Nothing of it is imported.
+
+    Raises:
+        UserError: it is several folders, as a package without ``__init__.py`` may be.
     """
     if package in sys.stdlib_module_names:
         return None
@@ -86,8 +105,13 @@ def _place(package: str) -> Path | None:
     places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
     if not places:
         return None
+    if len(places) > 1:
+        raise UserError(
+            f"the package {package!r}, which the model names, is several folders "
+            f"({', '.join(places)}): give the one that is meant an __init__.py"
+        )
     origin = Path(places[0]).resolve()
-    installed = [*site.getsitepackages(), sysconfig.get_path("stdlib")]
+    installed = [*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("stdlib")]
     if any(origin.is_relative_to(Path(folder).resolve()) for folder in installed):
         return None
     return origin.parent if origin.name == "__init__.py" else origin

@@ -128,6 +128,14 @@ def test_a_video_that_kills_its_process_is_a_row_and_is_tried_in_the_next_run(pl
     assert (done, killer["ok"], killer["facts"]) == (["kill"], True, {"letters": 4})
 
 
+def test_rows_finished_before_a_crash_are_not_processed_again(place):
+    texts = [f"text{i}" for i in range(30)]
+    out, done = work(place, *texts[:20], "kill", *texts[20:])
+    assert done.count("kill") == 2
+    assert [done.count(text) for text in texts] == [1] * 30
+    assert [row["id"] for row in out if not row["ok"]] == ["id/kill"]
+
+
 def test_what_a_killed_job_had_finished_is_taken_over(place):
     storage, _ = place
     notes = Notes(storage, "killed")

@@ -90,12 +90,13 @@ def test_a_system_without_streams(own: str, tmp_path: Path) -> None:
     [
         ("hybird", "there is no system 'hybird'; --system takes hybrid or package.module:function; "
                    "did you mean 'hybrid'?"),
-        ("nowhere.at_all:f", "--system nowhere.at_all:f can't be imported: No module named "
-                             "'nowhere'; modules are looked for in the current folder and on "
-                             "PYTHONPATH"),
-        ("my_systems:f", "--system my_systems:f: the module my_systems has no function 'f'"),
-        ("my_systems:constant", "--system my_systems:constant: the module my_systems has something "
-                                "else than a function under 'constant'"),
+        ("nowhere.at_all:f", "--system nowhere.at_all:f: there is no module 'nowhere'; install its "
+                             "package, start the job in the folder that holds it, or put that "
+                             "folder on PYTHONPATH"),
+        ("my_systems:bar", "--system my_systems:bar: the module my_systems has no 'bar'; did you "
+                           "mean 'bare' or 'Bare'?"),
+        ("my_systems:constant", "--system my_systems:constant is an object of type int, not a "
+                                "Python function"),
         ("my_systems:clash", "Clash.seed: every job has a setting or option seed of its own; give "
                              "the field another name"),
         ("my_systems:unknown", "--system my_systems:unknown: the annotation of its first parameter "

@@ -6,8 +6,11 @@ import json
 import sys
 
 import pytest
+import safetensors.numpy
 
+from actors.errors import UserError
 from pipelines.tracking.user_code import installed_packages, user_code
+from trainers.fusion.models import CLASS
 from trainers.model_files import FACTS
 from trainers.parts import write_values
 
@@ -32,7 +35,7 @@ def model(kinds: list[str], **values) -> dict[str, bytes]:
 def test_code_of_the_users_own_is_found_and_not_imported(packages):
     files = model(
         ["my_module:Part", "trainers.parts:EmbedPart"],
-        settings={"encoder": "my_package.networks:build", "list": [{"x": "my_folder.parts:f"}]},
+        settings={"encoder": "my_package.networks:build", "list": [{"model": "my_folder.parts:f"}]},
     )
     assert user_code(files) == [
         str(packages / name) for name in ("my_folder", "my_module.py", "my_package")
@@ -49,5 +52,34 @@ def test_installed_and_unknown_packages_are_left_out(name):
 
 
 def test_installed_packages_are_requirements():
-    files = model(["trainers.parts:EmbedPart"], a="torchvision:vgg19", b="own:cnn_m", c="os:system")
+    names = [{"encoder": name} for name in ("torchvision:vgg19", "own:cnn_m", "os:system")]
+    files = model(["trainers.parts:EmbedPart"], streams=names)
     assert installed_packages(files) == ["torchvision"]
+
+
+def test_texts_that_look_like_names_of_code_are_not_taken_for_such(packages):
+    files = model([], members=["my_package:b"], facts={"my_package:a": 1, "text": "my_module:c"})
+    record = json.loads(files[FACTS]) | {"classes": ["my_module:cat"], "title": "my_package:x"}
+    assert user_code(files | {FACTS: json.dumps(record).encode()}) == []
+
+
+def test_the_files_of_encoders_and_fusions_name_code(packages):
+    description = {"encoder": {"name": "my_module:build"}}
+    files = model([]) | {
+        "a.safetensors": safetensors.numpy.save({}, {"description": json.dumps(description)}),
+        "b.safetensors": safetensors.numpy.save({}, {CLASS: "my_package.fusion:Mine"}),
+    }
+    assert user_code(files) == [str(packages / "my_module.py"), str(packages / "my_package")]
+
+
+def test_a_package_of_several_folders_is_refused(packages, tmp_path_factory, monkeypatch):
+    other = tmp_path_factory.mktemp("other")
+    (other / "my_folder").mkdir()
+    monkeypatch.syspath_prepend(str(other))
+    with pytest.raises(UserError, match="'my_folder'.* is several folders .*__init__.py"):
+        user_code(model(["my_folder.parts:Part"]))
+
+
+def test_packages_that_the_user_installed_are_left_out(packages, monkeypatch):
+    monkeypatch.setattr("site.getusersitepackages", lambda: str(packages))
+    assert user_code(model(["my_module:Part"])) == []

@@ -9,13 +9,13 @@ import torchvision
 from actors.errors import UserError
 from actors.storage import Storage
 from trainers.encoders.encoder import Encoder
-from trainers.encoders.factory import build_encoder
+from trainers.encoders.factory import build_encoder, rebuild_encoder
 from trainers.encoders.specification import InputSpecification
 from trainers.encoders.weights import inflate_conv1
 from trainers.network_files import (
-    build_from_description,
     load_network,
     network_from_bytes,
+    network_to_bytes,
     save_network,
 )
 from trainers.settings import EncoderSettings
@@ -75,6 +75,21 @@ def test_vgg19_features_are_fc6_after_its_nonlinearity():
     assert [type(m).__name__ for m in network.tail] == [
         *("Dropout", "Linear", "ReLU", "Dropout", "Linear")
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        *(("resnet18", 1), ("mobilenet_v3_small", 1), ("squeezenet1_1", 1)),
+        pytest.param("googlenet", 1, marks=pytest.mark.slow),
+        pytest.param("vgg19", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_dropout_holds_in_every_torchvision_model(name, layers):
+    settings = scratch(f"torchvision:{name}", dropout=0.15)
+    encoder = build_encoder(settings, in_channels=3, n_classes=4)
+    rates = [layer.p for layer in encoder.modules() if isinstance(layer, torch.nn.Dropout)]
+    assert rates == [0.15] * layers
 
 
 def test_a_split_torchvision_model_computes_what_it_computed_whole(tmp_path):
@@ -348,25 +363,25 @@ def test_a_users_encoder_is_built_by_name_and_survives_its_file(tmp_path):
     assert build_encoder(replace(settings, frozen=True), in_channels=2, n_classes=3).tail is None
 
 
-def test_networks_of_version_0_1_0_are_built_as_they_were():
-    network = build_from_description(
-        {
-            "kind": "stream",
-            "network": {
-                **{"backbone": "vgg_small", "weights": "none", "dropout": 0.2},
-                **{"feature_dim": 16, "hidden_dim": None},
-            },
-            "in_channels": 3,
-            "n_classes": 4,
-        }
-    )
-    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
-    assert network.feature_dim == 16
-    lstm = build_from_description(
-        {
-            **{"kind": "sequence", "feature_dim": 6, "n_classes": 2, "hidden": [5, 4]},
-            **{"cell": "peephole", "dropout": 0.0, "input_dropout": 0.0, "input_noise": 0.0},
-        }
-    )
-    assert sorted(lstm.state_dict())[0] == "classifier.bias"
-    assert lstm.description["settings"]["model"] == "peephole"
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"kind": "stream", "network": {"backbone": "vgg_small"}, "in_channels": 3, "n_classes": 4},
+        {"kind": "sequence", "feature_dim": 6, "n_classes": 2, "hidden": [5, 4], "cell": "lstm"},
+    ],
+)
+def test_networks_of_version_0_1_0_are_refused(description):
+    network = build_encoder(scratch("own:vgg_small"), in_channels=3, n_classes=4)
+    network.description = description
+    with pytest.raises(UserError, match=r"old.safetensors: .* version 0.1.0 .* train it again"):
+        network_from_bytes(network_to_bytes(network), name="old.safetensors")
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet18", "own:vgg_small"])
+@pytest.mark.parametrize("weights", ["imagenet", "/no/such/file.pt"])
+def test_building_a_saved_encoder_again_reads_no_weights(name, weights):
+    description = build_encoder(scratch(name), in_channels=3, n_classes=2).description
+    changed = {**description, "encoder": {**description["encoder"], "weights": weights}}
+    rebuilt = rebuild_encoder(changed).eval()
+    assert rebuilt.description["encoder"]["weights"] == weights
+    assert rebuilt(torch.zeros(1, 3, 32, 32)).shape == (1, 2)

@@ -178,3 +178,39 @@ def test_a_model_that_nothing_finds_again_is_not_saved() -> None:
     found = local(model.means, model.widths)
     with pytest.raises(UserError, match="can't be found by another process"):
         models.to_bytes(found)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("widths", {"frames": 4}, "widths .* is {'frames': 4}, of the clips .*'sound': 3"),
+        ("n_classes", 2, "n_classes .* is 2, of the clips 3"),
+        ("multi_label", True, "multi_label .* is True, of the clips False"),
+    ],
+)
+def test_a_model_of_other_clips_is_refused(monkeypatch, attribute, value, message) -> None:
+    import fusion_of_a_user
+
+    fitted = fusion_of_a_user.nearest
+
+    def changed(
+        table: Table, settings: FusionSettings, *, seed: int, validation: Table | None
+    ) -> models.FusionModel:
+        model = fitted(table, settings, seed=seed, validation=validation)
+        setattr(model, attribute, value)
+        return model
+
+    monkeypatch.setattr(fusion_of_a_user, "nearest", changed)
+    with pytest.raises(UserError, match=message):
+        models.fit(clips(), FusionSettings(model="fusion_of_a_user:nearest"), seed=0)
+
+
+def test_the_example_leaves_absent_clips_out_of_the_means() -> None:
+    table, settings = clips(), FusionSettings(model="examples.nearest_mean:nearest_mean")
+    there = np.arange(60) % 2 == 0
+    present = {"frames": np.ones(60, bool), "sound": there}
+    model = models.fit(Table.of(table.features, present, table.targets), settings, seed=0)
+    of_class = there & (table.targets.classes() == 1)
+    expected = table.features["sound"][of_class].mean(0)
+    np.testing.assert_allclose(model.means["sound"][1], expected, rtol=1e-5)
+    assert share_right(model, table) > 0.9

@@ -237,7 +237,9 @@ def test_a_refinement_of_other_classes_or_systems_is_refused(hybrid):
         hybrid.with_refinement(random_refinement(members, ("a", "b", "c")))
     with pytest.raises(ValueError, match="takes probabilities of a, fusion; this"):
         hybrid.with_refinement(random_refinement(("a", "fusion"), CLASSES))
-    with pytest.raises(ValueError, match="only one of refinement and model"):
+    with pytest.raises(
+        ValueError, match="the refinement was trained on clips of several labels each"
+    ):
         hybrid.with_refinement(random_refinement(members, CLASSES, multi_label=True))
     fusion_alone = replace(hybrid, output="fusion")
     with pytest.raises(ValueError, match="the scores of Hybrid are no ensemble's"):
@@ -286,6 +288,7 @@ def test_a_stream_without_which_there_is_no_answer_loses_all_of_it(hybrid, clip)
         ({"output": "score"}, "there is no part 'score'; did you mean 'scores'"),
         ({"embedding": "x"}, "there is no part 'x'"),
         ({"classes": ("a", "b")}, "has 3 classes, the model has 2"),
+        ({"multi_label": True}, "the encoder of 'spatial' was trained on clips of one label each"),
         ({"streams": {"spatial": "frames"}}, "is of the stream 'motion'; the streams are spatial"),
         ({"streams": {"spatial": "film"}}, "is of the unknown track 'film'"),
     ],

@@ -71,9 +71,9 @@ def build_encoder(
 
 
 def rebuild_encoder(description: Mapping[str, Any]) -> Encoder:
-    """An encoder without its weights, from its `description`."""
+    """An encoder with random weights, from its `description`; nothing is fetched or read."""
     encoder = build_encoder(
-        EncoderSettings(**description["encoder"]),
+        EncoderSettings(**{**description["encoder"], "weights": "none"}),
         in_channels=description["in_channels"],
         n_classes=description["n_classes"],
     )

@@ -60,7 +60,7 @@ def build(
     model = _model(name, settings, in_channels, n_classes or 2)
     if state is not None and not is_own(state):
         fit_model_state(model, state, source=str(settings.weights))
-    body, tail = _split(model, n_classes or 2)
+    body, tail = _split(model, n_classes or 2, settings.dropout)
     encoder = Encoder(body, tail, specification=_specification(name, settings, state, in_channels))
     if state is not None and is_own(state):
         fit_model_state(encoder, state, source=str(settings.weights))
@@ -110,7 +110,7 @@ def _moments(transforms: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _model(name: str, settings: EncoderSettings, in_channels: int, n_classes: int) -> nn.Module:
-    """torchvision's model with our classes, input channels and dropout, its own names kept."""
+    """torchvision's model with our classes and input channels, its own names kept."""
     extra: dict[str, Any] = {}
     if name in TRANSFORM_INPUT:
         extra = {"aux_logits": False, "init_weights": False}
@@ -127,18 +127,28 @@ def _model(name: str, settings: EncoderSettings, in_channels: int, n_classes: in
         )
         nn.init.kaiming_normal_(wider.weight, mode="fan_out", nonlinearity="relu")
         put(model, conv_name, wider)
-    for layer in model.modules():
-        if isinstance(layer, nn.Dropout) and layer.p == 0.5:
-            layer.p = settings.dropout
     return model
 
 
-def _split(model: nn.Module, n_classes: int) -> tuple[nn.Module, nn.Module]:
+def _set_dropout(model: nn.Module, dropout: float) -> bool:
+    """Sets the model's dropout layers (those within its blocks have a rate of 0, and keep it).
+
+    Returns:
+        Whether it has any.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Dropout) and layer.p > 0]
+    for layer in layers:
+        layer.p = dropout
+    return bool(layers)
+
+
+def _split(model: nn.Module, n_classes: int, dropout: float) -> tuple[nn.Module, nn.Module]:
     """Cuts a torchvision model after fc6: the model itself without what follows, and that."""
+    has_dropout = _set_dropout(model, dropout)
     name, last = last_layer(model)
     if isinstance(last, nn.Conv2d):  # SqueezeNet classifies with a convolution
         body = nn.Sequential(model.features, nn.AdaptiveAvgPool2d(1))  # type: ignore[arg-type]
-        return body, nn.Sequential(nn.Dropout(0.5), nn.Linear(last.in_channels, n_classes))
+        return body, nn.Sequential(nn.Dropout(dropout), nn.Linear(last.in_channels, n_classes))
     parent_name, _, child = name.rpartition(".")
     parent = model.get_submodule(parent_name)
     if parent_name and "." not in parent_name and isinstance(parent, nn.Sequential):
@@ -148,4 +158,4 @@ def _split(model: nn.Module, n_classes: int) -> tuple[nn.Module, nn.Module]:
             setattr(model, parent_name, parent[:cut])
             return model, parent[cut:]
     setattr(parent, child, nn.Identity())
-    return model, nn.Sequential(last)
+    return model, nn.Sequential(*([] if has_dropout else [nn.Dropout(dropout)]), last)

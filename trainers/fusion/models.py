@@ -55,7 +55,8 @@ def fit(
         on_epoch: called with the epoch, from 1, and its measures; not by a user's own function.
 
     Raises:
-        UserError: there is no such function, or it returns no complete `FusionModel`.
+        UserError: there is no such function, or it returns no complete `FusionModel`, or one for
+            other features or targets than the table's.
         ValueError: see `trainers.fusion.training.fit_fusion`.
     """
     if settings.model in FUSIONS:
@@ -71,7 +72,23 @@ def fit(
             f"the model that {settings.model} returned has no {', '.join(missing)}; set what "
             "trainers.fusion.contract.FusionModel lists"
         )
+    _check_model(model, settings.model, table)
     return model
+
+
+def _check_model(model: FusionModel, name: str, table: Table) -> None:
+    """Checks that a user's function has fitted the table that it was given."""
+    for attribute, wanted in (
+        ("widths", table.widths),
+        ("n_classes", table.targets.n_classes),
+        ("multi_label", table.targets.multi_label),
+    ):
+        found = getattr(model, attribute)
+        if found != wanted:
+            raise UserError(
+                f"{name} can't be used with these clips: {attribute} of the model that it returned "
+                f"is {found}, of the clips {wanted}"
+            )
 
 
 def to_bytes(model: FusionModel) -> bytes:

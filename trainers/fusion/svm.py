@@ -223,7 +223,7 @@ class Calibration:
             found = log_loss(
                 np.exp(parameters[0]) * values + offsets, truth, multi_label=multi_label
             )
-            # A faint pull towards 0 keeps the offset of a class without any positive finite.
+            # A faint pull toward 0 keeps the offset of a class without any positive finite.
             return found + 1e-4 * float((parameters[1:] ** 2).sum())
 
         start = np.zeros(1 + (classes if multi_label else 0))

@@ -1,6 +1,6 @@
 """Contextual refinement: scores of related classes support each other (Hybrid paper, Eq. 6, 7).
 
-As printed, and with R shrunk towards the identity as far as an inner cross-validation says.
+As printed, and with R shrunk toward the identity as far as an inner cross-validation says.
 """
 
 from __future__ import annotations

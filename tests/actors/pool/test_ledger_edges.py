@@ -129,3 +129,27 @@ def test_a_finished_attempt_leaves_its_outcome_only(storage, notes):
     assert notes.outcomes() == [row("a")]
     notes.forget([row("a"), row("never noted")])
     assert notes.outcomes() == []
+
+
+def test_a_block_without_an_interrupted_attempt_has_no_finished_rows(storage, notes):
+    notes.begin("a")
+    notes.finish("a", row("a"))
+    notes.begin("other")
+    assert notes.finished(["a", "b"]) == {}
+
+
+def test_finished_rows_of_a_crashed_block_are_those_of_this_run(storage):
+    earlier = Ledger(storage)
+    earlier.add(row("old", seconds=9.0), Notes(storage, "an earlier run"))
+    earlier.save(Notes(storage, "an earlier run"))
+    ledger = Ledger(storage)
+    ledger.rows()
+    notes = Notes(storage, "this run", since=ledger.newest)
+    ledger.add(row("saved"), notes)
+    ledger.save(notes)
+    notes.finish("noted", row("noted", seconds=2.0))
+    notes.finish("elsewhere", row("elsewhere"))
+    notes.begin("interrupted")
+    found = notes.finished(["old", "saved", "noted", "interrupted"])
+    assert {name: one["seconds"] for name, one in found.items()} == {"saved": 1.0, "noted": 2.0}
+    assert isinstance(found["saved"]["facts"], str)
