@@ -25,19 +25,20 @@ from trainers.streams.settings import StreamSettings
 
 @dataclass(frozen=True)
 class Named:
-    model: str = "my_models:tiny"
-    note: str = neutral("my_notes:text")
+    model: str = "code_models:tiny"
+    note: str = neutral("code_notes:text")
 
 
 @pytest.fixture
 def modules(tmp_path, monkeypatch):
     """Modules of the user's; importing one of them fails."""
-    (tmp_path / "my_models.py").write_text("raise RuntimeError")
-    (tmp_path / "my_notes.py").write_text("raise RuntimeError")
-    (tmp_path / "my_package").mkdir()
-    (tmp_path / "my_package" / "parts.py").write_text("raise RuntimeError")
+    (tmp_path / "code_models.py").write_text("raise RuntimeError")
+    (tmp_path / "code_notes.py").write_text("raise RuntimeError")
+    (tmp_path / "code_package").mkdir()
+    (tmp_path / "code_package" / "parts.py").write_text("raise RuntimeError")
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("code_package", None)  # looking for its modules imports the folder
 
 
 def digest(text: str) -> str:
@@ -46,10 +47,10 @@ def digest(text: str) -> str:
 
 def test_names_in_settings_stand_for_the_files_of_their_modules(modules):
     wanted = digest("raise RuntimeError")
-    assert code_digests(Named()) == {"my_models": wanted}
-    nested = {"streams": [StreamSettings(samples="my_package.parts:cut", weights=None)]}
-    assert code_digests(nested) == {"my_package.parts": wanted}
-    assert not {"my_models", "my_package.parts"} & set(sys.modules)
+    assert code_digests(Named()) == {"code_models": wanted}
+    nested = {"streams": [StreamSettings(samples="code_package.parts:cut", weights=None)]}
+    assert code_digests(nested) == {"code_package.parts": wanted}
+    assert not {"code_models", "code_package.parts"} & set(sys.modules)
 
 
 def test_what_is_no_code_of_the_users_stands_for_nothing(modules):
@@ -57,15 +58,15 @@ def test_what_is_no_code_of_the_users_stands_for_nothing(modules):
     for name in ("timm:test_vit", "own:cnn_m", "subprocess:run", "gone.parts:f"):
         assert code_digests(StreamSettings(encoder=name, weights=None)) == {}
     assert code_digests(Named(model="pipelines.systems.hybrid:hybrid")) == {}
-    assert code_digests({"clips": ["my_models:a"], "labels": [["my_models:b"]]}) == {}
+    assert code_digests({"clips": ["code_models:a"], "labels": [["code_models:b"]]}) == {}
 
 
 def test_functions_stand_for_the_file_that_defines_them(tmp_path, monkeypatch):
     text = "def work(work, other=None):\n    return {}\n"
-    (tmp_path / "my_steps.py").write_text(text)
+    (tmp_path / "code_steps.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    work = importlib.import_module("my_steps").work
-    wanted = {"my_steps": digest(text)}
+    work = importlib.import_module("code_steps").work
+    wanted = {"code_steps": digest(text)}
     assert code_digests(work) == code_digests(partial(work, other=1)) == wanted
     assert code_digests(partial(code_digests, work)) == wanted
     assert code_digests(code_digests, len) == {}
@@ -75,22 +76,22 @@ def test_an_edited_file_makes_another_fingerprint_and_no_other_edit_does(modules
     def mark(**options):
         return step_fingerprint(Step("fusion", len, **options), {})
 
-    named = {"settings": FusionSettings(model="my_models:near")}
-    searched = {"data": {"fusion": FusionSettings(model="my_models:near")}}
+    named = {"settings": FusionSettings(model="code_models:near")}
+    searched = {"data": {"fusion": FusionSettings(model="code_models:near")}}
     plain = {"settings": FusionSettings()}
     before = [mark(**options) for options in (named, searched, plain)]
-    (modules / "my_notes.py").write_text("# edited")
+    (modules / "code_notes.py").write_text("# edited")
     assert [mark(**options) for options in (named, searched, plain)] == before
-    (modules / "my_models.py").write_text("# edited")
+    (modules / "code_models.py").write_text("# edited")
     after = [mark(**options) for options in (named, searched, plain)]
     assert after[0] != before[0] and after[1] != before[1] and after[2] == before[2]
 
 
 def test_an_edited_function_of_a_step_makes_another_fingerprint(tmp_path, monkeypatch):
-    file = tmp_path / "my_own_step.py"
+    file = tmp_path / "code_own_step.py"
     file.write_text("def work(work):\n    return {}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    step = Step("count", importlib.import_module("my_own_step").work)
+    step = Step("count", importlib.import_module("code_own_step").work)
     before = step_fingerprint(step, {})
     file.write_text("def work(work):\n    return {'n': 1}\n")
     assert step_fingerprint(step, {}) != before
@@ -110,10 +111,10 @@ def test_an_edited_system_is_registered_anew(modules, monkeypatch):
     for name, text in (
         ("hybrid", "a"),
         ("hybrid", "b"),
-        ("my_models:f", "a"),
-        ("my_models:f", "b"),
+        ("code_models:f", "a"),
+        ("code_models:f", "b"),
     ):
-        (modules / "my_models.py").write_text(text)
+        (modules / "code_models.py").write_text(text)
         job: Any = SimpleNamespace(
             settings=Settings(system=name),
             tracker=SimpleNamespace(uri="here"),
