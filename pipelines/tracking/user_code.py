@@ -103,6 +103,7 @@ def _place(package: str) -> Path | None:
     if spec is None:
         return None
     places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
+    places = list(dict.fromkeys(str(Path(place).resolve()) for place in places))
     if not places:
         return None
     if len(places) > 1:
@@ -110,7 +111,7 @@ def _place(package: str) -> Path | None:
             f"the package {package!r}, which the model names, is several folders "
             f"({', '.join(places)}): give the one that is meant an __init__.py"
         )
-    origin = Path(places[0]).resolve()
+    origin = Path(places[0])
     installed = [*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("stdlib")]
     if any(origin.is_relative_to(Path(folder).resolve()) for folder in installed):
         return None
