@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from actors.pool.run import ClipWorker, PoolResources, Row, run_pool
+from actors.pool.run import ClipWorker, Item, PoolResources, run_pool
 from actors.storage import Storage
 
 MakeWorker = Callable[[Storage], ClipWorker]
@@ -22,7 +22,7 @@ _worker: ClipWorker | None = None
 
 
 def compare(
-    make_worker: MakeWorker, rows: Sequence[Row], *, processes: int, rounds: int
+    make_worker: MakeWorker, rows: Sequence[Item], *, processes: int, rounds: int
 ) -> dict[str, Any]:
     """Both rates in turn (bare, Ray, bare, Ray, ...), with one thread in each process.
 
@@ -58,12 +58,12 @@ def _start(make_worker: MakeWorker, output: str) -> None:
     _worker = make_worker(Storage(output))
 
 
-def _work(row: Row) -> None:
+def _work(row: Item) -> None:
     assert _worker is not None
     _worker(row)
 
 
-def _bare_loop(make_worker: MakeWorker, rows: Sequence[Row], processes: int) -> float:
+def _bare_loop(make_worker: MakeWorker, rows: Sequence[Item], processes: int) -> float:
     with tempfile.TemporaryDirectory() as output:
         context = mp.get_context("spawn")
         with context.Pool(processes, _start, (make_worker, output)) as pool:
@@ -71,7 +71,7 @@ def _bare_loop(make_worker: MakeWorker, rows: Sequence[Row], processes: int) -> 
             return _rate([time.perf_counter() for _ in done])
 
 
-def _through_ray(make_worker: MakeWorker, rows: Sequence[Row], processes: int) -> float:
+def _through_ray(make_worker: MakeWorker, rows: Sequence[Item], processes: int) -> float:
     with tempfile.TemporaryDirectory() as output:
         marks: list[float] = []
         run_pool(

@@ -14,12 +14,13 @@ from trainers.encoders.inference import Precision
 from trainers.model_files import load
 from trainers.predictor import ClipPrediction, Predictor, refined
 
-Row = dict[str, Any]
+PredictionRow = dict[str, Any]
+"""One video as plain values; see `prediction_row`."""
 
 
 def prediction_row(
     predictor: Predictor, prediction: ClipPrediction, *, top: int = 3, embeddings: bool = False
-) -> Row:
+) -> PredictionRow:
     """One video as plain values.
 
     Args:
@@ -51,7 +52,7 @@ def prediction_row(
     }
 
 
-def empty_row(predictor: Predictor, path: str, error: str) -> Row:
+def empty_row(predictor: Predictor, path: str, error: str) -> PredictionRow:
     """The row of a video that can't be used; the path is not told again in the error."""
     for name in (path, str(Path(path).absolute())):
         error = error.replace(f"{name}: ", "", 1)
@@ -95,7 +96,7 @@ class ClipPredictor:
         self.predictor = loaded if refinement is None else refined(loaded, refinement)
         self._top, self._device, self._precision = top, device, precision
 
-    def __call__(self, row: Mapping[str, Any]) -> Row:
+    def __call__(self, row: Mapping[str, Any]) -> PredictionRow:
         """The prediction row of ``row["path"]``, with its embedding.
 
         Raises:

@@ -35,7 +35,8 @@ SCHEMA = pa.schema(
     ]
 )
 
-Row = dict[str, Any]
+Outcome = dict[str, Any]
+"""What became of one clip: the columns of the ledger, `facts` as JSON text or as parsed values."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,12 @@ class Notes:
         self._folder.write_json(note, content, durable=False)
         return past
 
-    def finish(self, name: str, row: Row) -> None:
+    def finish(self, name: str, row: Outcome) -> None:
         """Notes the outcome of a clip and removes the note of its attempt."""
         self._folder.write_json(f"{name}.outcome", row, durable=False)
         self._folder.remove(f"{name}.attempt")
 
-    def outcomes(self) -> list[Row]:
+    def outcomes(self) -> list[Outcome]:
         """Returns all noted outcomes."""
         rows = []
         for name in self._folder.names(".outcome"):
@@ -85,7 +86,7 @@ class Notes:
                 rows.append(self._folder.read_json(name))
         return rows
 
-    def finished(self, names: Sequence[str]) -> dict[str, Row]:
+    def finished(self, names: Sequence[str]) -> dict[str, Outcome]:
         """Returns the outcomes that this run has for the rows of a block which a crash ended.
 
         Args:
@@ -102,7 +103,7 @@ class Notes:
         saved = Ledger(self.storage).rows_since(self.since)
         return {name: row for name, row in (saved | noted).items() if name in names}
 
-    def forget(self, rows: Sequence[Row]) -> None:
+    def forget(self, rows: Sequence[Outcome]) -> None:
         """Removes the notes of these outcomes."""
         for row in rows:
             self._folder.remove(f"{row['artifact']}.outcome")
@@ -117,7 +118,7 @@ class Ledger:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage.join("ledger")
-        self._pending: list[Row] = []
+        self._pending: list[Outcome] = []
         self._saved = time.monotonic()
         self._newest = 0
 
@@ -126,17 +127,17 @@ class Ledger:
         """Time (ns since 1970) of the newest part that was read or written."""
         return self._newest
 
-    def rows(self) -> dict[str, Row]:
+    def rows(self) -> dict[str, Outcome]:
         """Returns the newest row of each artifact by the artifact's name, with parsed facts."""
         newest = self._newest_rows(self._parts())
         return {name: row | {"facts": json.loads(row["facts"])} for name, row in newest.items()}
 
-    def rows_since(self, newest: int) -> dict[str, Row]:
+    def rows_since(self, newest: int) -> dict[str, Outcome]:
         """Returns the rows of parts that are newer, as they were added, by artifact."""
         parts = self._parts()
         return self._newest_rows({n: t for n, t in parts.items() if _time_of(n) > newest})
 
-    def settled(self, artifacts: Collection[str] | None) -> dict[str, Row]:
+    def settled(self, artifacts: Collection[str] | None) -> dict[str, Outcome]:
         """Returns the rows that a new run does not repeat.
 
         A clip that ended its process is repeated, because the machine may have been at fault. A
@@ -156,7 +157,7 @@ class Ledger:
         self._pending += notes.outcomes()
         self.save(notes)
 
-    def add(self, row: Row, notes: Notes) -> None:
+    def add(self, row: Outcome, notes: Notes) -> None:
         self._pending.append(row)
         if time.monotonic() - self._saved >= LEDGER_EVERY_S:
             self.save(notes)
@@ -203,7 +204,7 @@ class Ledger:
         return {name: read[name] for name in names if name in read}
 
     @staticmethod
-    def _newest_rows(parts: dict[str, pa.Table]) -> dict[str, Row]:
+    def _newest_rows(parts: dict[str, pa.Table]) -> dict[str, Outcome]:
         return {row["artifact"]: row for table in parts.values() for row in table.to_pylist()}
 
 

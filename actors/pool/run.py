@@ -22,7 +22,7 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from actors.errors import MediaError
 from actors.pool.blocks import cut_blocks, groups
-from actors.pool.ledger import CRASH, Ledger, Notes
+from actors.pool.ledger import CRASH, Ledger, Notes, Outcome
 from actors.storage import Storage
 
 CRASHES_ALLOWED = 2
@@ -34,13 +34,14 @@ WORKERS_KEPT = 3
 OUTPUT_BYTES = 1
 """Size at which Ray Data hands on what a task has yielded; so it hands on every group at once."""
 
-Row = dict[str, Any]
+Item = dict[str, Any]
+"""What a worker is given for one clip: ``id``, the artifact's ``name``, and more of the step's."""
 
 
 class ClipWorker(Protocol):
-    """Function of one row that writes the row's artifact and returns facts about it."""
+    """Function of one item that writes its artifact and returns facts about it."""
 
-    def __call__(self, row: Row) -> Row:
+    def __call__(self, row: Item) -> dict[str, Any]:
         """Processes one clip.
 
         Raises:
@@ -101,10 +102,11 @@ class _Guarded:
             outcomes = [done.get(row["name"]) or self._one(row) for row in group]
             yield {"outcomes": [json.dumps(outcomes)]}
 
-    def _one(self, row: Row) -> Row:
+    def _one(self, row: Item) -> Outcome:
         begun = time.perf_counter()
-        out: Row = {"id": row["id"], "artifact": row["name"], "ok": True, "kind": "", "message": ""}
-        facts: Row = {}
+        out: Outcome = {"id": row["id"], "artifact": row["name"], "ok": True}
+        out |= {"kind": "", "message": ""}
+        facts: dict[str, Any] = {}
         try:
             self._count_attempt(row["name"])
             facts = self._worker(row)
@@ -138,14 +140,14 @@ def _work(
 
 
 def run_pool(
-    rows: Sequence[Row],
+    rows: Sequence[Item],
     make_worker: Callable[[], ClipWorker],
     *,
     storage: Storage,
     resources: PoolResources,
-    on_row: Callable[[int, int, Row], None],
+    on_row: Callable[[int, int, Outcome], None],
     artifacts: bool = True,
-) -> list[Row]:
+) -> list[Outcome]:
     """Processes the rows that the ledger has not settled yet; see `Ledger.settled`.
 
     Args:
@@ -178,11 +180,11 @@ def run_pool(
 
 
 def _stream(
-    todo: Sequence[Row],
+    todo: Sequence[Item],
     make_worker: Callable[[], ClipWorker],
     notes: Notes,
     resources: PoolResources,
-) -> Iterator[Row]:
+) -> Iterator[Outcome]:
     if not todo:
         return
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -19,7 +19,6 @@ OPTIONS = {
     "folds": "Cut all clips into this many folds by group, and test on each in turn.",
     "splits": "Official splits to run, such as 1,2,3 (formats ucf101 and hmdb51).",
 }
-TABLES = ("table1", "table2", "table3")
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,22 @@ def check_methods(settings: Settings, methods: Sequence[str]) -> None:
     """Refuses names that no row of the chosen streams has, and no table.
 
     Raises:
-        UserError: a name that no row or table has.
+        UserError: a name that no row or table has, or that two rows have.
     """
     known = comparison_rows(settings.system)
-    names = known.row_names(known.Members.of(settings.streams))
+    names = known.row_names(known.Members.of(settings.system_settings))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"two rows of the tables would be named {twice[0]!r}; the streams are "
+            f"{', '.join(settings.streams)}: call the one that {twice[0]!r} begins with otherwise"
+        )
+    tables: tuple[str, ...] = known.TABLES.names
     for method in methods:
-        if method not in names and method not in TABLES:
+        if method not in names and method not in tables:
             raise UserError(
                 f"there is no method {method!r}; methods: {', '.join(names)}"
-                f"{nearest(method, [*names, *TABLES])}"
+                f"{nearest(method, [*names, *tables])}"
             )
 
 

@@ -51,8 +51,13 @@ class Settings(JobSettings):
 
     @property
     def tracks(self) -> tuple[str, ...]:
-        """The tracks that the streams need, in the order of `TRACKS`."""
+        """The tracks that the streams need, in the order of `TRACKS`.
+
+        A system without streams in its settings may name them as ``tracks``.
+        """
         needed = {stream.track for stream in self.streams.values()}
+        if not hasattr(self.system_settings, STREAMS):
+            needed = set(getattr(self.system_settings, "tracks", ()))
         return tuple(track for track in TRACKS if track in needed)
 
 

@@ -51,7 +51,7 @@ class ScoreFile:
         return self.table.multi_label
 
 
-def read_scores(path: Path, *, groups: str | None = None, given: str = "auto") -> ScoreFile:
+def read_score_file(path: Path, *, groups: str | None = None, given: str = "auto") -> ScoreFile:
     """Reads and checks a file.
 
     Args:

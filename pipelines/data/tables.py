@@ -23,8 +23,8 @@ from pipelines.data.splits import SplitSettings
 NEEDED = ("path", "label")
 COLUMNS = (*NEEDED, "split", "group")
 
-# one row: its location ("clips.csv line 7") and its cells by column
-Row = tuple[str, dict[str, Any]]
+# one line: its location ("clips.csv line 7") and its cells by column
+Line = tuple[str, dict[str, Any]]
 
 
 def list_table(path: Path, splits: SplitSettings) -> Listing:
@@ -54,7 +54,7 @@ def list_table(path: Path, splits: SplitSettings) -> Listing:
     return Listing(entries, classes, multi_label, path.stem)
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _csv_rows(path: Path) -> Iterator[Line]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
             lines = csv.reader(stream, strict=True)
@@ -74,7 +74,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from error
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path) -> Iterator[Line]:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
@@ -99,7 +99,7 @@ def _check_columns(header: Sequence[str], where: str) -> None:
             )
 
 
-def _check_splits_column(rows: Sequence[Row]) -> None:
+def _check_splits_column(rows: Sequence[Line]) -> None:
     """Requires a split in all rows or in none, because a missing one cannot be guessed."""
     empty = [where for where, cells in rows if not cells.get("split")]
     if 0 < len(empty) < len(rows):

@@ -9,41 +9,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.report.comparison import ComparedRow, Comparison
-from pipelines.systems.hybrid_tables import PUBLISHED, TableRow
+from pipelines.systems.rows import TableRow, Tables
 from trainers.metrics.measures import mean_average_precision, summary
 from trainers.metrics.significance import Paired, bootstrap_map, mcnemar
 
 if TYPE_CHECKING:
     from pipelines.steps.compare import ComparedSplit
 
-HYBRID, REFINED = "hybrid", "hybrid_confusion"
-
 
 def summarize(
     splits: Sequence[ComparedSplit],
     rows: Sequence[TableRow],
     *,
-    title: str,
+    tables: Tables,
+    data: str,
     command: str,
     classes: Sequence[str],
     multi_label: bool,
 ) -> Comparison:
-    """Means and spreads over splits, and each row's tests against the hybrid."""
-    both = all({HYBRID, REFINED} <= set(split.scores) for split in splits)
+    """Means and spreads over splits, and each row's tests against the reference.
+
+    Args:
+        rows: the reference of the tables is among them.
+        data: name of the data set.
+    """
+    figure = tables.figure
+    drawn = figure and all({tables.reference, figure.after} <= set(one.scores) for one in splits)
     return Comparison(
-        title=title,
+        title=f"{data}: the {tables.noun} and what it is compared with",
+        tables=tables,
         command=command,
         multi_label=multi_label,
         splits=[split.name for split in splits],
         clips=sum(len(split.ids) for split in splits),
         classes=classes,
-        rows=[_row(splits, row, multi_label=multi_label) for row in rows],
-        ap_before=_precisions(splits, HYBRID) if both else None,
-        ap_after=_precisions(splits, REFINED) if both else None,
+        rows=[_row(splits, row, tables.reference, multi_label=multi_label) for row in rows],
+        ap_before=_precisions(splits, tables.reference) if drawn else None,
+        ap_after=_precisions(splits, figure.after) if figure and drawn else None,
     )
 
 
-def _row(splits: Sequence[ComparedSplit], row: TableRow, *, multi_label: bool) -> ComparedRow:
+def _row(
+    splits: Sequence[ComparedSplit], row: TableRow, reference: str, *, multi_label: bool
+) -> ComparedRow:
     found = [
         summary(
             split.scores[row.name],
@@ -55,7 +63,6 @@ def _row(splits: Sequence[ComparedSplit], row: TableRow, *, multi_label: bool) -
     accuracy, spread = _mean(found, "accuracy")
     precision, precision_spread = _mean(found, "map")
     assert precision is not None
-    paper = PUBLISHED.get(row.name, (None, None))
     return ComparedRow(
         table=row.table,
         name=row.name,
@@ -65,9 +72,9 @@ def _row(splits: Sequence[ComparedSplit], row: TableRow, *, multi_label: bool) -
         mean_class_accuracy=_mean(found, "mean_class_accuracy")[0],
         map=precision,
         map_spread=precision_spread,
-        **_tests(splits, row.name, multi_label=multi_label),
-        ucf101=paper[0],
-        ccv=paper[1],
+        **_tests(splits, row.name, reference, multi_label=multi_label),
+        ucf101=row.published[0],
+        ccv=row.published[1],
         seconds=sum(split.facts[row.name]["seconds"] for split in splits),
         absence=row.absence,
         chosen="; ".join(
@@ -92,16 +99,16 @@ def _mean(found: Sequence[Mapping[str, float]], name: str) -> tuple[float | None
 
 
 def _tests(
-    splits: Sequence[ComparedSplit], name: str, *, multi_label: bool
+    splits: Sequence[ComparedSplit], name: str, reference: str, *, multi_label: bool
 ) -> dict[str, float | None]:
-    """Tests of the row against the hybrid; all None for the hybrid itself."""
+    """Tests of the row against the reference; all None for the reference itself."""
     empty = ("p_mcnemar", "map_difference", "map_low", "map_high", "p_bootstrap")
-    if name == HYBRID:
+    if name == reference:
         return dict.fromkeys(empty)
     parts = [
         Paired(
             split.scores[name],
-            split.scores[HYBRID],
+            split.scores[reference],
             split.targets.dense(np.float64),
             split.groups,
             np.array(split.ids),
@@ -110,7 +117,7 @@ def _tests(
     ]
     difference = bootstrap_map(parts)
     return {
-        "p_mcnemar": None if multi_label else _mcnemar(splits, name),
+        "p_mcnemar": None if multi_label else _mcnemar(splits, name, reference),
         "map_difference": difference.value,
         "map_low": difference.low,
         "map_high": difference.high,
@@ -118,7 +125,7 @@ def _tests(
     }
 
 
-def _mcnemar(splits: Sequence[ComparedSplit], name: str) -> float:
+def _mcnemar(splits: Sequence[ComparedSplit], name: str, reference: str) -> float:
     """Over the test clips of all splits; one that several splits test counts where it is first."""
     seen: set[str] = set()
     right, other = [], []
@@ -127,7 +134,7 @@ def _mcnemar(splits: Sequence[ComparedSplit], name: str) -> float:
         seen.update(split.ids)
         truth = split.targets.classes()
         right.append((split.scores[name].argmax(1) == truth)[fresh])
-        other.append((split.scores[HYBRID].argmax(1) == truth)[fresh])
+        other.append((split.scores[reference].argmax(1) == truth)[fresh])
     return mcnemar(np.concatenate(right), np.concatenate(other))
 
 

@@ -1,4 +1,4 @@
-"""The comparison's tables for a terminal, as a page, as LaTeX and CSV; and its Figure 4."""
+"""The comparison's tables for a terminal, as a page, as LaTeX and CSV; and its figure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from pipelines.report.templates import template_environment
+from pipelines.systems.rows import Tables
 
-TITLES = {
-    1: "Table I: networks and their mean scores",
-    2: "Table II: fusion of the features",
-    3: "Table III: the hybrid and its refinements",
-}
 NOTE = (
-    "Percent. p: the row against the hybrid on the same test clips. (paper): the paper's own "
+    "Percent. p: the row against the {noun} on the same test clips. (paper): the paper's own "
     "figures, with other data and larger networks."
 )
 COLUMNS = (
@@ -61,9 +57,9 @@ class ComparedRow:
     map: float
     map_spread: float | None
     p_mcnemar: float | None
-    """Against the hybrid, on the clips of all splits; None if multi-label and for the hybrid."""
+    """Against the reference, over all splits; None if multi-label and for the reference."""
     map_difference: float | None
-    """mAP minus that of the hybrid; None for the hybrid."""
+    """mAP minus that of the reference; None for the reference."""
     map_low: float | None
     """Its 95 % interval."""
     map_high: float | None
@@ -85,6 +81,7 @@ class Comparison:
     """The contents of the tables and pages."""
 
     title: str
+    tables: Tables
     command: str
     multi_label: bool
     splits: Sequence[str]
@@ -94,9 +91,9 @@ class Comparison:
     classes: Sequence[str]
     rows: Sequence[ComparedRow]
     ap_before: NDArray[np.float64] | None = None
-    """(C,) average precision of the hybrid, mean over splits; NaN: no test clip."""
+    """(C,) average precision of the reference, mean over splits; NaN: no test clip."""
     ap_after: NDArray[np.float64] | None = None
-    """(C,) after contextual refinement."""
+    """(C,) of the row that the tables' figure sets beside it."""
 
 
 def figures(row: ComparedRow, *, multi_label: bool) -> list[str]:
@@ -133,7 +130,7 @@ def chance(value: float | None) -> str:
 def terminal_tables(comparison: Comparison) -> list[Table]:
     """One table per number that has rows."""
     tables = []
-    for number, title in TITLES.items():
+    for number, title in comparison.tables.titles.items():
         chosen = [row for row in comparison.rows if row.table == number]
         if not chosen:
             continue
@@ -145,7 +142,7 @@ def terminal_tables(comparison: Comparison) -> list[Table]:
             table.add_row(row.label, *figures(row, multi_label=comparison.multi_label))
         tables.append(table)
     if tables:
-        tables[-1].caption = NOTE
+        tables[-1].caption = NOTE.format(noun=comparison.tables.noun)
         tables[-1].caption_justify = "left"
     return tables
 
@@ -185,15 +182,19 @@ def escape(text: str) -> str:
 
 
 def precision_figure(comparison: Comparison) -> Figure:
-    """Figure 4: every class's average precision before and after contextual refinement."""
-    before, after = comparison.ap_before, comparison.ap_after
-    if before is None or after is None:
+    """Every class's average precision before and after what the tables' figure shows.
+
+    Raises:
+        ValueError: the comparison has no such figure.
+    """
+    before, after, shown = comparison.ap_before, comparison.ap_after, comparison.tables.figure
+    if before is None or after is None or shown is None:
         raise ValueError("there is no average precision to draw")
     places = np.arange(len(before))
     figure = Figure(figsize=(max(6.0, 0.28 * len(before) + 1.5), 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.bar(places - 0.2, before, 0.4, label="hybrid", color="#9aa5b1")
-    axes.bar(places + 0.2, after, 0.4, label="with contextual refinement", color="#1f6f8b")
+    axes.bar(places - 0.2, before, 0.4, label=comparison.tables.noun, color="#9aa5b1")
+    axes.bar(places + 0.2, after, 0.4, label=f"with {shown.what}", color="#1f6f8b")
     axes.set_xticks(places, comparison.classes, rotation=90, fontsize=8)
     axes.set_xlim(-0.7, len(before) - 0.3)
     axes.set_ylabel("average precision")
@@ -211,14 +212,14 @@ def figure_svg(figure: Figure) -> str:
 
 
 def comparison_html(comparison: Comparison) -> str:
-    """The tables, Figure 4 and the details of each row, as one self-contained page."""
+    """The tables, the figure and the details of each row, as one self-contained page."""
     environment = template_environment()
     drawn = comparison.ap_before is not None
     return environment.get_template("comparison.html").render(
         data=comparison,
         tables=[
             (title, [row for row in comparison.rows if row.table == number])
-            for number, title in TITLES.items()
+            for number, title in comparison.tables.titles.items()
             if any(row.table == number for row in comparison.rows)
         ],
         headings=headings(comparison),

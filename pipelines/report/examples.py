@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from actors.artifact import ArtifactReader
 from actors.media.sampling import uniform_positions
 from pipelines.report import ExampleClip, StreamPicture
-from pipelines.steps.evaluate import REFINED, Evaluated
+from pipelines.steps.evaluate import Evaluated
 from pipelines.steps.extract import ExtractedClip, Extraction
 from pipelines.steps.job import Job
 from pipelines.steps.step import System
 from trainers.streams.kinds import make_stream
+from trainers.streams.settings import StreamSettings
 
 EXAMPLES = 6
 FRAMES = 4
@@ -25,10 +26,12 @@ def example_clips(
     job: Job, system: System, extraction: Extraction, evaluated: Evaluated
 ) -> list[ExampleClip]:
     """Test clips spread evenly over the test split, up to a third of them misclassified."""
-    table, test = evaluated.table, evaluated.table.rows("test")
+    table, answer = evaluated.table, evaluated.final.scores[evaluated.final.answer]
+    test = table.rows("test")
+    test = test[answer.present[test]]
     if not len(test):
         return []
-    guesses = evaluated.scores[REFINED].scores[test].argmax(1)
+    guesses = answer.scores[test].argmax(1)
     true = table.part(test).targets.dense()
     wrong = test[true[np.arange(len(test)), guesses] == 0]
     chosen = [int(row) for row in _spread(wrong, EXAMPLES // 3)]
@@ -54,21 +57,23 @@ def _example(
     row: int,
     evaluated: Evaluated,
 ) -> ExampleClip:
-    classes, last = job.manifest.classes, evaluated.chosen
+    classes, final = job.manifest.classes, evaluated.final
+    others = [name for name in final.refinements if name != final.chosen]
     opinions = {}
-    for name in system.rows:
-        one = evaluated.scores.get(name)
-        if one is None or not one.present[row] or (name.startswith("refined_") and name != last):
+    for name in evaluated.rows:
+        one = final.scores.get(name)
+        if one is None or not one.present[row] or name in others:
             continue
         best = np.argsort(-one.scores[row], kind="stable")[:3]
         opinions[name] = [(classes[i], float(one.scores[row, i])) for i in best]
-    top, probability = opinions[last][0]
+    answer = final.scores[final.answer].scores[row]
+    guess = int(np.argsort(-answer, kind="stable")[0])
     reader = ArtifactReader.open(extraction.storage.path(clip.artifact))
     return ExampleClip(
         id=clip.video.id,
         truth=clip.video.labels,
-        predicted=top,
-        probability=probability,
+        predicted=classes[guess],
+        probability=float(answer[guess]),
         previews=_previews(job, system, reader, clip),
         opinions=opinions,
     )
@@ -77,10 +82,15 @@ def _example(
 def _previews(
     job: Job, system: System, reader: ArtifactReader, clip: ExtractedClip
 ) -> list[StreamPicture]:
-    """What the streams see; streams that cut the same samples from a track share a picture."""
+    """What the streams see; streams that cut the same samples from a track share a picture.
+
+    A stream that the settings do not describe has none.
+    """
     shared: dict[tuple[str, str], list[str]] = {}
     for name, track in system.streams.items():
-        shared.setdefault((track, job.settings.streams[name].samples), []).append(name)
+        settings = job.settings.streams.get(name)
+        if isinstance(settings, StreamSettings):
+            shared.setdefault((track, settings.samples), []).append(name)
     previews = []
     for (track, _), names in shared.items():
         if track not in clip.tracks:

@@ -25,12 +25,12 @@ from pipelines.report import (
     report_json,
 )
 from pipelines.report.examples import example_clips
-from pipelines.steps.evaluate import REFINED, VALIDATION_SCORES, Evaluated
+from pipelines.steps.evaluate import VALIDATION_SCORES, Evaluated
 from pipelines.steps.extract import Extraction
 from pipelines.steps.fuse import SEARCH_FOLDER
 from pipelines.steps.job import Job
 from pipelines.steps.opening import groups_in_words
-from pipelines.steps.step import Row, System
+from pipelines.steps.step import Row, StepResult, System
 from pipelines.tracking.provenance import versions
 from trainers.evaluation import MethodFigures, SystemScores, confusions, per_class_ap
 from trainers.refinement.fitted import METHODS
@@ -38,6 +38,9 @@ from trainers.table import Table
 
 FIGURES = ("accuracy", "mean_class_accuracy", "map", "hit5", "n")
 """Measures of a method that MLflow records."""
+
+SEARCHED = ("trials", "lambda2", "lambda3", "score")
+"""Facts of a step that searched."""
 
 
 def report(
@@ -76,7 +79,8 @@ def _print_summary(job: Job, data: ReportData) -> None:
     job.console.rich.print()
     job.console.rich.print(methods_table(data))
     job.console.say(f"\nrefinement  {data.refinement}", markup=False)
-    if len({video.group for video in job.manifest.split("val")}) > 1:  # as refine.py requires
+    groups = {video.group for video in job.manifest.split("val")}
+    if len(groups) > 1 and job.files.exists(VALIDATION_SCORES):  # as refine.py requires
         scores = job.files.path(VALIDATION_SCORES)
         job.console.say(f"            scores for trying others: {scores}", markup=False)
     job.console.say(f"report      {job.files.path('report.html')}", markup=False)
@@ -96,10 +100,11 @@ def _gather(job: Job, evaluated: Evaluated, promotion: Mapping[str, Any]) -> Rep
     table = evaluated.table
     rows = table.rows("test")
     test = table.part(rows)
-    on_test = {name: one.part(rows) for name, one in evaluated.scores.items()}
+    final = evaluated.final
+    on_test = {name: one.part(rows) for name, one in final.scores.items()}
     classes, multi_label = job.manifest.classes, job.manifest.multi_label
-    before = on_test[evaluated.ensemble]
-    after = on_test[REFINED] if evaluated.chosen != evaluated.ensemble else None
+    before = on_test[final.ensemble]
+    after = on_test[final.answer] if final.chosen in final.refinements else None
     return ReportData(
         title=f"{job.manifest.name}: {system.title} video classifier",
         command=job.command,
@@ -107,7 +112,7 @@ def _gather(job: Job, evaluated: Evaluated, promotion: Mapping[str, Any]) -> Rep
         data=_summary(job, system, extraction),
         methods=_methods(job, system, evaluated, on_test, test),
         streams=tuple(system.streams),
-        joint=evaluated.ensemble,
+        joint=final.ensemble,
         seconds=(datetime.now(UTC) - job.started).total_seconds(),
         machine=machine(),
         versions=versions(),
@@ -118,11 +123,11 @@ def _gather(job: Job, evaluated: Evaluated, promotion: Mapping[str, Any]) -> Rep
         ap_after=None if after is None else per_class_ap(after, test.targets, classes),
         refinement=_refinement_words(evaluated),
         curves=_curves(job, system),
-        **_search(job),
+        **_search(job, system),
         stages=job.timings,
         rejected=extraction.rejected,
         examples=example_clips(job, system, extraction, evaluated),
-        mlflow=_mlflow(job, evaluated, promotion),
+        mlflow=_mlflow(job, system, evaluated, promotion),
     )
 
 
@@ -147,7 +152,7 @@ def _summary(job: Job, system: System, extraction: Extraction) -> DataSummary:
 
 
 def _refinement_words(evaluated: Evaluated) -> str:
-    choice = evaluated.choice
+    choice = evaluated.final.choice
     note = choice["notes"].get(choice["method"])
     words = METHODS[choice["method"]] + (f" ({note})" if note else "")
     return f"{words}: {choice['reason']}"
@@ -161,15 +166,15 @@ def _methods(
     test: Table,
 ) -> list[MethodResult]:
     """One row per method; two for a stream that some test clips lack."""
-    known = _ceilings(job, system, on_test, test)
+    known = _ceilings(job, system, evaluated.rows, on_test, test)
     rows = []
-    for name, row in system.rows.items():
+    for name, row in evaluated.rows.items():
         if name not in evaluated.figures:
             continue
         figures, (best, share) = evaluated.figures[name], known.get(name, (None, None))
         note = "" if figures.n == figures.n_all else "clips that have the stream"
         result = _method(name, row.label, figures, best, share, classes=len(job.manifest.classes))
-        chosen = name == evaluated.chosen
+        chosen = name == evaluated.final.chosen
         rows.append(
             replace(result, chosen=True, note="chosen") if chosen else replace(result, note=note)
         )
@@ -211,7 +216,11 @@ def _method(
 
 
 def _ceilings(
-    job: Job, system: System, on_test: Mapping[str, SystemScores], test: Table
+    job: Job,
+    system: System,
+    rows: Mapping[str, Row],
+    on_test: Mapping[str, SystemScores],
+    test: Table,
 ) -> dict[str, tuple[float, float]]:
     """Row -> (ceiling, share of it reached); only the demo's ceilings are known."""
     classes = job.manifest.classes
@@ -219,7 +228,7 @@ def _ceilings(
         return {}
     true = [classes[i] for i in test.targets.classes()]
     found = {}
-    for name, row in system.rows.items():
+    for name, row in rows.items():
         if name in on_test:
             clues = _visible(system, row)
             predicted = [classes[i] for i in on_test[name].scores.argmax(1)]
@@ -248,21 +257,27 @@ def _curves(job: Job, system: System) -> dict[str, list[Mapping[str, float]]]:
     return curves
 
 
-def _search(job: Job) -> dict[str, Any]:
-    """The search's trials and the point that was refitted, where the system has a fusion."""
-    if "fusion" not in job.results:
-        return {}
-    fused = job.results["fusion"].facts
-    sparsity = {name: fused[name] for name in ("zero_rows", "zero_entries") if name in fused}
-    if "search" not in job.results:
+def _searching(job: Job, system: System) -> StepResult | None:
+    """The step that reported the trials of a search."""
+    found = (job.results[step.name] for step in system.steps)
+    return next((one for one in found if set(SEARCHED) <= set(one.facts)), None)
+
+
+def _search(job: Job, system: System) -> dict[str, Any]:
+    """The search's trials and the point that was refitted."""
+    facts = [job.results[step.name].facts for step in system.steps]
+    sparsity = {n: one[n] for one in facts for n in ("zero_rows", "zero_entries") if n in one}
+    searched = _searching(job, system)
+    if searched is None:
         return {"best": sparsity}
-    found = job.results["search"].facts
-    best = {name: found[name] for name in ("lambda2", "lambda3", "score")}
-    return {"trials": found["trials"], "best": {**best, **sparsity}}
+    trials, *best = (searched.facts[name] for name in SEARCHED)
+    return {"trials": trials, "best": {**dict(zip(SEARCHED[1:], best, strict=True)), **sparsity}}
 
 
-def _mlflow(job: Job, evaluated: Evaluated, promotion: Mapping[str, Any]) -> dict[str, Any]:
-    search = job.results.get("search")
+def _mlflow(
+    job: Job, system: System, evaluated: Evaluated, promotion: Mapping[str, Any]
+) -> dict[str, Any]:
+    search = _searching(job, system)
     return {
         "run_id": job.run.id,
         "model_version": evaluated.version,

@@ -18,7 +18,7 @@ from rich.text import Text
 from actors.errors import UserError
 
 if TYPE_CHECKING:
-    from trainers.prediction import Row
+    from trainers.prediction import PredictionRow
 
 SUFFIXES = (".csv", ".json", ".parquet")
 SHARE = "share_"
@@ -54,7 +54,7 @@ SHOWN = 40
 """Largest number of videos in the terminal's table."""
 
 
-def predictions_table(rows: Sequence[Row]) -> Table:
+def predictions_table(rows: Sequence[PredictionRow]) -> Table:
     """For the terminal: a row per video, its best classes and each stream's share."""
     streams = _streams(rows)
     table = Table()
@@ -77,7 +77,7 @@ def predictions_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def in_words(rows: Sequence[Row], output: str | None) -> str:
+def in_words(rows: Sequence[PredictionRow], output: str | None) -> str:
     """How many videos were predicted, how many could not be used, and the output file."""
     failed = sum(bool(row["error"]) for row in rows)
     parts = [f"{_videos(len(rows) - failed)} predicted"]
@@ -95,7 +95,7 @@ def _videos(count: int) -> str:
     return f"{count:,} video{'' if count == 1 else 's'}"
 
 
-def _classes(row: Row) -> Text:
+def _classes(row: PredictionRow) -> Text:
     parts = [
         f"{label} {probability:.1%}"
         for label, probability in zip(row["labels"], row["probabilities"], strict=True)
@@ -109,7 +109,7 @@ def _shown(path: str) -> str:
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else path
 
 
-def write_predictions(rows: Sequence[Row], path: Path, *, embeddings: bool) -> None:
+def write_predictions(rows: Sequence[PredictionRow], path: Path, *, embeddings: bool) -> None:
     """Writes all rows in the format that the suffix of `path` names; atomic."""
     if not embeddings:
         rows = [{k: v for k, v in row.items() if k != "embedding"} for row in rows]
@@ -120,12 +120,12 @@ def write_predictions(rows: Sequence[Row], path: Path, *, embeddings: bool) -> N
     temporary.replace(path)
 
 
-def _without_scores(row: Row) -> Row:
+def _without_scores(row: PredictionRow) -> PredictionRow:
     """The row of a video that could not be used: a missing score is not a score of 0."""
     return {k: None if k == "probability" or k.startswith(SHARE) else v for k, v in row.items()}
 
 
-def _to_csv(rows: Sequence[Row]) -> bytes:
+def _to_csv(rows: Sequence[PredictionRow]) -> bytes:
     """One cell per value: the classes as ``label_1``, ``probability_1``, ``label_2``..."""
     most = max((len(row["labels"]) for row in rows), default=0)
     shares = [SHARE + stream for stream in _streams(rows)]
@@ -143,11 +143,11 @@ def _to_csv(rows: Sequence[Row]) -> bytes:
     return text.getvalue().encode()
 
 
-def _to_json(rows: Sequence[Row]) -> bytes:
+def _to_json(rows: Sequence[PredictionRow]) -> bytes:
     return json.dumps(list(rows), indent=1).encode()
 
 
-def _to_parquet(rows: Sequence[Row]) -> bytes:
+def _to_parquet(rows: Sequence[PredictionRow]) -> bytes:
     fields: dict[str, Any] = dict(SCHEMA)
     fields |= {SHARE + stream: pa.float64() for stream in _streams(rows)}
     if rows and "embedding" in rows[0]:
@@ -158,5 +158,5 @@ def _to_parquet(rows: Sequence[Row]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _streams(rows: Sequence[Row]) -> list[str]:
+def _streams(rows: Sequence[PredictionRow]) -> list[str]:
     return [key.removeprefix(SHARE) for key in (rows[0] if rows else {}) if key.startswith(SHARE)]

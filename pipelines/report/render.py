@@ -180,7 +180,7 @@ def _headline(data: ReportData) -> _Headline:
     chosen = next((m for m in data.methods if m.chosen and m is not joint), None)
     return _Headline(
         joint,
-        chosen or named.get("refined"),
+        chosen,
         None if single is joint else single,
         sum(stage.cached for stage in data.stages),
     )

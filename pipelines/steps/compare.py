@@ -26,23 +26,21 @@ from pipelines.report.comparison import (
     to_latex,
 )
 from pipelines.steps.fingerprint import fingerprint
-from pipelines.steps.fuse import fused_settings
 from pipelines.steps.job import Job
 from pipelines.steps.opening import open_job
 from pipelines.steps.run import run_step
-from pipelines.steps.score import read_scores
+from pipelines.steps.score import read_final_scores
 from pipelines.steps.step import Facts, Step, StepResult, Work
 from pipelines.steps.system import build_system
 from pipelines.steps.table import read_table
 from pipelines.systems import comparison_rows, comparison_tables
-from pipelines.systems.hybrid_tables import RowInputs, TableRow
+from pipelines.systems.rows import RowInputs, TableRow, Tables
 from trainers.metrics.measures import summary
 from trainers.targets import Targets
 
 VERSION = 3
 """Increased when the result of a row changes."""
 SCORES = "scores.safetensors"
-HYBRID = "hybrid"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +60,18 @@ class ComparedSplit:
 
 
 def chosen_rows(settings: Settings, methods: Sequence[str]) -> list[TableRow]:
-    """The rows asked for; the hybrid is always among them, as all are tested against it.
+    """The rows asked for; the reference is always among them, as all are tested against it.
 
     Raises:
         UserError: a name that no row or table has.
     """
     check_methods(settings, methods)
-    members = comparison_rows(settings.system).Members.of(settings.streams)
+    named = comparison_rows(settings.system)
+    members, tables = named.Members.of(settings.system_settings), named.TABLES
     known: list[TableRow] = comparison_tables(settings.system).rows(members)
     if not methods:
         return known
-    wanted = {*methods, HYBRID}
+    wanted = {*methods, tables.reference}
     return [row for row in known if row.name in wanted or f"table{row.table}" in wanted]
 
 
@@ -83,12 +82,16 @@ def compare_split(job: Job, name: str, chosen: Sequence[TableRow]) -> ComparedSp
     scored = results[system.output]
     assert job.given is not None
     work = Work(job, system.step(system.output), scored.storage, results)
+    table = read_table(work, job.given, system.streams).table
+    final = read_final_scores(system, scored, table)
     inputs = RowInputs(
-        table=read_table(work, job.given, system.streams).table,
-        systems=read_scores(scored),
-        fusion=fused_settings(work, job.settings.system_settings.fusion),
+        table=table,
+        systems=final.scores,
+        settings=comparison_tables(job.settings.system).row_settings(
+            job.settings.system_settings, work
+        ),
         seed=job.settings.seed,
-        notes=scored.facts["choice"]["notes"],
+        notes=final.choice["notes"],
     )
     return run_rows(job, name, chosen, inputs, scored)
 
@@ -142,7 +145,7 @@ class _Shared:
                 self._reference = ray.put(self.inputs)
         settings = self.job.settings
         task: Any = ray.remote(num_cpus=1)(comparison_tables(settings.system).compute_row)
-        members = comparison_rows(settings.system).Members.of(settings.streams)
+        members = comparison_rows(settings.system).Members.of(settings.system_settings)
         scores, chosen, seconds = ray.get(task.remote(row.name, members, self._reference))
         return scores, chosen, seconds
 
@@ -152,7 +155,7 @@ def _run_row(job: Job, row: TableRow, scored: StepResult, shared: _Shared) -> St
         name=f"compare.{row.name}",
         run=partial(_compute, row, shared),
         needs=(scored.name,),
-        data=[row.settings, shared.inputs.fusion],
+        data=[row.settings, shared.inputs.settings],
         version=VERSION,
         describe=partial(_described, row),
         job="evaluate",
@@ -179,6 +182,7 @@ def _described(row: TableRow, facts: Facts) -> str:
 def compare(asked: AskedComparison) -> Comparison:
     """Runs every split, then writes the tables beside the last split's report."""
     chosen, plans = chosen_rows(asked.settings, asked.choice.methods), asked.plans
+    tables: Tables = comparison_rows(asked.settings.system).TABLES
     done: list[ComparedSplit] = []
     for number, plan in enumerate(plans, 1):
         with open_job(plan.settings, plan.manifest) as job:
@@ -187,7 +191,8 @@ def compare(asked: AskedComparison) -> Comparison:
                 comparison = summarize(
                     done,
                     chosen,
-                    title=f"{job.manifest.name}: the hybrid and what it is compared with",
+                    tables=tables,
+                    data=job.manifest.name,
                     command=job.command,
                     classes=job.manifest.classes,
                     multi_label=job.manifest.multi_label,
@@ -205,8 +210,9 @@ def _write(job: Job, comparison: Comparison, plans: Sequence[Plan]) -> None:
     files = {"comparison.html": comparison_html(comparison), "comparison.csv": to_csv(comparison)}
     for number in sorted({row.table for row in comparison.rows}):
         files[f"table_{number}.tex"] = to_latex(comparison, number)
-    if comparison.ap_before is not None:
-        files["figure_4.svg"] = figure_svg(precision_figure(comparison))
+    figure = comparison.tables.figure
+    if figure is not None and comparison.ap_before is not None:
+        files[f"figure_{figure.number}.svg"] = figure_svg(precision_figure(comparison))
     for name, text in files.items():
         folder.write_bytes(name, text.encode())
     with job.tracker.child(job.run, f"comparison of {len(plans)} splits {mark}") as run:

@@ -1,4 +1,4 @@
-"""What a person sees while a job runs: one line per stage, live on a terminal, sparse in a log."""
+"""The output of a job: one line per step, live on a terminal, a few lines in a log."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 LOG_EVERY_S = 10.0
+NAME_WIDTH = 16
+"""Columns for a stage's name; ``spatial.sequence`` has 16 letters."""
 
 
 class StageProgress:
-    """Progress of one stage: `update` may be called from any thread, as often as one likes."""
+    """Progress of one stage; `update` may be called from any thread, at any rate."""
 
     def __init__(
         self, console: Console, name: str, total: int | None, unit: str, *, alike: bool = True
@@ -51,7 +53,7 @@ class StageProgress:
         return " · ".join(parts)
 
     def due(self) -> bool:
-        """Whether a log that is no terminal is owed another line."""
+        """Returns whether it is time for the next line in a log."""
         if time.monotonic() - self._logged < LOG_EVERY_S:
             return False
         self._logged = time.monotonic()
@@ -59,7 +61,7 @@ class StageProgress:
 
 
 class Console:
-    """Prints to stderr-free stdout; live bars only where somebody watches a terminal."""
+    """Prints to stdout: progress bars on a terminal, lines elsewhere."""
 
     def __init__(self) -> None:
         live = sys.stdout.isatty()
@@ -84,13 +86,13 @@ class Console:
     def stage(
         self, name: str, *, total: int | None = None, unit: str = "items", alike: bool = True
     ) -> Iterator[StageProgress]:
-        """Shows a stage from its start to its end; several may run side by side.
+        """Shows the progress of a step, or of another stage of a job; several may run at once.
 
         Args:
             name: of the stage.
-            total: how many items there are, if known.
-            unit: what they are, in the plural.
-            alike: whether one takes as long as another, so that a rate tells something.
+            total: number of items, if known.
+            unit: name of the items, in the plural.
+            alike: whether all items take about as long, so that a rate is shown.
         """
         progress = StageProgress(self, name, total, unit, alike=alike)
         self._open(progress)
@@ -100,7 +102,7 @@ class Console:
             self._close(progress)
 
     def show(self, stage: StageProgress) -> None:
-        """Shows where a stage is; one that has ended shows nothing more."""
+        """Shows the progress of a stage, unless it has ended."""
         with self._lock:
             if stage.closed:
                 return
@@ -109,12 +111,13 @@ class Console:
                     stage.task, completed=stage.done, total=stage.total, text=stage.describe()
                 )
             elif not self._live and stage.due():
-                self.say(f"  {stage.name:<14} {stage.describe()}", markup=False)
+                self.say(f"  {stage.name:<{NAME_WIDTH}} {stage.describe()}", markup=False)
 
     def finished(self, name: str, seconds: float, *, cached: bool, text: str = "") -> None:
-        """The one line that stays of a stage."""
+        """Prints the line of a finished step."""
         when = "cached" if cached else f"{seconds:.1f} s"
-        self.say(f"[green]✓[/] {escape(f'{name:<14}')} [dim]{when:>8}[/]  {escape(text)}")
+        line = f"[green]✓[/] {escape(name.ljust(NAME_WIDTH))} [dim]{when:>8}[/]  {escape(text)}"
+        self.say(line.rstrip())
 
     def _open(self, stage: StageProgress) -> None:
         if not self._live:
@@ -122,7 +125,7 @@ class Console:
         with self._lock:
             if self._progress is None:
                 self._progress = Progress(
-                    TextColumn("  {task.description:<14}", markup=False),
+                    TextColumn(f"  {{task.description:<{NAME_WIDTH}}}", markup=False),
                     BarColumn(bar_width=28),
                     TextColumn("{task.fields[text]}", markup=False),
                     TimeElapsedColumn(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -16,6 +16,7 @@ from pipelines.steps.step import Facts, Step, Work
 from trainers.embedding import ClipEmbedder
 from trainers.encoders.encoder import Encoder
 from trainers.encoders.factory import build_encoder
+from trainers.encoders.inference import Precision, has_fast_bf16
 from trainers.network_files import load_network, save_network
 from trainers.parts import EmbedPart, ScorePart
 from trainers.predictor import NamedPart
@@ -31,7 +32,7 @@ def embed(stream: str, settings: StreamSettings, given: Given, *, row: str | Non
         row: the report's row, and the part, that the encoder's own scores belong to; None for a
             frozen encoder, which has none.
     """
-    clips = given.with_track(settings.track)
+    clips, settings = given.with_track(settings.track), settled(settings)
     lasting = replace(settings, sequence=SequenceSettings())
     if settings.frozen:
         lasting = replace(lasting, fit=OptimizerSettings())
@@ -50,6 +51,18 @@ def embed(stream: str, settings: StreamSettings, given: Given, *, row: str | Non
         load=partial(_load, stream, settings, given, row),
         items=len(clips),
     )
+
+
+def settled(settings: StreamSettings) -> StreamSettings:
+    """The settings with the precision that ``auto`` stands for on this machine.
+
+    All workers and the registered model then compute in the same type, and the fingerprint says
+    which; another machine's ``auto`` may be another step.
+    """
+    if settings.embed.precision != "auto":
+        return settings
+    chosen: Precision = "bf16" if has_fast_bf16() else "channels_last"
+    return replace(settings, embed=replace(settings.embed, precision=chosen))
 
 
 def encoder_folder(stream: str, settings: StreamSettings, given: Given, work: Work) -> Storage:
@@ -96,17 +109,24 @@ def _embed(stream: str, settings: StreamSettings, given: Given, work: Work) -> F
             resources=PoolResources.for_cluster(
                 max_actors=resources.embed_actors,
                 gpus_per_actor=resources.embed_gpus,
-                side_by_side=len(job.settings.streams),
+                side_by_side=max(len(job.settings.streams), 1),
             ),
             on_row=lambda done, total, outcome: progress.update(done, total),
         )
     bad = [outcome for outcome in outcomes if not outcome["ok"]]
     if bad:
-        raise RuntimeError(
-            f"{len(bad)} artifacts can't be embedded, such as {bad[0]['id']}: "
-            f"{bad[0]['message']}; remove {given.artifacts.path()} to extract them again"
-        )
+        raise RuntimeError(_message(bad, given, work))
     return {"clips": len(rows)}
+
+
+def _message(bad: Sequence[Mapping[str, Any]], given: Given, work: Work) -> str:
+    return (
+        f"{work.step.name}: {len(bad)} of the artifacts can't be embedded, such as that of "
+        f"{bad[0]['id']!r}: {bad[0]['message']}; remove the folder {work.storage.path()}, where "
+        "this outcome is kept, and, if the artifacts are damaged, the folder "
+        f"{given.artifacts.path()}, so that all clips are extracted again; then give the same "
+        "command"
+    )
 
 
 def _rows(clips: Sequence[ExtractedClip], given: Given) -> list[dict[str, Any]]:

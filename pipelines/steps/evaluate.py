@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.steps.job import Job
+from pipelines.steps.own_code import code_digests
 from pipelines.steps.run import run_step
-from pipelines.steps.score import REFINED, read_scores
-from pipelines.steps.step import Facts, Step, StepResult, System, Work
-from pipelines.steps.table import read_table
+from pipelines.steps.score import FinalScores, read_final_scores
+from pipelines.steps.step import Facts, Row, Step, StepResult, System, Work
+from pipelines.steps.table import clip_table
 from pipelines.tracking.provenance import versions
 from pipelines.tracking.registry import Evaluation, register
 from trainers.evaluation import MethodFigures, SystemScores, evaluate_scores
@@ -33,51 +34,58 @@ class Evaluated:
 
     Args:
         table: all usable clips.
-        scores: row -> scores of these clips; ``refined``, which is registered, among them.
+        final: scores of these clips, and which of them is registered.
         figures: row -> figures on the test clips.
-        choice: refinement ``method``, ``reason``, the ``notes`` of each method's fit, and
-            ``measures`` on the validation clips where it was chosen by these.
-        chosen: row that ``refined`` is equal to.
-        ensemble: row of the plain ensemble.
+        rows: rows of the report, the chosen one among them.
         version: of the registered model.
     """
 
     table: Table
-    scores: Mapping[str, SystemScores]
+    final: FinalScores
     figures: Mapping[str, MethodFigures]
-    choice: Mapping[str, Any]
-    chosen: str
-    ensemble: str
+    rows: Mapping[str, Row]
     version: str
 
 
 def evaluate_system(job: Job, system: System, results: Mapping[str, StepResult]) -> Evaluated:
-    """Evaluates every row on the test clips; saves and registers the system."""
+    """Evaluates every row on the test clips; saves and registers the system.
+
+    Raises:
+        ValueError: the system's output left something else than `System` says.
+    """
     result = results[system.output]
     assert job.given is not None
-    work = Work(job, system.step(system.output), result.storage, results)
-    table = read_table(work, job.given, system.streams).table
-    scores = read_scores(result)
+    table = clip_table(job.given, system.streams)
+    final = read_final_scores(system, result, table)
     test = table.rows("test")
     part = table.part(test)
-    figures = {name: evaluate_scores(one.part(test), part.targets) for name, one in scores.items()}
-    if len(table.rows("val")):
-        content = validation_file(scores, result.facts["members"], table, job.manifest.classes)
+    figures = {n: evaluate_scores(one.part(test), part.targets) for n, one in final.scores.items()}
+    if final.members and len(table.rows("val")):
+        content = validation_file(final.scores, final.members, table, job.manifest.classes)
         job.files.write_bytes(VALIDATION_SCORES, content)
-    chosen = f"refined_{result.facts['choice']['method']}"
     return Evaluated(
         table=table,
-        scores=scores,
+        final=final,
         figures=figures,
-        choice=result.facts["choice"],
-        chosen=chosen if chosen in figures else result.facts["ensemble"],
-        ensemble=result.facts["ensemble"],
-        version=_register(job, system, results, figures[REFINED], part),
+        rows=shown_rows(system, final),
+        version=_register(job, system, results, figures[final.answer], part),
     )
 
 
+def shown_rows(system: System, final: FinalScores) -> dict[str, Row]:
+    """The system's rows; the chosen one is added where the system does not list it."""
+    if final.chosen in system.rows:
+        return dict(system.rows)
+    plain = system.rows.get(final.ensemble, Row(system.title, tuple(system.streams)))
+    label = plain.label if final.chosen == final.ensemble else f"{plain.label}, refined"
+    return {**system.rows, final.chosen: replace(plain, label=label)}
+
+
 def validation_file(
-    scores: Mapping[str, SystemScores], members: list[str], table: Table, classes: tuple[str, ...]
+    scores: Mapping[str, SystemScores],
+    members: Sequence[str],
+    table: Table,
+    classes: tuple[str, ...],
 ) -> bytes:
     """The ensemble's members on the validation clips, as pipelines/refine.py reads them."""
     rows = table.rows("val")
@@ -107,11 +115,18 @@ def _register(
     test: Table,
 ) -> str:
     """Saves the system and registers it as the challenger."""
+    # Labels, rows and parts of a user's system are in the model, but in no step's fingerprint.
+    code = code_digests(job.settings, *(step.load for step in system.steps))
     step = Step(
         name="register",
         run=partial(_save_and_register, system, results, figures, [str(one) for one in test.ids]),
         needs=(system.output,),
-        data=[job.settings.registry.name, job.tracker.uri, job.manifest.fingerprint],
+        data=[
+            job.settings.registry.name,
+            job.tracker.uri,
+            job.manifest.fingerprint,
+            *([code] if code else []),
+        ],
         job="evaluate",
         describe=lambda facts: f"{job.settings.registry.name} version {facts['version']}",
     )
@@ -160,7 +175,7 @@ def assemble(job: Job, system: System, results: Mapping[str, StepResult]) -> Pre
         extract=job.settings.extract,
         streams=dict(system.streams),
         parts=tuple(parts),
-        output=REFINED,
+        output=system.answer,
         embedding=system.embedding,
         rows={name: row.label for name, row in system.rows.items()},
         facts={

@@ -147,7 +147,7 @@ def _narrowed(outcome: dict[str, Any], tracks: Sequence[str]) -> dict[str, Any]:
     if not outcome["ok"] or any(track not in absent for track in tracks):
         return cached
     reasons = "; ".join(dict.fromkeys(absent[track] for track in tracks))
-    return cached | {"ok": False, "kind": "no_stream", "message": reasons}
+    return cached | {"ok": False, "kind": "no_track", "message": reasons}
 
 
 def _run(

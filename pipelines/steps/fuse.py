@@ -48,16 +48,22 @@ def search(
 
 
 def fuse(
-    streams: Mapping[str, str], settings: FusionSettings, given: Given, *, searched: bool
+    streams: Mapping[str, str],
+    settings: FusionSettings,
+    given: Given,
+    *,
+    searched: bool,
+    name: str = "fusion",
 ) -> Step:
     """``fusion``: fits the fusion on all training clips.
 
     Args:
+        name: of the step and of its part.
         searched: whether the step ``search`` has chosen lambda2 and lambda3.
     """
     embeds = tuple(f"{stream}.embed" for stream in streams)
     return Step(
-        name="fusion",
+        name=name,
         run=partial(_fuse, streams, settings, given),
         settings=settings,
         needs=(*embeds, "search") if searched else embeds,
@@ -77,7 +83,7 @@ def fused_settings(work: Work, settings: FusionSettings) -> FusionSettings:
 
 
 def load_fused(storage: Storage) -> FusionModel:
-    """The fitted fusion in the folder of the step ``fusion``."""
+    """The fitted fusion in the folder of the step that `fuse` makes."""
     return models.from_bytes(storage.read_bytes(FUSION), where=storage.path(FUSION))
 
 
@@ -133,7 +139,9 @@ def _record_trials(
 
 def _fuse(streams: Mapping[str, str], settings: FusionSettings, given: Given, work: Work) -> Facts:
     history: list[dict[str, float]] = []
-    with work.job.console.stage("fusion", total=settings.max_epochs, unit="epochs") as progress:
+    with work.job.console.stage(
+        work.step.name, total=settings.max_epochs, unit="epochs"
+    ) as progress:
 
         def listen(epoch: int, measures: Mapping[str, float]) -> None:
             history.append({"step": epoch, **measures})
@@ -166,4 +174,4 @@ def _sparsity(facts: Facts) -> str:
 def _load(streams: Mapping[str, str], work: Work) -> tuple[NamedPart, ...]:
     inputs = {stream: f"{stream}.embed" for stream in streams}
     part = FusionPart(load_fused(work.storage), inputs)
-    return (NamedPart("fusion", part, tuple(inputs.values())),)
+    return (NamedPart(work.step.name, part, tuple(inputs.values())),)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FITTING_MODULES = ("trainers.encoders.task", "trainers.sequence.task")
-"""What workers that fit import while they wait."""
+"""What workers that fit import while they wait. The system is not known then: a fit of another kind
+imports its own module when it starts, and one that a system lacks costs nothing."""
 
 
 @dataclass

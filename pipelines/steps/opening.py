@@ -19,7 +19,7 @@ from rich.markup import escape
 from actors.errors import UserError
 from actors.neutral import is_neutral
 from actors.storage import Storage
-from actors.tracks import FLOW
+from actors.tracks import FLOW, TRACKS
 from pipelines.cli.command_line import read_data
 from pipelines.cli.settings import Settings, as_config, to_json
 from pipelines.data import Manifest, read_dataset
@@ -183,8 +183,8 @@ def check_settings(settings: Settings) -> None:
     """Builds what can have a wrong name or shape, before anything is started.
 
     Raises:
-        UserError: no streams; a stream, encoder, sequence model or fusion that does not exist;
-            weights that do not fit.
+        UserError: no streams or tracks; a stream, encoder, sequence model or fusion that does not
+            exist; weights that do not fit.
     """
     from actors.flow.choice import RAFT
     from actors.flow.raft import load_network
@@ -195,14 +195,21 @@ def check_settings(settings: Settings) -> None:
             f"the system {settings.system!r} has no streams; name at least one under `streams` in "
             "a --config file"
         )
+    if not settings.tracks:
+        raise UserError(
+            f"the settings of the system {settings.system!r} name no tracks; give their class "
+            f"{type(settings.system_settings).__name__} a field `streams`, or a property or class "
+            f"variable `tracks` with some of {', '.join(TRACKS)}"
+        )
     for name, chosen in settings.streams.items():
         try:
             _check_stream(name, chosen)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
-    fusion = getattr(settings.system_settings, "fusion", None)
-    if isinstance(fusion, FusionSettings):
-        check_fusion(fusion.model)
+    for one in fields(settings.system_settings):
+        fusion = getattr(settings.system_settings, one.name)
+        if isinstance(fusion, FusionSettings):
+            check_fusion(fusion.model)
     if FLOW in settings.tracks and isinstance(settings.extract.chosen_flow, RAFT):
         load_network(settings.extract.chosen_flow)
 

@@ -27,12 +27,14 @@ from pipelines.steps.console import Console
 from pipelines.steps.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from trainers.prediction import Row
+    from trainers.prediction import PredictionRow
 
 TABLES = (".csv", ".parquet")
 
 
-def predict(inputs: Sequence[str], settings: PredictSettings, console: Console) -> list[Row]:
+def predict(
+    inputs: Sequence[str], settings: PredictSettings, console: Console
+) -> list[PredictionRow]:
     """Predicts, shows and writes; one row per video, in the order of the inputs.
 
     Raises:
@@ -121,7 +123,7 @@ def predict_paths(
     settings: PredictSettings,
     *,
     on_row: Any = lambda done: None,
-) -> list[Row]:
+) -> list[PredictionRow]:
     """A row per path, in order; many are shared out by Ray, a few are done in this process."""
     from trainers.prediction import ClipPredictor, empty_row
 
@@ -146,7 +148,7 @@ def predict_paths(
 
 def _predict_shared(
     model: Storage, paths: Sequence[str], settings: PredictSettings, on_row: Any
-) -> list[Row]:
+) -> list[PredictionRow]:
     """Through a pool of actors; what an interrupted job had done is not done again."""
     import ray
 

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from actors.storage import Storage
 from pipelines.cli.refine_settings import AUTO, RefineSettings
-from pipelines.data.score_file import ScoreFile, read_scores
+from pipelines.data.score_file import ScoreFile, read_score_file
 from pipelines.report.refinement import RefinementPage, refinement_html
 from pipelines.report.terminal import percent
 from pipelines.steps.console import Console
@@ -67,13 +67,13 @@ def refine_scores(path: Path, settings: RefineSettings, console: Console) -> Ref
     """
     output = Path(settings.output).absolute()
     Storage(output.parent).check_writable()
-    data = read_scores(path, groups=settings.groups, given=settings.given)
+    data = read_score_file(path, groups=settings.groups, given=settings.given)
     groups = data.table.groups
     folds = min(settings.folds or default_folds(groups), len(np.unique(groups)))
     _say_what_is_there(console, path, data, folds)
     # Threads share the folds; a BLAS that starts threads of its own inside them only waits.
     with threadpool_limits(1, user_api="blas"):
-        rows, choice = compare(data, folds, console)
+        rows, choice = compare_methods(data, folds, console)
         if settings.method != AUTO:
             choice = Choice(settings.method, "asked for", choice.measures, choice.chances)
         learned = _fit("learned", path, data, rows)
@@ -87,7 +87,9 @@ def refine_scores(path: Path, settings: RefineSettings, console: Console) -> Ref
     return result
 
 
-def compare(data: ScoreFile, folds: int, console: Console) -> tuple[list[MethodRow], Choice]:
+def compare_methods(
+    data: ScoreFile, folds: int, console: Console
+) -> tuple[list[MethodRow], Choice]:
     """Every way to join the streams on held-out groups, and which refinement is chosen."""
     logits = logit_table(data.table, given=data.given, multi_label=data.multi_label)
     makers = methods(data)

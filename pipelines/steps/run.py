@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from pipelines.steps.fingerprint import fingerprint
+from pipelines.steps.own_code import code_digests
 from pipelines.steps.step import Step, StepResult, Work
 
 if TYPE_CHECKING:
@@ -73,10 +74,13 @@ def run_step(job: Job, step: Step, results: Mapping[str, StepResult]) -> StepRes
 
 
 def step_fingerprint(step: Step, results: Mapping[str, StepResult]) -> str:
-    """Covers the step's version, lasting settings and data, and its inputs' fingerprints."""
+    """Covers the step's version, lasting settings and data, its inputs' fingerprints, and the
+    files of the user's own modules that it runs or that its settings name."""
     # In order: what joins several streams draws its weights in the order of the streams.
     inputs = [[name, results[name].fingerprint] for name in step.needs]
-    return fingerprint(step.name, step.version, step.settings, step.data, inputs)
+    code = code_digests(step.run, step.settings, step.data)
+    own = [code] if code else []
+    return fingerprint(step.name, step.version, step.settings, step.data, inputs, *own)
 
 
 def _run(job: Job, step: Step, mark: str, work: Work) -> StepResult:

@@ -15,10 +15,11 @@ from actors.storage import Storage
 from pipelines.steps.fit import NETWORK
 from pipelines.steps.fuse import few_threads, load_fused
 from pipelines.steps.given import Given
-from pipelines.steps.step import Facts, Step, StepResult, Work
+from pipelines.steps.step import Facts, Step, StepResult, System, Work
 from pipelines.steps.table import Embedded, read_table
 from trainers.embedding import Embedding
 from trainers.evaluation import (
+    REFINEMENTS,
     Refinements,
     SystemScores,
     ensemble_scores,
@@ -37,7 +38,7 @@ from trainers.table import Table
 SCORES = "scores.safetensors"
 REFINEMENT = "refinement.safetensors"
 REFINED = "refined"
-"""Row, and part, of the refined ensemble, which is registered."""
+"""Row, and part, of the refined ensemble; the usual `System.answer`."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,13 @@ class ScoreSet:
         streams: stream -> track.
         encoders: row -> stream whose encoder's own scores it holds.
         sequences: row -> stream whose sequence model's scores it holds.
-        fusion: row of the fusion's scores; None: the system has no fusion.
+        fusion: step of the fusion, and row of its scores; None: the system has no fusion.
         members: rows that the ensemble averages.
         ensemble: row of the ensemble.
+
+    Raises:
+        ValueError: two rows of one name, or one that a refinement or another part has; a row of a
+            stream that is not listed; no members, or one that is no row.
     """
 
     streams: Mapping[str, str]
@@ -60,12 +65,33 @@ class ScoreSet:
     members: tuple[str, ...] = ()
     ensemble: str = "ensemble"
 
+    def __post_init__(self) -> None:
+        single = [*self.encoders, *self.sequences, *([self.fusion] if self.fusion else [])]
+        rows = [*single, self.ensemble]
+        taken = [REFINED, *map(refined_row, REFINEMENTS), *(f"{s}.embed" for s in self.streams)]
+        for row in rows:
+            if rows.count(row) > 1 or row in taken:
+                what = "a part" if row in taken else "another row"
+                raise ValueError(f"a row of scores is named {row!r}, as {what} is; rename it")
+        for row, stream in {**self.encoders, **self.sequences}.items():
+            if stream not in self.streams:
+                raise ValueError(f"the row {row!r} is of {stream!r}, which is no stream")
+        gone = [name for name in self.members if name not in single]
+        if gone or not self.members:
+            what = f"has {gone[0]!r}, which is no row" if gone else "has no members"
+            raise ValueError(f"{self.ensemble!r} {what}; its rows may be {', '.join(single)}")
+
     @property
     def needs(self) -> tuple[str, ...]:
         """Steps whose results the scores come from."""
         embeds = [f"{stream}.embed" for stream in self.streams]
         fits = [f"{stream}.sequence" for stream in self.sequences.values()]
-        return (*embeds, *fits, *(["fusion"] if self.fusion else []))
+        return (*embeds, *fits, *([self.fusion] if self.fusion else []))
+
+
+def refined_row(method: str) -> str:
+    """Row of the ensemble as one refinement changes it."""
+    return f"{REFINED}_{method}"
 
 
 def score(scores: ScoreSet, settings: RefinementSettings, given: Given) -> Step:
@@ -87,7 +113,73 @@ def score(scores: ScoreSet, settings: RefinementSettings, given: Given) -> Step:
     )
 
 
-def read_scores(result: StepResult) -> dict[str, SystemScores]:
+@dataclass(frozen=True)
+class FinalScores:
+    """What the output of a system left; see `System`.
+
+    Args:
+        scores: row -> scores of all usable clips.
+        answer: row that is registered.
+        ensemble: row of the plain ensemble; without one, the answer.
+        members: rows that the ensemble averages.
+        choice: refinement ``method``, ``reason``, ``notes`` and ``measures``.
+        chosen: row that the answer is equal to.
+    """
+
+    scores: Mapping[str, SystemScores]
+    answer: str
+    ensemble: str
+    members: tuple[str, ...]
+    choice: Mapping[str, Any]
+    chosen: str
+
+    @property
+    def refinements(self) -> tuple[str, ...]:
+        """Rows of the ensemble as each refinement changes it."""
+        return tuple(row for row in map(refined_row, REFINEMENTS) if row in self.scores)
+
+
+NO_REFINEMENT = {"method": "none", "reason": "the system has none", "notes": {}, "measures": {}}
+
+
+def read_final_scores(system: System, result: StepResult, table: Table) -> FinalScores:
+    """The scores that a system ends in.
+
+    Args:
+        result: of its output.
+        table: the clips that are scored.
+
+    Raises:
+        ValueError: the step left something else than `System` says.
+    """
+    facts, step = result.facts, f"the output {result.name!r} of the system {system.name!r}"
+    if "rows" not in facts or not result.storage.exists(SCORES):
+        raise ValueError(
+            f"{step} left no scores in {result.storage.path()}; end the system with "
+            f"pipelines.steps.score.score, or leave {SCORES} and the fact 'rows'"
+        )
+    scores, answer = read_row_scores(result), system.answer
+    ensemble, members = facts.get("ensemble", answer), tuple(facts.get("members", ()))
+    gone = [row for row in (answer, ensemble, *members) if row not in scores]
+    if gone:
+        raise ValueError(f"{step} has no row {gone[0]!r}; its rows are {', '.join(scores)}")
+    wanted = (len(table), table.targets.n_classes)
+    for row, one in scores.items():
+        if one.scores.shape != wanted or one.present.shape != wanted[:1]:
+            raise ValueError(
+                f"{step}: scores of {row!r} must be {wanted} with presence {wanted[:1]}, as "
+                f"pipelines.steps.table.clip_table lists the clips; they are {one.scores.shape} "
+                f"with {one.present.shape}"
+            )
+    choice = facts.get("choice")
+    if choice is None:
+        return FinalScores(scores, answer, ensemble, members, NO_REFINEMENT, answer)
+    refined = refined_row(choice["method"])
+    chosen = refined if refined in scores else ensemble
+    return FinalScores(scores, answer, ensemble, members, choice, chosen)
+
+
+def read_row_scores(result: StepResult) -> dict[str, SystemScores]:
     """Row -> scores of all usable clips, as the step ``scores`` wrote them."""
     tensors = safetensors.numpy.load(result.storage.read_bytes(SCORES))
     return {
@@ -96,7 +188,7 @@ def read_scores(result: StepResult) -> dict[str, SystemScores]:
     }
 
 
-def read_refinement(result: StepResult) -> FittedRefinement | None:
+def chosen_refinement(result: StepResult) -> FittedRefinement | None:
     """The chosen refinement; None: the plain mean."""
     if result.facts["choice"]["method"] == "none" or not result.storage.exists(REFINEMENT):
         return None
@@ -136,7 +228,7 @@ def _single_scores(
     for row, stream in scores.sequences.items():
         rows[row] = _sequence_scores(stream, table, given, work)
     if scores.fusion is not None:
-        model = load_fused(work.results["fusion"].storage)
+        model = load_fused(work.results[scores.fusion].storage)
         fused = model.scores(table.features, table.present)
         rows[scores.fusion] = SystemScores(fused, np.ones(len(table), bool))
     return rows
@@ -190,7 +282,7 @@ def _write(storage: Storage, rows: Mapping[str, SystemScores]) -> None:
 
 
 def _load(scores: ScoreSet, work: Work) -> tuple[NamedPart, ...]:
-    refinement = read_refinement(work.results["scores"])
+    refinement = chosen_refinement(work.results[work.step.name])
     return (
         NamedPart(scores.ensemble, JoinPart(scores.members), scores.members),
         NamedPart(REFINED, JoinPart(scores.members, refinement), scores.members),

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 Facts = dict[str, Any]
 """What a step reports, as JSON values. ``history`` (list of records with ``step``) becomes a curve
-in the report and in MLflow, ``metrics`` (name -> number) become MLflow metrics."""
+in the report and in MLflow, ``metrics`` (name -> number) become MLflow metrics. A search reports
+``trials`` (list of records with ``lambda2``, ``lambda3`` and ``score``) and the best ``lambda2``,
+``lambda3`` and ``score``, and keeps Ray Tune's folder as ``tune`` in its own; what it searched for
+reports ``zero_rows`` and ``zero_entries``. The report draws them."""
 
 
 @dataclass(frozen=True)
@@ -109,19 +112,40 @@ class Row:
 class System:
     """Steps that end in class scores.
 
+    The step ``output`` leaves what `pipelines.steps.score.score` leaves:
+
+    - the file ``scores.safetensors``, for each row ``ROW.scores`` (N, C) float64 and
+      ``ROW.present`` (N,) bool, of the N clips of `pipelines.steps.table.clip_table`;
+    - the fact ``rows``: names of these rows, the answer among them;
+    - where there is an ensemble, the facts ``ensemble`` (its row), ``members`` (the rows that it
+      averages, which pipelines/refine.py can then work on) and ``choice`` (``method``, ``reason``,
+      ``notes`` and ``measures`` of the refinement that makes the answer of it; the row
+      ``refined_METHOD`` has the same scores).
+
+    The class of the system's settings may have
+
+    - ``streams``, a mapping from names to `StreamSettings`: they become options, are checked before
+      work starts, and the report shows what they see;
+    - ``tracks``, a property or class variable, where there are no ``streams``: names of the tracks
+      that are extracted;
+    - fields of the type `FusionSettings`, whose ``model`` is checked before work starts;
+    - ``searched``, a property: whether training clips are cross-validated by group, which takes
+      two groups of them;
+    - ``main_options``, a class variable: names of the settings that ``--help`` shows.
+
     Args:
         name: for instance ``hybrid``.
         title: for instance ``Hybrid``, for the report.
         streams: stream -> its track, in the order in which they are listed.
         steps: each after the steps that it needs.
-        output: the step whose scores are evaluated and registered; see
-            `pipelines.steps.score.ScoreSet` for what it leaves.
+        output: the step whose scores are evaluated.
         rows: name of a row of the report -> the row, in the order of the table.
         embedding: part whose embedding is a clip's; default: the registered model gives none.
+        answer: row of the output's scores that is registered; a part of the same name gives it.
 
     Raises:
         ValueError: two steps of one name, or a step that needs one that comes after it, or that
-            belongs to a later job.
+            belongs to a later job; a row of streams that the system lacks.
     """
 
     name: str
@@ -131,6 +155,7 @@ class System:
     output: str
     rows: Mapping[str, Row]
     embedding: str | None = None
+    answer: str = "refined"
 
     def __post_init__(self) -> None:
         known: set[str] = set()
@@ -153,6 +178,13 @@ class System:
             jobs[step.name] = step.job
         if self.output not in known:
             raise ValueError(f"system {self.name!r} has no step {self.output!r} for its output")
+        for name, row in self.rows.items():
+            gone = [one for one in (*row.streams, *row.ordered) if one not in self.streams]
+            if gone:
+                raise ValueError(
+                    f"row {name!r} of system {self.name!r} is of the stream {gone[0]!r}; the "
+                    f"streams are {', '.join(self.streams) or 'none'}"
+                )
 
     def step(self, name: str) -> Step:
         return next(step for step in self.steps if step.name == name)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.storage import Storage
+from pipelines.steps.extract import ExtractedClip
 from pipelines.steps.given import Given
 from pipelines.steps.step import Work
 from trainers.embedding import Embedding
@@ -39,15 +40,52 @@ def read_table(work: Work, given: Given, streams: Mapping[str, str]) -> Embedded
     Args:
         work: has the results of the steps ``STREAM.embed``.
         streams: stream -> track.
+
+    Raises:
+        ValueError: its step needs no step ``STREAM.embed`` of one of the streams.
     """
+    gone = [stream for stream in streams if f"{stream}.embed" not in work.results]
+    if gone:
+        raise ValueError(
+            f"step {work.step.name!r} reads the embeddings of {', '.join(gone)}, and does not need "
+            f"{gone[0]}.embed; add it to the step's `needs`"
+        )
     embeds = {stream: work.results[f"{stream}.embed"] for stream in streams}
     key = ("table", *(result.fingerprint for result in embeds.values()))
     folders = {stream: result.storage for stream, result in embeds.items()}
     return work.job.once(key, lambda: _read(given, streams, folders))
 
 
+def clip_table(given: Given, streams: Mapping[str, str]) -> Table:
+    """The clips of `read_table`, in its order, without features.
+
+    Args:
+        streams: stream -> track.
+    """
+    return _table(_usable(given, streams), given)
+
+
+def _usable(given: Given, streams: Mapping[str, str]) -> list[ExtractedClip]:
+    return [clip for clip in given.clips if any(t in clip.tracks for t in streams.values())]
+
+
+def _table(clips: Sequence[ExtractedClip], given: Given) -> Table:
+    return Table(
+        features={},
+        present={},
+        targets=Targets.of(
+            [given.manifest.targets(clip.video) for clip in clips],
+            given.n_classes,
+            multi_label=given.multi_label,
+        ),
+        groups=np.array([clip.video.group for clip in clips], dtype=str),
+        splits=np.array([clip.video.split for clip in clips], dtype=str),
+        ids=np.array([clip.video.id for clip in clips], dtype=str),
+    )
+
+
 def _read(given: Given, streams: Mapping[str, str], folders: Mapping[str, Storage]) -> Embedded:
-    kept = [clip for clip in given.clips if any(t in clip.tracks for t in streams.values())]
+    kept = _usable(given, streams)
     features, scores, present = {}, {}, {}
     for stream, track in streams.items():
         there = np.array([track in clip.tracks for clip in kept])
@@ -57,19 +95,7 @@ def _read(given: Given, streams: Mapping[str, str], folders: Mapping[str, Storag
         if own is not None:
             scores[stream] = _spread(own, there)
         present[stream] = there
-    table = Table(
-        features=features,
-        present=present,
-        targets=Targets.of(
-            [given.manifest.targets(clip.video) for clip in kept],
-            given.n_classes,
-            multi_label=given.multi_label,
-        ),
-        groups=np.array([clip.video.group for clip in kept], dtype=str),
-        splits=np.array([clip.video.split for clip in kept], dtype=str),
-        ids=np.array([clip.video.id for clip in kept], dtype=str),
-    )
-    return Embedded(table, scores)
+    return Embedded(replace(_table(kept, given), features=features, present=present), scores)
 
 
 def _spread(values: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.float32]:

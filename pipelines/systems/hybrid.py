@@ -8,10 +8,10 @@ from pipelines.steps.fuse import fuse, search
 from pipelines.steps.given import Given
 from pipelines.steps.score import ScoreSet, score
 from pipelines.steps.step import Row, Step, System
-from pipelines.systems.hybrid_rows import Members, label_of
+from pipelines.systems.hybrid_rows import Members
 from pipelines.systems.hybrid_settings import HybridSettings
 
-REFINED = {
+REFINED_LABELS = {
     "refined_confusion": "Hybrid + contextual refinement",
     "refined_dasd": "Hybrid + DASD",
     "refined_learned": "Hybrid + learned refinement",
@@ -21,7 +21,7 @@ REFINED = {
 def hybrid(settings: HybridSettings, given: Given) -> System:
     """Per stream an encoder and, where it has one, a sequence model; then fusion and ensemble."""
     streams = {name: one.track for name, one in settings.streams.items()}
-    members = Members.of(settings.streams)
+    members = Members.of(settings)
     steps: list[Step] = []
     for name, one in settings.streams.items():
         steps += [] if one.frozen else [fit_encoder(name, one, given)]
@@ -57,11 +57,10 @@ def report_rows(members: Members) -> dict[str, Row]:
     """Rows of the report, in the order of the table."""
     rows = {}
     for stream, row in members.encoders.items():
-        rows[row] = Row(label_of(row, stream), (stream,))
+        rows[row] = Row(members.label(row, stream), (stream,))
     for stream, row in members.sequences.items():
-        rows[row] = Row(label_of(row, stream), (stream,), (stream,))
+        rows[row] = Row(members.label(row, stream), (stream,), (stream,))
     everything, ordered = members.streams, tuple(members.sequences)
-    averaged = "LSTMs and fusion" if ordered else "fusion"
-    rows["fusion"] = Row("Regularized fusion", everything)
-    rows["hybrid"] = Row(f"Hybrid (mean of {averaged})", everything, ordered)
-    return rows | {name: Row(label, everything, ordered) for name, label in REFINED.items()}
+    rows["fusion"] = Row(members.fusion_label(), everything)
+    rows["hybrid"] = Row(f"Hybrid (mean of {members.averaged})", everything, ordered)
+    return rows | {name: Row(label, everything, ordered) for name, label in REFINED_LABELS.items()}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.systems.hybrid_rows import Members, label_of
-from trainers.evaluation import SystemScores
+from pipelines.systems.hybrid_rows import Members
+from pipelines.systems.rows import RowInputs, RowResult, TableRow
 from trainers.fusion.boltzmann import DBMSettings
 from trainers.fusion.dbm import MultimodalDBM
 from trainers.fusion.method import LateFusion, Method
@@ -20,56 +20,13 @@ from trainers.fusion.rdnn import GRID, RDNN
 from trainers.fusion.svm import COSTS, KernelSVM
 from trainers.refinement.confusion import confusion_refinement, refine
 from trainers.settings import FusionSettings
-from trainers.table import Table
+
+if TYPE_CHECKING:
+    from pipelines.steps.step import Work
+    from pipelines.systems.hybrid_settings import HybridSettings
 
 DECAYS = (0.1, 1.0, 10.0)
 """Grid of the networks' lambda1, in parts of the fusion network's own."""
-
-
-@dataclass(frozen=True, eq=False)
-class RowInputs:
-    """What the rows of one split are computed from."""
-
-    table: Table
-    """All clips; features are the streams' mean embeddings."""
-    systems: Mapping[str, SystemScores]
-    """``spatial_cnn``, ``spatial_lstm``, ..., ``fusion``, ``hybrid`` -> scores of all clips."""
-    fusion: FusionSettings
-    """Of the fusion network, the found lambdas among them."""
-    seed: int
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """Refinement -> note on its fit."""
-
-    def part(self, split: str) -> Table:
-        """One split's clips."""
-        return self.table.part(self.table.rows(split))
-
-    @property
-    def validation(self) -> Table | None:
-        """The validation clips; None where there are none."""
-        return self.part("val") if len(self.table.rows("val")) else None
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """A row's scores of the test clips, and what it chose for itself."""
-
-    scores: NDArray[np.float64]
-    chosen: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A row of a table."""
-
-    name: str
-    label: str
-    table: int
-    absence: str
-    """How a clip that lacks a stream takes part."""
-    compute: Callable[[RowInputs], Outcome]
-    settings: Any = None
-    """What else the result depends on."""
 
 
 PRIOR = "such a clip gets the classes' shares of the training clips"
@@ -77,62 +34,62 @@ MEAN = "the mean is over the systems that the clip has"
 SCALED = "the terms of the systems that the clip has are scaled up by those that it lacks"
 
 
-def mean_of(*names: str) -> Callable[[RowInputs], Outcome]:
+def mean_of(*names: str) -> Callable[[RowInputs], RowResult]:
     """The plain mean of systems' scores; a clip that has none of them gets the prior."""
 
-    def compute(inputs: RowInputs) -> Outcome:
+    def compute(inputs: RowInputs) -> RowResult:
         chosen = [inputs.systems[name] for name in names]
         there = np.stack([system.present for system in chosen])
         total = sum(np.where(s.present[:, None], s.scores, 0.0) for s in chosen)
         prior = inputs.part("train").targets.shares().astype(np.float32)
         counts = there.sum(0)[:, None]
         mean = np.where(counts > 0, total / np.maximum(counts, 1), prior)
-        return Outcome(mean[inputs.table.rows("test")], {})
+        return RowResult(mean[inputs.table.rows("test")], {})
 
     return compute
 
 
-def fitted(make: Callable[[RowInputs], Method]) -> Callable[[RowInputs], Outcome]:
+def fitted(make: Callable[[RowInputs], Method]) -> Callable[[RowInputs], RowResult]:
     """An estimator fitted on the training clips."""
 
-    def compute(inputs: RowInputs) -> Outcome:
+    def compute(inputs: RowInputs) -> RowResult:
         method = make(inputs).fit(inputs.part("train"))
-        return Outcome(method.predict_scores(inputs.part("test")), method.chosen)
+        return RowResult(method.predict_scores(inputs.part("test")), method.chosen)
 
     return compute
 
 
-def hybrid(inputs: RowInputs) -> Outcome:
+def whole(inputs: RowInputs) -> RowResult:
     """The plain mean of both LSTMs' and the fusion network's scores (section III-D)."""
     scores = np.asarray(inputs.systems["hybrid"].scores, np.float64)
-    return Outcome(scores[inputs.table.rows("test")], {})
+    return RowResult(scores[inputs.table.rows("test")], {})
 
 
-def by_confusions(inputs: RowInputs) -> Outcome:
+def by_confusions(inputs: RowInputs) -> RowResult:
     """Contextual refinement as printed (Eq. 6 and 7); single-label scores are brought to sum 1."""
     scores, table = inputs.systems["hybrid"].scores, inputs.table
     held, test = table.rows("val"), table.rows("test")
     matrix = np.eye(scores.shape[1])
     if len(held):
         matrix = confusion_refinement(scores[held], table.targets[held].dense(int))
-    return Outcome(refine(scores[test], matrix, normalize=not table.multi_label), {})
+    return RowResult(refine(scores[test], matrix, normalize=not table.multi_label), {})
 
 
-def refined(method: str) -> Callable[[RowInputs], Outcome]:
+def refined(method: str) -> Callable[[RowInputs], RowResult]:
     """The ensemble refined as the job has it already; as it is where no clip was held out."""
 
-    def compute(inputs: RowInputs) -> Outcome:
+    def compute(inputs: RowInputs) -> RowResult:
         name = f"refined_{method}"
         if name not in inputs.systems:
-            return replace(hybrid(inputs), chosen={"note": "no validation clips to fit it on"})
+            return replace(whole(inputs), chosen={"note": "no validation clips to fit it on"})
         note = inputs.notes.get(method)
         return replace(mean_of(name)(inputs), chosen={"note": note} if note else {})
 
     return compute
 
 
-WHOLES: Mapping[str, tuple[str, Callable[[RowInputs], Outcome]]] = {
-    "hybrid": ("Hybrid", hybrid),
+WHOLES: Mapping[str, tuple[str, Callable[[RowInputs], RowResult]]] = {
+    "hybrid": ("Hybrid", whole),
     "hybrid_dasd": ("Hybrid + DASD", refined("dasd")),
     "hybrid_confusion": ("Hybrid + contextual refinement", by_confusions),
     "hybrid_learned": ("Hybrid + learned refinement", refined("learned")),
@@ -142,11 +99,11 @@ WHOLES: Mapping[str, tuple[str, Callable[[RowInputs], Outcome]]] = {
 
 def _networks(inputs: RowInputs) -> list[FusionSettings]:
     """Settings of networks without the fusion layer's regularizers, over the grid of lambda1."""
-    own = replace(inputs.fusion, lambda2=0.0, lambda3=0.0)
+    own = replace(inputs.settings, lambda2=0.0, lambda3=0.0)
     return [replace(own, lambda1=own.lambda1 * share) for share in DECAYS]
 
 
-def svm(*streams: str) -> Callable[[RowInputs], Outcome]:
+def svm(*streams: str) -> Callable[[RowInputs], RowResult]:
     return fitted(lambda m: KernelSVM(streams=streams or None, seed=m.seed))
 
 
@@ -177,29 +134,36 @@ def without_norms(inputs: RowInputs) -> Method:
 
 def rows(members: Members) -> list[TableRow]:
     """All rows that these streams allow, in the order of the tables."""
-    return [*_table_1(members), *_table_2(members.streams), *_table_3()]
+    found = [*_table_1(members), *_table_2(members), *_table_3()]
+    return [replace(row, published=PUBLISHED.get(row.name, (None, None))) for row in found]
+
+
+def row_settings(settings: HybridSettings, work: Work) -> FusionSettings:
+    """The fusion's settings, the found lambdas among them."""
+    from pipelines.steps.fuse import fused_settings  # not in the workers that compute rows
+
+    return fused_settings(work, settings.fusion)
 
 
 def _table_1(members: Members) -> Iterator[TableRow]:
     encoders, sequences, pairs = members.encoders, members.sequences, members.pairs
     for s in members.streams:
         for row in [kind[s] for kind in (encoders, sequences) if s in kind]:
-            yield TableRow(row, label_of(row, s), 1, PRIOR, mean_of(row))
+            yield TableRow(row, members.label(row, s), 1, PRIOR, mean_of(row))
     for s in pairs:
         both = mean_of(encoders[s], sequences[s])
-        yield TableRow(f"{s}_cnn_lstm", f"CNN + LSTM ({s.capitalize()})", 1, PRIOR, both)
+        yield TableRow(f"{s}_cnn_lstm", members.pair_label([s]), 1, PRIOR, both)
     everything = [row for s in pairs for row in (encoders[s], sequences[s])]
-    names = " & ".join(s.capitalize() for s in pairs)
     if len(pairs) > 1:
-        yield TableRow("cnn_lstm", f"CNN + LSTM ({names})", 1, MEAN, mean_of(*everything))
+        yield TableRow("cnn_lstm", members.pair_label(pairs), 1, MEAN, mean_of(*everything))
     for s in encoders:
         if s not in pairs and pairs:
-            label = f"CNN + LSTM ({names}) + {s.capitalize()}"
+            label = f"{members.pair_label(pairs)} + {s.capitalize()}"
             yield TableRow(f"cnn_lstm_{s}", label, 1, MEAN, mean_of(*everything, encoders[s]))
 
 
-def _table_2(streams: Sequence[str]) -> Iterator[TableRow]:
-    for s in streams:
+def _table_2(members: Members) -> Iterator[TableRow]:
+    for s in members.streams:
         yield TableRow(f"{s}_svm", f"{s.capitalize()} SVM", 2, PRIOR, svm(s), COSTS)
     early, late = KernelSVM.absence, LateFusion.absence
     mkl = fitted(lambda m: KernelSVM("mkl", seed=m.seed))
@@ -215,11 +179,12 @@ def _table_2(streams: Sequence[str]) -> Iterator[TableRow]:
     absence = FusionMethod.absence
     plain = fitted(without_norms)
     yield TableRow("fusion_plain", "Non-regularized fusion network", 2, absence, plain, DECAYS)
-    yield TableRow("fusion", "Regularized fusion network", 2, absence, mean_of("fusion"))
+    label = members.fusion_label("fusion network")
+    yield TableRow("fusion", label, 2, absence, mean_of("fusion"))
 
 
 def _rdnn_grid(inputs: RowInputs) -> list[Any]:
-    return [replace(settings, hidden=inputs.fusion.hidden) for settings in GRID]
+    return [replace(settings, hidden=inputs.settings.hidden) for settings in GRID]
 
 
 def _table_3() -> Iterator[TableRow]:

@@ -31,7 +31,7 @@ from pipelines.tracking.registry import (
 )
 from pipelines.tracking.runs import Tracker
 from trainers.metrics.measures import mean_average_precision
-from trainers.prediction import Row
+from trainers.prediction import PredictionRow
 
 if TYPE_CHECKING:
     from pipelines.steps.job import Job
@@ -222,12 +222,12 @@ def _read_test_manifest(tracker: Tracker, version: ModelVersion) -> str:
         return mlflow.artifacts.load_text(f"runs:/{version.run_id}/{TEST_MANIFEST}")
 
 
-def rows_accuracy(rows: Sequence[Row], labels: Sequence[Sequence[str]]) -> float:
+def rows_accuracy(rows: Sequence[PredictionRow], labels: Sequence[Sequence[str]]) -> float:
     """Share of videos whose best class is correct; a video without a prediction is an error."""
     return float(np.mean([row["label"] in right for row, right in zip(rows, labels, strict=True)]))
 
 
-def rows_map(rows: Sequence[Row], labels: Sequence[Sequence[str]]) -> float:
+def rows_map(rows: Sequence[PredictionRow], labels: Sequence[Sequence[str]]) -> float:
     """mAP over the classes that the labels name; a class or video without a score has 0."""
     classes = sorted({label for right in labels for label in right})
     index = {name: column for column, name in enumerate(classes)}

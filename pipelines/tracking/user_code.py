@@ -104,17 +104,16 @@ def _place(package: str) -> Path | None:
         return None
     if spec is None:
         return None
-    found = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
-    # A folder is found once for each entry of sys.path that leads to it ("" and its own path).
-    places = list(dict.fromkeys(Path(one).resolve() for one in found))
+    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
+    places = list(dict.fromkeys(str(Path(place).resolve()) for place in places))
     if not places:
         return None
     if len(places) > 1:
         raise UserError(
             f"the package {package!r}, which the model names, is several folders "
-            f"({', '.join(map(str, places))}): add an __init__.py to the one that is meant"
+            f"({', '.join(places)}): add an __init__.py to the one that is meant"
         )
-    (origin,) = places
+    origin = Path(places[0])
     installed = [*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("stdlib")]
     if any(origin.is_relative_to(Path(folder).resolve()) for folder in installed):
         return None

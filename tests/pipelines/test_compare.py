@@ -30,12 +30,13 @@ from pipelines.report.comparison import (
     to_csv,
     to_latex,
 )
-from pipelines.steps.compare import chosen_rows, run_rows
+from pipelines.steps.compare import ComparedSplit, chosen_rows, run_rows
 from pipelines.steps.console import Console
 from pipelines.steps.job import Job
 from pipelines.steps.step import StepResult
-from pipelines.systems.hybrid_rows import Members, row_names
-from pipelines.systems.hybrid_tables import RowInputs, rows
+from pipelines.systems.hybrid_rows import TABLES, Members, row_names
+from pipelines.systems.hybrid_tables import rows
+from pipelines.systems.rows import PrecisionFigure, RowInputs, RowResult, TableRow, Tables
 from pipelines.tracking.runs import Tracker
 from trainers.evaluation import SystemScores, ensemble_scores
 from trainers.settings import FusionSettings
@@ -103,7 +104,7 @@ def test_methods_are_named_by_row_or_table() -> None:
     "streams", ["spatial,motion,audio", "spatial,audio", "spatial,motion", "motion", "audio"]
 )
 def test_names_are_those_of_the_rows(streams: str) -> None:
-    members = Members.of(parse_settings("", ["--streams", streams]).streams)
+    members = Members.of(parse_settings("", ["--streams", streams]).system_settings)
     assert row_names(members) == [row.name for row in rows(members)]
 
 
@@ -169,7 +170,7 @@ def make_inputs(seed: int = 0, n: int = 72) -> RowInputs:
             splits=np.repeat(["train", "val", "test"], [36, 12, n - 48]),
         ),
         systems=systems,
-        fusion=FusionSettings(hidden=6, max_epochs=8),
+        settings=FusionSettings(hidden=6, max_epochs=8),
         seed=0,
     )
 
@@ -231,14 +232,21 @@ def test_rows_run_side_by_side_and_are_kept(tmp_path: Path, monkeypatch, capsys)
     comparison = summarize(
         [first, first],
         chosen,
-        title="small",
+        tables=TABLES,
+        data="small",
         command="compare",
         classes=("a", "b", "c"),
         multi_label=False,
     )
     _check_forms(comparison)
     once = summarize(
-        [first], chosen, title="", command="", classes=("a", "b", "c"), multi_label=False
+        [first],
+        chosen,
+        tables=TABLES,
+        data="",
+        command="",
+        classes=("a", "b", "c"),
+        multi_label=False,
     )
     for one, twice in zip(once.rows, comparison.rows, strict=True):
         if one.name != "hybrid":
@@ -270,6 +278,40 @@ def _check_forms(comparison: Comparison) -> None:
     assert len(precision_figure(comparison).axes[0].patches) == 6
     again = re.findall(r"\\\\", to_latex(comparison, 3))
     assert len(again) == 1 + sum(row.table == 3 for row in comparison.rows)
+
+
+def test_another_systems_tables_are_about_its_own_rows() -> None:
+    """The reference, the titles and the figure are the system's; nothing is called hybrid."""
+    random = np.random.default_rng(0)
+    tables = Tables(
+        {1: "Table 7: all"}, "whole", "chain", PrecisionFigure(9, "smoothed", "smoothing")
+    )
+    known = [
+        TableRow(name, name.upper(), 1, "-", lambda _: RowResult(np.zeros((0, 3)), {}))
+        for name in ("part", "whole", "smoothed")
+    ]
+    split = ComparedSplit(
+        name="one",
+        ids=tuple(f"c{n}" for n in range(12)),
+        targets=Targets.from_classes(np.arange(12) % 3, 3),
+        groups=np.array([f"g{n // 2}" for n in range(12)]),
+        scores={row.name: random.dirichlet(np.ones(3), 12) for row in known},
+        facts={row.name: {"chosen": {}, "seconds": 0.0} for row in known},
+    )
+    classes = ("a", "b", "c")
+    comparison = summarize(
+        [split], known, tables=tables, data="small", command="", classes=classes, multi_label=False
+    )
+    assert comparison.title == "small: the chain and what it is compared with"
+    tested = {row.name: row.p_mcnemar is not None for row in comparison.rows}
+    assert tested == {"part": True, "whole": False, "smoothed": True}
+    (table,) = terminal_tables(comparison)
+    assert table.title == "Table 7: all" and "row against the chain" in str(table.caption)
+    legend = precision_figure(comparison).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["chain", "with smoothing"]
+    page = comparison_html(comparison)
+    assert "Figure 9: average precision of each class with and without smoothing" in page
+    assert "hybrid" not in page and tables.names == ("table1",)
 
 
 def test_latex_takes_any_text() -> None:

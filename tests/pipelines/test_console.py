@@ -40,8 +40,8 @@ def test_a_log_gets_lines(log):
         progress.update(4, detail="of [bold]/a[/bold]/[x]")
         progress.update(5)
     lines = printed(log).splitlines()
-    assert lines[0] == "  extract        4/10 clips · of [bold]/a[/bold]/[x]"
-    assert lines[1].startswith("  extract        5/10 clips · ")
+    assert lines[0] == "  extract          4/10 clips · of [bold]/a[/bold]/[x]"
+    assert lines[1].startswith("  extract          5/10 clips · ")
 
 
 def test_a_log_gets_few_lines(log, monkeypatch):
@@ -95,8 +95,8 @@ def test_brackets_of_users_are_kept_and_ours_are_styles(log):
     log.say("[bold]ours[/]")
     log.say("[bold]/path[/]", markup=False)
     assert printed(log).splitlines() == [
-        "✓ demo [1]          1.2 s  /data/[/]/[red]/:car:",
-        "✓ fit              cached  ",
+        "✓ demo [1]            1.2 s  /data/[/]/[red]/:car:",
+        "✓ fit                cached",
         "ours",
         "[bold]/path[/]",
     ]

@@ -19,14 +19,14 @@ from pipelines.data.demo_scenes import FPS, SAMPLE_RATE, SIDE, _cover, make_scen
 from pipelines.data.demo_videos import DemoSettings, encode, make_demo_set
 from pipelines.systems.hybrid import report_rows
 from pipelines.systems.hybrid_rows import Members
-from pipelines.systems.hybrid_streams import default_streams
+from pipelines.systems.hybrid_settings import HybridSettings
 
 FEW = DemoSettings(train=1, val=1, test=1, broken=3, silent=1, soundless=1)
 ROOT = Path(__file__).resolve().parents[2]
-TRACK = {name: one.track for name, one in default_streams().items()}
+TRACK = {name: one.track for name, one in HybridSettings().streams.items()}
 VISIBLE = {
     name: visible_clues([TRACK[s] for s in row.streams], [TRACK[s] for s in row.ordered])
-    for name, row in report_rows(Members.of(default_streams())).items()
+    for name, row in report_rows(Members.of(HybridSettings())).items()
 }
 
 

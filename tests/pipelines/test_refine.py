@@ -15,7 +15,7 @@ from actors.errors import UserError
 from pipelines.cli.arguments import parse_arguments
 from pipelines.cli.launch import ROOT
 from pipelines.cli.refine_settings import RefineSettings
-from pipelines.data.score_file import read_scores
+from pipelines.data.score_file import read_score_file
 from pipelines.report.refinement import strongest_pairs
 from pipelines.steps.console import Console
 from pipelines.steps.refine import refine_scores
@@ -46,7 +46,7 @@ def test_ucf_groups_absent_streams_and_names(tmp_path):
     there = np.ones(240, bool)
     there[::7] = False
     arrays["sound_scores"][::7] = np.nan
-    data = read_scores(write(tmp_path / "a.npz", **arrays, sound_present=there))
+    data = read_score_file(write(tmp_path / "a.npz", **arrays, sound_present=there))
     assert list(data.table.names) == ["frames", "sound"] and data.given == "logits"
     assert data.classes[1] == "dog" and not data.multi_label
     assert sorted(set(data.table.groups)) == [f"g{k:02d}" for k in range(8)]
@@ -56,11 +56,11 @@ def test_ucf_groups_absent_streams_and_names(tmp_path):
 def test_groups_by_array_by_pattern_and_none(tmp_path):
     arrays = drawn()
     path = write(tmp_path / "a.npz", **arrays, person=np.arange(240) % 3)
-    assert len(set(read_scores(path, groups="person").table.groups)) == 3
-    data = read_scores(path, groups=r"Class\d*(\d)_")
+    assert len(set(read_score_file(path, groups="person").table.groups)) == 3
+    data = read_score_file(path, groups=r"Class\d*(\d)_")
     assert set(data.table.groups) == set("0123456789")
     del arrays["video_ids"]
-    data = read_scores(write(tmp_path / "b.npz", **arrays))
+    data = read_score_file(write(tmp_path / "b.npz", **arrays))
     assert len(set(data.table.groups)) == 240 and data.grouped_by == "each clip is its own group"
 
 
@@ -69,11 +69,11 @@ def test_probabilities_are_known_by_their_look(tmp_path):
     for name in ("frames_scores", "sound_scores"):
         arrays[name] = to_probabilities(arrays[name])
     path = write(tmp_path / "a.npz", **arrays)
-    assert read_scores(path).given == "probabilities"
-    assert read_scores(path, given="logits").given == "logits"
+    assert read_score_file(path).given == "probabilities"
+    assert read_score_file(path, given="logits").given == "logits"
     arrays["sound_scores"] *= 0.5
     with pytest.raises(UserError, match="be in 0..1 with sum 1 per clip"):
-        read_scores(write(tmp_path / "b.npz", **arrays), given="probabilities")
+        read_score_file(write(tmp_path / "b.npz", **arrays), given="probabilities")
 
 
 def with_nan(arrays):
@@ -126,23 +126,23 @@ def test_a_file_with_a_mistake_is_refused(tmp_path, name):
     arrays = drawn()
     change(arrays)
     with pytest.raises(UserError, match=message) as refused:
-        read_scores(write(tmp_path / "a.npz", **arrays))
+        read_score_file(write(tmp_path / "a.npz", **arrays))
     assert "\n" not in str(refused.value)
 
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        read_scores(tmp_path / "none.npz")
+        read_score_file(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("labels,scores")
     with pytest.raises(UserError, match="is not an .npz file"):
-        read_scores(tmp_path / "text.npz")
+        read_score_file(tmp_path / "text.npz")
     np.save(tmp_path / "one.npy", np.ones(3))
     with pytest.raises(UserError, match="is not an .npz file"):
-        read_scores(tmp_path / "one.npy")
+        read_score_file(tmp_path / "one.npy")
     with pytest.raises(UserError, match="all 240 clips are in one group"):
-        read_scores(write(tmp_path / "a.npz", **drawn()), groups="(Class)")
+        read_score_file(write(tmp_path / "a.npz", **drawn()), groups="(Class)")
     with pytest.raises(UserError, match="not a pattern with one .group.") as refused:
-        read_scores(write(tmp_path / "a.npz", **drawn(), person=np.ones(240)), groups="persn")
+        read_score_file(write(tmp_path / "a.npz", **drawn(), person=np.ones(240)), groups="persn")
     assert "did you mean 'person'" in str(refused.value)
 
 
@@ -181,7 +181,7 @@ def test_every_way_is_a_row_and_the_file_repeats_the_chosen_one(refined):
     assert named["temperature"] > named["mean_logits"] + 0.05
     assert result.choice.name == "learned"
     saved = FittedRefinement.from_bytes((place / "mine.safetensors").read_bytes())
-    scores = read_scores(place / "scores.npz").table
+    scores = read_score_file(place / "scores.npz").table
     np.testing.assert_array_equal(
         saved.predict_scores(scores), result.refinement.predict_scores(scores)
     )

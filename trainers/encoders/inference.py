@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainers.encoders.encoder import Encoder
 
-Precision = Literal["fp32", "bf16", "auto"]
+Precision = Literal["fp32", "channels_last", "bf16", "auto"]
 
 
 def has_fast_bf16() -> bool:

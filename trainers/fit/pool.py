@@ -1,8 +1,8 @@
-"""Workers of Ray Train that start ahead of the fits and are kept from one to the next. Moves.
+"""Workers of Ray Train that start before the first fit and are kept between fits. Moves.
 
-A run of Ray Train per fit starts a controller, its helpers and the workers each time, which takes
-longer than a small fit. A `FitPool` is one such run: Ray Train starts its workers, and starts them
-again when one dies; their training function takes fits from a desk until the desk is closed.
+One run of Ray Train per fit starts a controller and workers each time, which takes longer than a
+small fit. A `FitPool` is a single run: Ray Train starts its workers, and restarts them when one
+dies; their training function takes fits from a queue until the queue is closed.
 """
 
 from __future__ import annotations
@@ -29,53 +29,53 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from actors.errors import UserError
-from trainers.fit.desk import Desk, End
+from trainers.fit.fit_queue import FitQueue, Outcome
 
 WORKER_RESTARTS = 3
-"""How often a fit may lose its worker, or fail, before it counts as failed."""
+"""Number of times that a fit may lose its worker or fail before it counts as failed."""
 GROUP_RESTARTS = 24
-"""How often the workers may be started again in all: no fit may be to blame."""
+"""Number of restarts of the workers in all, as no fit may be the cause."""
 WAIT_S = 5.0
-"""A call that waits for something to happen returns after this, to be made again."""
+"""Seconds after which a waiting call to the queue returns and is made again."""
 CLOSE_S = 15.0
-"""Longest that closing waits for the workers to leave."""
+"""Largest number of seconds that closing waits for the workers to end."""
 HELD: dict[str, float] = {"CPU": 0, "memory": 1}
-"""What a kept worker asks Ray for, a byte, as it must be something. While it waits it uses no CPU,
-and other steps of the job could not have one that it held; so the job shares its CPUs out itself.
+"""Resources of a kept worker: one byte of memory, as Ray Train requires something. A CPU held by an
+idle worker would be lost to the other steps; so the job divides its CPUs among fits itself.
 """
 
-Work = Callable[[Callable[[], bool]], None]
-"""A fit as a worker runs it. It is given a function that says whether to stop, is started again
-after a worker was lost, and leaves its result in the storage."""
+FitFunction = Callable[[Callable[[], bool]], None]
+"""A fit as a worker runs it. Its argument is a function that returns whether to stop. It leaves its
+result in the storage, and continues from its checkpoint when it is called again."""
 
 
 class FitFailed(RuntimeError):
-    """A fit ended with an exception that is no user's mistake, which is its cause."""
+    """A fit ended with an exception other than a `UserError`; that exception is the cause."""
 
 
 class FitPool:
-    """Workers that fit what they are given, as many side by side as there are workers.
+    """Workers that run fits side by side.
 
-    They start in the background. Leaving the ``with`` block lets them go; a fit that is in hand
-    then stops after its step and keeps a checkpoint.
+    They start in the background and end with the ``with`` block; a fit that is running then stops
+    after its current step, with a checkpoint.
 
     Args:
-        workers: processes.
-        storage_path: folder or URI where Ray Train keeps what it knows of the run.
-        preload: modules that the workers import while there is nothing to do yet.
+        workers: number of processes.
+        storage_path: folder or URI of the state of the run of Ray Train.
+        preload: modules that the workers import before the first fit.
     """
 
     def __init__(self, workers: int, storage_path: str, *, preload: Sequence[str] = ()) -> None:
         logging.getLogger("ray.train").setLevel(logging.ERROR)
-        made: Any = ray.remote(num_cpus=0)(Desk)
-        self._desk: ActorHandle = made.remote(WORKER_RESTARTS)
-        self._trainer = _trainer(self._desk, workers, storage_path, tuple(preload))
+        made: Any = ray.remote(num_cpus=0)(FitQueue)
+        self._queue: ActorHandle = made.remote(WORKER_RESTARTS)
+        self._trainer = _trainer(self._queue, workers, storage_path, tuple(preload))
         self._lock = threading.Lock()
         self._asked: dict[str, tuple[str, Future[None]]] = {}
         self._gone: BaseException | None = None
         self._threads = [
             threading.Thread(target=target, name=f"fits-{name}", daemon=True)
-            for name, target in (("train", self._train), ("news", self._listen))
+            for name, target in (("train", self._train), ("outcomes", self._collect))
         ]
 
     def __enter__(self) -> FitPool:
@@ -92,34 +92,38 @@ class FitPool:
         if kind is None or issubclass(kind, Exception):  # else Ray ends with this process
             self.close()
 
-    def run(self, name: str, work: Work) -> None:
-        """Runs a piece of work on the next worker that is free, and waits for its end.
+    def run(self, name: str, work: FitFunction) -> None:
+        """Runs a fit on the next free worker and waits until it ends.
+
+        Args:
+            name: of the fit, for errors.
+            work: the fit.
 
         Raises:
-            UserError: it found a mistake of the user's.
-            FitFailed: it failed, time and again, or its worker died.
+            UserError: the fit raised one.
+            FitFailed: the fit failed, or lost its worker, `WORKER_RESTARTS` times and once more.
         """
         key, future = uuid.uuid4().hex, Future[None]()
         with self._lock:
             if self._gone is not None:
-                raise FitFailed(f"{name}: the workers have gone") from self._gone
+                raise FitFailed(f"{name}: the workers have ended") from self._gone
             self._asked[key] = name, future
-        # In a list, so that it is the worker and not the desk that unpacks it.
-        ray.get(self._desk.put.remote(key, [ray.put(work)]))
+        # In a list, so that the worker and not the queue deserializes it.
+        ray.get(self._queue.put.remote(key, [ray.put(work)]))
         future.result()
 
     def retire(self) -> None:
-        """Lets the workers go, without waiting for them."""
+        """Tells the workers to end, without waiting for them."""
         self._lose(FitFailed("the job has ended"))
-        self._desk.close.remote()
+        self._queue.close.remote()
 
     def close(self) -> None:
-        """Lets the workers go, waiting `CLOSE_S` at most; whoever waits for a fit is told."""
+        """Ends the workers, within `CLOSE_S`; pending calls of `run` raise `FitFailed`."""
         self.retire()
-        # A thread that is inside Ray while it shuts down may end the process.
+        # A thread that is inside Ray while Ray shuts down can crash the process.
         for thread in self._threads:
             thread.join(CLOSE_S)
-        ray.kill(self._desk)
+        ray.kill(self._queue)
 
     def _train(self) -> None:
         try:
@@ -129,30 +133,30 @@ class FitPool:
         else:
             self._lose(FitFailed("Ray Train has ended its run"))
 
-    def _listen(self) -> None:
+    def _collect(self) -> None:
         while self._gone is None:
             try:
-                ends: list[End] = ray.get(self._desk.news.remote(WAIT_S))
+                ended: list[Outcome] = ray.get(self._queue.outcomes.remote(WAIT_S))
             except RayError as error:
                 self._lose(error)
                 return
-            for end in ends:
-                self._settle(end)
+            for outcome in ended:
+                self._settle(outcome)
 
-    def _settle(self, end: End) -> None:
+    def _settle(self, outcome: Outcome) -> None:
         with self._lock:
-            name, future = self._asked.pop(end.key, ("", None))
+            name, future = self._asked.pop(outcome.key, ("", None))
         if future is None:
             return
-        if end.lost:
-            future.set_exception(FitFailed(f"{name} has lost its worker {end.lost} times"))
-        elif end.failure is not None:
-            future.set_exception(_named(name, *pickle.loads(end.failure)))  # noqa: S301
+        if outcome.lost:
+            future.set_exception(FitFailed(f"{name} has lost its worker {outcome.lost} times"))
+        elif outcome.failure is not None:
+            future.set_exception(_named(name, *pickle.loads(outcome.failure)))  # noqa: S301
         else:
             future.set_result(None)
 
     def _lose(self, error: BaseException) -> None:
-        """Nobody does the work any more: tells all who wait for it."""
+        """Fails all pending fits after the workers were lost."""
         with self._lock:
             self._gone = self._gone or error
             asked, self._asked = self._asked, {}
@@ -163,12 +167,12 @@ class FitPool:
 
 
 def _trainer(
-    desk: ActorHandle, workers: int, storage_path: str, preload: tuple[str, ...]
+    queue: ActorHandle, workers: int, storage_path: str, preload: tuple[str, ...]
 ) -> DataParallelTrainer:
-    """Workers of Ray Train that have nothing to say to each other: no process group of torch."""
+    """Workers of Ray Train that do not communicate: no process group of torch."""
     return DataParallelTrainer(
         _serve,
-        train_loop_config={"desk": desk, "preload": preload},
+        train_loop_config={"queue": queue, "preload": preload},
         scaling_config=ScalingConfig(
             num_workers=workers,
             resources_per_worker=dict(HELD),
@@ -183,30 +187,30 @@ def _trainer(
 
 
 def _serve(config: dict[str, Any]) -> None:
-    """What a worker does: imports what fits need, then fits what there is to fit."""
+    """The training function of a worker: imports what fits need, then runs fits."""
     for module in config["preload"]:
         importlib.import_module(module)
-    with suppress(RayActorError):  # without its desk there is nothing to do, nor anyone to tell
-        _work_for(config["desk"], ray.train.get_context().get_world_rank())
+    with suppress(RayActorError):  # without its queue a worker has nothing to do
+        _work_for(config["queue"], ray.train.get_context().get_world_rank())
 
 
-def _work_for(desk: ActorHandle, worker: int) -> None:
-    closed: Any = desk.closed.remote()
+def _work_for(queue: ActorHandle, worker: int) -> None:
+    closed: Any = queue.wait_closed.remote()
 
     def leave() -> bool:
         return bool(ray.wait([closed], timeout=0)[0])
 
-    ray.get(desk.begin.remote(worker))
+    ray.get(queue.register.remote(worker))
     while not leave():
-        taken = ray.get(desk.take.remote(worker, WAIT_S))
+        taken = ray.get(queue.take.remote(worker, WAIT_S))
         if taken is not None:
             key, (work,) = taken
             failure, final = _try(ray.get(work), leave)
-            ray.get(desk.end.remote(worker, key, failure, final))
+            ray.get(queue.finish.remote(worker, key, failure, final))
 
 
-def _try(work: Work, leave: Callable[[], bool]) -> tuple[bytes | None, bool]:
-    """What went wrong, pickled, and whether it would again."""
+def _try(work: FitFunction, leave: Callable[[], bool]) -> tuple[bytes | None, bool]:
+    """Returns the pickled exception, if any, and whether a repetition is useless."""
     try:
         work(leave)
     except UserError as error:
@@ -217,12 +221,12 @@ def _try(work: Work, leave: Callable[[], bool]) -> tuple[bytes | None, bool]:
 
 
 def _pickled(error: Exception) -> bytes:
-    """The exception and its traceback as text; of one that can't be pickled, its text alone."""
+    """Pickles an exception and its traceback as text; if that fails, its message instead."""
     text = "".join(traceback.format_exception(error))
     try:
         data: bytes = cloudpickle.dumps((error, text))
         pickle.loads(data)  # noqa: S301
-    except Exception:  # noqa: BLE001  a class may refuse in any way it likes
+    except Exception:  # noqa: BLE001  pickling may raise anything
         return cloudpickle.dumps((RuntimeError(str(error)), text))
     return data
 

@@ -14,7 +14,7 @@ from pipelines.data import Manifest, Video
 from pipelines.steps.extract import ExtractedClip
 from pipelines.steps.given import Given
 from pipelines.steps.step import Step, StepResult, Work
-from pipelines.steps.table import read_table
+from pipelines.steps.table import clip_table, read_table
 from trainers.embedding import Embedding
 
 STREAMS = {"spatial": "frames", "motion": "flow"}
@@ -69,6 +69,19 @@ def test_features_are_means_over_time_and_zero_where_a_clip_lacks_the_stream(wor
     np.testing.assert_array_equal(table.features["spatial"], [[1, 2], [0, 0], [4, 2]])
     np.testing.assert_array_equal(table.features["motion"], [[1, 2], [2, 2], [0, 0]])
     np.testing.assert_array_equal(table.there, [[1, 1], [0, 1], [1, 0]])
+
+
+def test_the_clips_are_the_same_without_embeddings(work, tmp_path):
+    table, full = clip_table(given(tmp_path), STREAMS), read_table(work, given(tmp_path), STREAMS)
+    assert not table.features
+    for name in ("ids", "groups", "splits"):
+        assert getattr(table, name).tolist() == getattr(full.table, name).tolist()
+    assert table.targets.classes().tolist() == full.table.targets.classes().tolist()
+
+
+def test_a_step_that_does_not_need_the_embeddings_is_told_so(work, tmp_path):
+    with pytest.raises(ValueError, match=r"'.+' reads the embeddings of other.*add it to the step"):
+        read_table(work, given(tmp_path), {**STREAMS, "other": "frames"})
 
 
 def test_a_frozen_encoder_has_no_scores_of_its_own(work, tmp_path):

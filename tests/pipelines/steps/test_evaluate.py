@@ -14,7 +14,7 @@ from actors.storage import Storage
 from pipelines.cli.refine_settings import RefineSettings
 from pipelines.cli.settings import parse_settings
 from pipelines.data import Manifest, Video
-from pipelines.data.score_file import read_scores
+from pipelines.data.score_file import read_score_file
 from pipelines.report.gather import _methods
 from pipelines.steps import evaluate, score
 from pipelines.steps.console import Console
@@ -104,8 +104,7 @@ def finish(tmp_path, monkeypatch, targets, systems, *arguments, multi_label=Fals
         given=given,
         note=lambda *_, **__: None,
     )
-    for module in (score, evaluate):
-        monkeypatch.setattr(module, "read_table", lambda *_: Embedded(table, {}))
+    monkeypatch.setattr(score, "read_table", lambda *_: Embedded(table, {}))
     monkeypatch.setattr(score, "_single_scores", lambda *_: dict(systems))
     monkeypatch.setattr(score, "few_threads", lambda table: None)
     system = hybrid(settings.system_settings, given)
@@ -127,11 +126,11 @@ def test_auto_finds_the_learned_refinement_and_registers_it(tmp_path, monkeypatc
     targets, systems = clips()
     done = finish(tmp_path, monkeypatch, targets, systems)
     evaluated, refinement = done.evaluated, done.refinement
-    assert evaluated.choice["method"] == "learned" == refinement.name
-    assert evaluated.chosen == "refined_learned"
-    assert "by cross-validation" in evaluated.choice["reason"]
+    assert evaluated.final.choice["method"] == "learned" == refinement.name
+    assert evaluated.final.chosen == "refined_learned"
+    assert "by cross-validation" in evaluated.final.choice["reason"]
     names = {"refined_confusion", "refined_dasd", "refined_learned", "refined", "hybrid"}
-    assert names <= set(evaluated.scores) and names <= set(evaluated.figures)
+    assert names <= set(evaluated.final.scores) and names <= set(evaluated.figures)
     gain = evaluated.figures["refined"].measures["accuracy"]
     assert gain > evaluated.figures["hybrid"].measures["accuracy"] + 0.05
     # What is registered gives the scores that were evaluated, also for clips without the LSTM's.
@@ -139,16 +138,16 @@ def test_auto_finds_the_learned_refinement_and_registers_it(tmp_path, monkeypatc
         name: np.where(one.present[:, None], one.scores, np.nan) for name, one in systems.items()
     }
     np.testing.assert_allclose(
-        refinement.predict_scores(given), evaluated.scores["refined"].scores, atol=1e-12
+        refinement.predict_scores(given), evaluated.final.scores["refined"].scores, atol=1e-12
     )
     for row in range(20):
         inputs = {n: Scored(one.scores[row]) for n, one in systems.items() if one.present[row]}
         scored = done.part(None, inputs)
         np.testing.assert_allclose(
-            scored.scores, evaluated.scores["refined"].scores[row], atol=1e-6
+            scored.scores, evaluated.final.scores["refined"].scores[row], atol=1e-6
         )
     test = evaluated.table.rows("test")
-    on_test = {n: s.part(test) for n, s in evaluated.scores.items()}
+    on_test = {n: s.part(test) for n, s in evaluated.final.scores.items()}
     rows = _methods(done.job, done.system, evaluated, on_test, evaluated.table.part(test))
     assert [row.name for row in rows if row.chosen] == ["refined_learned"]
     assert {row.label for row in rows} >= {"Hybrid + DASD", "Hybrid + contextual refinement"}
@@ -162,9 +161,9 @@ def test_test_labels_change_no_score_and_no_choice(tmp_path, monkeypatch):
     shuffled[on_test] = np.random.default_rng(0).permutation(targets[on_test])
     second = finish(tmp_path / "two", monkeypatch, shuffled, systems)
     one, two = first.evaluated, second.evaluated
-    assert one.choice == two.choice and first.part.to_bytes() == second.part.to_bytes()
-    for name in one.scores:
-        np.testing.assert_array_equal(one.scores[name].scores, two.scores[name].scores)
+    assert one.final.choice == two.final.choice and first.part.to_bytes() == second.part.to_bytes()
+    for name, scored in one.final.scores.items():
+        np.testing.assert_array_equal(scored.scores, two.final.scores[name].scores)
     assert one.figures["hybrid"] != two.figures["hybrid"]
 
 
@@ -173,10 +172,10 @@ def test_validation_labels_at_random_choose_none(tmp_path, monkeypatch):
     targets = np.random.default_rng(5).permutation(targets)
     done = finish(tmp_path, monkeypatch, targets, systems)
     evaluated = done.evaluated
-    assert evaluated.choice["method"] == "none" and done.refinement is None
-    assert evaluated.chosen == "hybrid"
+    assert evaluated.final.choice["method"] == "none" and done.refinement is None
+    assert evaluated.final.chosen == "hybrid"
     np.testing.assert_array_equal(
-        evaluated.scores["refined"].scores, evaluated.scores["hybrid"].scores
+        evaluated.final.scores["refined"].scores, evaluated.final.scores["hybrid"].scores
     )
 
 
@@ -185,7 +184,7 @@ def test_several_labels_are_not_harmed(tmp_path, monkeypatch):
     evaluated = finish(tmp_path, monkeypatch, targets, systems, multi_label=True).evaluated
     maps = {name: figures.measures["map"] for name, figures in evaluated.figures.items()}
     assert maps["refined_confusion"] < maps["hybrid"] - 0.01
-    assert evaluated.choice["method"] != "confusion"
+    assert evaluated.final.choice["method"] != "confusion"
     assert maps["refined"] >= maps["hybrid"] - 0.005
 
 
@@ -195,11 +194,11 @@ def test_a_method_that_is_asked_for_is_taken(tmp_path, monkeypatch, method):
     targets, systems = clips()
     done = finish(tmp_path, monkeypatch, targets, systems, "--refinement.method", method)
     evaluated, refinement = done.evaluated, done.refinement
-    assert evaluated.choice["method"] == method
+    assert evaluated.final.choice["method"] == method
     assert (refinement.name if refinement else "none") == method
     source = "hybrid" if method == "none" else f"refined_{method}"
     np.testing.assert_array_equal(
-        evaluated.scores["refined"].scores, evaluated.scores[source].scores
+        evaluated.final.scores["refined"].scores, evaluated.final.scores[source].scores
     )
 
 
@@ -208,7 +207,7 @@ def test_the_run_folder_has_scores_that_refine_py_reads(tmp_path, monkeypatch):
     targets, systems = clips()
     done = finish(tmp_path, monkeypatch, targets, systems)
     refinement, path = done.refinement, done.job.files.local(VALIDATION_SCORES)
-    data = read_scores(path)
+    data = read_score_file(path)
     assert data.given == "probabilities" and data.classes == CLASSES
     # Validation clips alone: two of three.
     assert len(data.table) == 240 and data.grouped_by == "array groups"
@@ -229,7 +228,7 @@ def test_without_validation_clips_nothing_is_refined(tmp_path, monkeypatch):
     )  # fmt: skip
     done = finish(tmp_path, monkeypatch, targets, systems)
     assert done.refinement is None
-    assert done.evaluated.choice["reason"] == "there are no validation clips"
+    assert done.evaluated.final.choice["reason"] == "there are no validation clips"
     assert not done.job.files.exists(VALIDATION_SCORES)
 
 

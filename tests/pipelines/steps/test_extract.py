@@ -110,3 +110,10 @@ def test_what_the_flow_engine_has_to_say_is_told_once(
     silent = make_job(root, "spatial")
     step.extract(silent)
     assert silent.notes == [] and "optical flow" not in capsys.readouterr().out
+
+
+def test_a_clip_that_lacks_every_chosen_track_is_rejected_as_such() -> None:
+    known = {"ok": True, "kind": "", "message": "", "facts": {"absent": {"sound": "it is mute"}}}
+    assert step._narrowed(known, ("frames", "sound"))["ok"]
+    bare = step._narrowed(known, ("sound",))
+    assert (bare["ok"], bare["kind"], bare["message"]) == (False, "no_track", "it is mute")

@@ -13,8 +13,10 @@ from pipelines.steps.given import Given
 from pipelines.steps.run import step_fingerprint
 from pipelines.steps.step import StepResult
 from pipelines.systems.hybrid import hybrid
+from pipelines.systems.hybrid_rows import Members
 from pipelines.systems.hybrid_settings import HybridSettings
-from trainers.settings import SequenceSettings
+from pipelines.systems.hybrid_tables import rows as table_rows
+from trainers.settings import FusionSettings, SequenceSettings
 from trainers.streams.settings import StreamSettings
 from tuning.settings import SearchSettings
 
@@ -103,7 +105,7 @@ def test_every_stream_may_have_a_sequence_model(tmp_path):
     system = hybrid(HybridSettings(streams=streams), given(tmp_path))
     assert system.step("audio.sequence").needs == ("audio.embed",)
     assert system.rows["audio_lstm"].label == "Audio LSTM"
-    assert system.rows["clip_encoder"].label == "Clip encoder"
+    assert system.rows["clip_encoder"].label == "Clip CNN"
     assert system.rows["clip_sequence"].label == "Clip sequence model"
     assert system.step("scores").data["scores"].members == (
         "spatial_lstm",
@@ -112,6 +114,32 @@ def test_every_stream_may_have_a_sequence_model(tmp_path):
         "clip_sequence",
         "fusion",
     )
+
+
+def test_labels_follow_the_settings(tmp_path):
+    """Names of rows stay, so that what is cached is found; labels say what the networks are."""
+    system = hybrid(HybridSettings(), given(tmp_path))
+    assert [row.label for row in system.rows.values()] == [
+        *("Spatial CNN", "Motion CNN", "Audio CNN", "Spatial LSTM", "Motion LSTM"),
+        *("Regularized fusion", "Hybrid (mean of LSTMs and fusion)"),
+        *("Hybrid + contextual refinement", "Hybrid + DASD", "Hybrid + learned refinement"),
+    ]
+    streams = dict(HybridSettings().streams)
+    streams["spatial"] = replace(streams["spatial"], encoder="timm:test_vit")
+    streams["motion"] = replace(streams["motion"], sequence=SequenceSettings(model="mine:model"))
+    streams["audio"] = replace(streams["audio"], encoder="torchvision:vit_b_16")
+    settings = HybridSettings(streams, fusion=FusionSettings(model="my.fusions:nearest_mean"))
+    rows = hybrid(settings, given(tmp_path)).rows
+    assert [row.label for row in rows.values()][:7] == [
+        *("Spatial encoder", "Motion CNN", "Audio encoder"),
+        *("Spatial LSTM", "Motion sequence model"),
+        *("Fusion (nearest_mean)", "Hybrid (mean of sequence models and fusion)"),
+    ]
+    labels = {row.name: row.label for row in table_rows(Members.of(settings))}
+    assert labels["spatial_cnn_lstm"] == "encoder + LSTM (Spatial)"
+    assert labels["motion_cnn_lstm"] == "CNN + sequence model (Motion)"
+    assert labels["cnn_lstm_audio"] == "encoder + sequence model (Spatial & Motion) + Audio"
+    assert labels["fusion"] == "Fusion (nearest_mean)"
 
 
 @pytest.fixture

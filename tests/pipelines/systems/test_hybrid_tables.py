@@ -7,8 +7,10 @@ import pytest
 from made_clips import make
 
 from pipelines.systems.hybrid_rows import Members
+from pipelines.systems.hybrid_settings import HybridSettings
 from pipelines.systems.hybrid_streams import default_streams
-from pipelines.systems.hybrid_tables import DECAYS, PUBLISHED, RowInputs, rows
+from pipelines.systems.hybrid_tables import DECAYS, PUBLISHED, rows
+from pipelines.systems.rows import RowInputs
 from trainers.ensemble import mean_scores
 from trainers.evaluation import SystemScores, ensemble_scores
 from trainers.refinement.confusion import confusion_refinement, refine
@@ -18,7 +20,7 @@ from trainers.table import Table
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 STREAMS, LSTMS = ("spatial", "motion", "audio"), ("spatial", "motion")
-MEMBERS = Members.of(default_streams())
+MEMBERS = Members.of(HybridSettings())
 AVERAGED = ("spatial_lstm", "motion_lstm", "fusion")
 
 
@@ -48,7 +50,7 @@ def row_inputs(multi_label: bool = False) -> RowInputs:
             splits=np.repeat(["train", "val", "test"], [50, 16, 24]),
         ),
         systems=systems,
-        fusion=FusionSettings(hidden=8, max_epochs=15),
+        settings=FusionSettings(hidden=8, max_epochs=15),
         seed=0,
     )
 
@@ -58,7 +60,7 @@ def test_every_row_of_the_paper_is_there_and_has_its_figures() -> None:
     assert len(set(names)) == len(names) and len(names) == 25
     assert set(names) - set(PUBLISHED) == {"hybrid_learned"}  # ours
     assert [row.table for row in rows(MEMBERS)] == [1] * 9 + [2] * 12 + [3] * 4
-    alone = Members.of({"audio": default_streams()["audio"]})
+    alone = Members.of(HybridSettings({"audio": default_streams()["audio"]}))
     few = {row.name for row in rows(alone)}
     assert few == {
         *("audio_cnn", "audio_svm", "svm_ef", "svm_lf", "svm_mkl", "nn_ef", "nn_lf", "m_dbm"),
@@ -82,13 +84,13 @@ def test_each_row_scores_every_test_clip(row, multi_label: bool) -> None:
 def test_networks_without_regularizers_choose_their_own_decay() -> None:
     known = {row.name: row for row in rows(MEMBERS)}
     made = row_inputs()
-    grid = {made.fusion.lambda1 * share for share in DECAYS}
+    grid = {made.settings.lambda1 * share for share in DECAYS}
     for name in ("fusion_plain", "nn_ef"):
         chosen = known[name].compute(made).chosen
         assert chosen["lambda1"] in grid and len(grid) == 3 and "cross_validated" in chosen
         assert chosen.get("lambda2", 0) == chosen.get("lambda3", 0) == 0
     # A decay that leaves nothing of the weights is not the one that is chosen.
-    wild = replace(made, fusion=replace(made.fusion, lambda1=0.1, max_epochs=60))
+    wild = replace(made, settings=replace(made.settings, lambda1=0.1, max_epochs=60))
     assert known["fusion_plain"].compute(wild).chosen["lambda1"] == pytest.approx(0.01)
 
 

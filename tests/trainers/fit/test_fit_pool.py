@@ -125,7 +125,7 @@ def test_closing_ends_fits_after_their_step_and_leaves_no_worker(cluster, tmp_pa
     while Path("/proc", process.removeprefix("pid-")).exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    with pytest.raises(FitFailed, match="the workers have gone"):
+    with pytest.raises(FitFailed, match="the workers have ended"):
         pool.run("late", lambda stop: None)
     fit_with_ray(spec, FitResources(workers=0), silent)
     assert spec.output.read_json("weights.json") == fit_here(tmp_path)
