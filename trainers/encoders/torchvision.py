@@ -159,6 +159,6 @@ def _split(model: nn.Module, n_classes: int, dropout: float) -> tuple[nn.Module,
         if len(linear) > 1:  # its first linear layer and the nonlinearity after it are fc6
             cut = linear[0] + 2
             setattr(model, parent_name, parent[:cut])
-            return model, nn.Sequential(*added, *parent[cut:]) if added else parent[cut:]
+            return model, nn.Sequential(*added, *list(parent)[cut:]) if added else parent[cut:]
     setattr(parent, child, nn.Identity())
     return model, nn.Sequential(*added, last)
