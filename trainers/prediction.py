@@ -31,8 +31,8 @@ def prediction_row(
         ``path``; ``label`` and ``probability`` of the best class; ``labels`` and ``probabilities``
         of the ``top`` best; ``share_STREAM`` for every stream of the model (0 where absent);
         ``streams`` that the clip has, joined by commas; ``embedding``; ``error``, empty for a
-        video that could be used. For one that could not, all but ``path`` and ``error`` is empty
-        or 0.
+        video that could be used. For one that could not, all fields but ``path`` and ``error``
+        are empty or 0.
     """
     decision = prediction.decision
     if decision is None:
@@ -53,7 +53,7 @@ def prediction_row(
 
 
 def empty_row(predictor: Predictor, path: str, error: str) -> PredictionRow:
-    """The row of a video that can't be used; the path is not told again in the error."""
+    """The row of a video that can't be used; the error does not repeat the path."""
     for name in (path, str(Path(path).absolute())):
         error = error.replace(f"{name}: ", "", 1)
     return {
@@ -70,7 +70,7 @@ def empty_row(predictor: Predictor, path: str, error: str) -> PredictionRow:
 
 
 class ClipPredictor:
-    """What an actor runs on each video; made once per actor, the networks are loaded once.
+    """What an actor runs on each video; it is made, and its networks are loaded, once per actor.
 
     Args:
         model: folder that `trainers.model_files.save` wrote.
@@ -80,7 +80,7 @@ class ClipPredictor:
         refinement: content of a refinement's file, to be used instead of the model's own.
 
     Raises:
-        UserError: the model or the refinement can't be read, or the two don't belong together.
+        UserError: the model or the refinement can't be read, or they do not match.
     """
 
     def __init__(

@@ -302,12 +302,12 @@ class Predictor:
         """The same system with another refinement of its scores.
 
         Raises:
-            ValueError: the refinement belongs to other scores or classes, or the answer is no
-                ensemble's.
+            ValueError: the refinement belongs to other scores or classes, or the system's
+                output is no ensemble.
         """
         (output,) = (one for one in self.parts if one.name == self.output)
         if not isinstance(output.part, JoinPart):
-            raise ValueError(f"the scores of {self.title} are no ensemble's, which it would refine")
+            raise ValueError(f"{self.title} has no ensemble whose scores could be refined")
         other = replace(output, part=JoinPart(output.part.members, refinement))
         parts = tuple(other if one is output else one for one in self.parts)
         return replace(self, parts=parts)

@@ -89,8 +89,8 @@ def test_indices_outside_of_the_clip(video):
 def test_files_and_tracks_that_can_not_be_read(tmp_path):
     with pytest.raises(MediaError, match="there is no such file"):
         read_clip(str(tmp_path / "missing.mp4"), settings=SETTINGS)
-    with pytest.raises(UserError, match="track 'colour' does not exist"):
-        read_clip(str(tmp_path / "missing.mp4"), settings=SETTINGS, tracks=["colour"])
+    with pytest.raises(UserError, match="track 'color' does not exist"):
+        read_clip(str(tmp_path / "missing.mp4"), settings=SETTINGS, tracks=["color"])
 
 
 def test_frames_beyond_the_memory_are_read_from_a_file():

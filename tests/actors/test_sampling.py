@@ -11,7 +11,7 @@ from actors.media.sampling import resample_indices, stack_indices, uniform_posit
     ("n", "count", "expected"),
     [(10, 3, [1, 5, 8]), (1, 3, [0, 0, 0]), (3, 3, [0, 1, 2]), (2, 4, [0, 0, 1, 1])],
 )
-def test_positions_are_centres_of_equal_segments(n, count, expected):
+def test_positions_are_centers_of_equal_segments(n, count, expected):
     assert uniform_positions(n=n, count=count) == expected
 
 

@@ -24,12 +24,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def drawn(n=120, classes=5, seed=0, widths=WIDTHS, noise=0.5):
     """A table of clips whose class shows in every stream; a third of them has no sound."""
-    centres = np.random.default_rng(99)
+    centers = np.random.default_rng(99)
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=n)
     features, present = {}, {}
     for name, width in widths.items():
-        center = 3 * centres.normal(size=(classes, width)) + 10
+        center = 3 * centers.normal(size=(classes, width)) + 10
         values = center[labels] + noise * rng.normal(size=(n, width)) * 4
         features[name] = values.astype(np.float32)
         present[name] = np.ones(n, bool)

@@ -520,7 +520,7 @@ def test_calibration_by_hand():
     ("streams", "message"),
     [
         ({}, "at least one stream"),
-        ({"a": [[1.0, 2.0]], "b": [[1.0]]}, "of as many classes"),
+        ({"a": [[1.0, 2.0]], "b": [[1.0]]}, "must all have the same number of classes"),
         ({"a": [[1.0, 2.0]], "b": [1.0, 2.0]}, "of one shape"),
         ({"a": [[1.0, 2.0]], "b": [[1.0, 2.0]] * 2}, r"must be \(1, D\)"),
         ({"a": [[np.nan, 2.0]]}, "'a' hold NaN or infinity in rows 0"),
@@ -536,7 +536,10 @@ def test_targets_that_are_refused():
     streams = {"a": [[1.0, 2.0], [0.0, 1.0]]}
     for targets, message in (
         (Targets.from_classes([0, 1], 3), "scores of 2 classes, targets of 3"),
-        (Targets.from_dense(np.eye(2), multi_label=True), "is single-label, not so its targets"),
+        (
+            Targets.from_dense(np.eye(2), multi_label=True),
+            "is single-label, its targets are multi-label",
+        ),
         (Targets.of([[0], []], 2), "rows 1 have no label"),
     ):
         with pytest.raises(ValueError, match=message):

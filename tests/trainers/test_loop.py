@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_finite_is_said_with_what_to_do():
         def loss(self, model, batch):
             return super().loss(model, batch) * float("nan")
 
-    with pytest.raises(UserError, match=r"not finite any more at step 1 .* rate 1: set a lower lr"):
+    with pytest.raises(UserError, match=r"no longer finite at step 1 .* rate 1: set a lower lr"):
         fit(Diverging([0.0] * 10), PLAIN, seed=0)
 
 

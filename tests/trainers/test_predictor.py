@@ -242,7 +242,7 @@ def test_a_refinement_of_other_classes_or_systems_is_refused(hybrid):
     ):
         hybrid.with_refinement(random_refinement(members, CLASSES, multi_label=True))
     fusion_alone = replace(hybrid, output="fusion")
-    with pytest.raises(ValueError, match="the scores of Hybrid are no ensemble's"):
+    with pytest.raises(ValueError, match="Hybrid has no ensemble"):
         fusion_alone.with_refinement(random_refinement(members, CLASSES))
 
 

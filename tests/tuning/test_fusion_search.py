@@ -21,8 +21,8 @@ def drawn(n=90, classes=3, groups=15, noise=4.0):
     labels = np.arange(n) % classes
     features, present = {}, {}
     for name, width in (("spatial", 16), ("audio", 8)):
-        centres = 3 * rng.normal(size=(classes, width))
-        values = centres[labels] + noise * rng.normal(size=(n, width))
+        centers = 3 * rng.normal(size=(classes, width))
+        values = centers[labels] + noise * rng.normal(size=(n, width))
         features[name] = values.astype(np.float32)
         present[name] = np.ones(n, bool)
     present["audio"][::4] = False

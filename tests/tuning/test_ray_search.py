@@ -42,8 +42,8 @@ def session():
 def drawn(n=60, classes=3, noise=3):
     rng = np.random.default_rng(0)
     labels = np.arange(n) % classes
-    centres = 3 * rng.normal(size=(classes, 12))
-    features = (centres[labels] + noise * rng.normal(size=(n, 12))).astype(np.float32)
+    centers = 3 * rng.normal(size=(classes, 12))
+    features = (centers[labels] + noise * rng.normal(size=(n, 12))).astype(np.float32)
     return Table.of(
         {"spatial": features},
         targets=Targets.from_classes(labels, classes),

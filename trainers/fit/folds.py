@@ -18,7 +18,7 @@ def group_folds(
 ) -> list[Fold]:
     """Divides clips into folds without splitting a group.
 
-    Without ``targets`` the folds are of like size, and do not depend on the order of the clips:
+    Without ``targets`` the folds have similar sizes, and do not depend on the order of the clips:
     the largest group goes first, each to the smallest fold so far; ties by the group's name and the
     fold's number. With ``targets`` classes are spread evenly where each has a clip for every fold.
 

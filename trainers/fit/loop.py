@@ -51,17 +51,17 @@ class FitTask(Protocol):
 
 @dataclass(frozen=True)
 class FitResult:
-    """What fitting came to.
+    """The result of a fit.
 
     Attributes:
-        history: one dict per look at the validation examples: step, lr, train_loss, score and
+        history: one dict per evaluation: step, lr, train_loss, score and
             other measures, and the seconds per step that the loop waited for input (waited_s) and
             took in all (step_s).
         best_state: weights of the step with the best score (of the last step where there are no
             validation examples), on the CPU; empty on ranks other than 0.
         best_step: that step.
         waited_s: seconds that the loop waited for input, over all steps of this call.
-        step_s: seconds that all steps of this call took, waiting included, evaluation not.
+        step_s: seconds that all steps of this call took, with waiting but without evaluation.
         stopped: `should_stop` ended it before it was done; it can be resumed.
     """
 
@@ -100,13 +100,14 @@ def fit(
         rank, world_size: this worker among those that fit together. Ranks other than 0 neither
             evaluate nor save nor report; they wait for rank 0's decisions.
         wrap_model: what makes the model a distributed one, such as DistributedDataParallel.
-        load: gives the last checkpoint's bytes, or None; called once on every rank.
+        load: gives the last checkpoint's bytes, or None; called once on each rank.
         save: keeps a checkpoint's bytes (plain tensors and values, for
             ``torch.load(weights_only=True)``) with the last entry of the history. Called at the
             end too, so that a finished fit that is started again has nothing to do.
-        progress: called with (step, settings.max_steps, measures) now and then.
-        should_stop: asked after every step (between workers, now and then); True ends the fit
-            after a checkpoint.
+        progress: called with (step, settings.max_steps, measures) after each evaluation and
+            every few steps.
+        should_stop: asked after every step (every few steps where several workers fit together);
+            True ends the fit after a checkpoint.
 
     Raises:
         UserError: the loss is not finite; there are more workers than samples in a batch.
@@ -313,7 +314,7 @@ class _Fitting:
     def check_finite(self) -> None:
         if not math.isfinite(float(self._loss_sum)):
             raise UserError(
-                f"the loss is not finite any more at step {self.step} with learning rate "
+                f"the loss is no longer finite at step {self.step} with learning rate "
                 f"{self.settings.lr_at(self.step - 1):g}: set a lower lr, or clip_norm"
             )
 

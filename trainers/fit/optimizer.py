@@ -1,4 +1,4 @@
-"""The optimizer of a fit, its schedule, and how often the fit looks at itself."""
+"""The optimizer of a fit, its half precision, and where the model is placed."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def half_precision(settings: OptimizerSettings, device: torch.device) -> torch.d
 
 
 def place(model: Model, device: torch.device) -> Model:
-    """Moves a model to a device, its convolutions channels last.
+    """Moves a model to a device, its convolutions in the channels-last layout.
 
-    So laid out they take half the time on a CPU, and less on a GPU's tensor cores.
+    In this layout they take half the time on a CPU, and less time on a GPU's tensor cores.
     """
     model.to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

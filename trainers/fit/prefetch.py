@@ -16,14 +16,14 @@ def prefetch(
 ) -> Generator[Result, None, None]:
     """Yields ``work(item)`` for each item, in order, while threads work on the next ones.
 
-    Close the iterator (or leave it to the end) and no thread is left; an exception in `work` comes
-    out where its item is due.
+    No thread is left once the iterator is closed or exhausted. An exception in `work` is raised
+    where its item is due.
 
     Args:
         work: must be safe to call from several threads.
         items: taken one by one as there is room, so it may be endless.
         threads: how many work at a time.
-        ahead: results kept ready or in work at most.
+        ahead: most results that are ready or in progress at a time.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
     pending: deque[Future[Result]] = deque()

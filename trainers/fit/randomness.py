@@ -1,4 +1,4 @@
-"""torch's random numbers, which a process has one source of, for fits that share a process."""
+"""torch's global random numbers, for fits that share a process."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Iterator, Sequence
 import torch
 
 _TURN = threading.RLock()
-"""The state of a whole process, as what it guards is one."""
+"""One lock per process, because it guards state of the whole process."""
 
 
 @contextlib.contextmanager
 def seeded(seed: int, devices: Sequence[int] = ()) -> Iterator[None]:
-    """torch's global random numbers start from a seed within, and are put back afterwards.
+    """torch's global random numbers start from a seed inside the block, and are restored after it.
 
-    Threads take turns, so that what one draws does not depend on what others do: dropout and
-    initialization know no generator but the global one. So forward passes of training follow one
-    another in such a process; fits that are to run side by side have processes of their own.
+    Threads take turns, so that what one draws does not depend on the others: dropout and
+    initialization only use the global generator. Forward passes of training therefore run one after
+    another in a process; fits that are to run in parallel need processes of their own.
 
     Args:
         seed: below 2^64.
-        devices: indices of the CUDA devices whose random numbers are put back, besides the CPU's.
+        devices: indices of the CUDA devices whose random numbers are restored, besides the CPU's.
     """
     with _TURN, torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)

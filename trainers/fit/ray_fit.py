@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.json"
 REFUSAL = "refusal.json"
-"""A user's mistake that a worker found; a restart would only find it again."""
+"""A user's mistake that a worker found; a restart would find it again."""
 WORKER_RESTARTS = 3
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -70,8 +70,8 @@ def fit_with_ray(
     """Runs the fit to its end, from its last checkpoint if there is one.
 
     Args:
-        pool: workers that are there already. A fit of one worker without a GPU is theirs; others
-            have workers of their own, whose start is little beside their work.
+        pool: workers that already run. They take fits of one worker without a GPU; other fits
+            start workers of their own, which takes little time beside the fit itself.
 
     Returns:
         history (list of metrics by step), best_step, steps, waited_s and step_s.
@@ -188,7 +188,7 @@ def _fit_here(
 
 
 def _write_result(spec: FitSpec, task: FitTask, result: FitResult) -> None:
-    """The network first, the result that says so last; then the checkpoint is of no more use."""
+    """Writes the network first and the result last; the checkpoint is no longer needed then."""
     task.model.load_state_dict(result.best_state)
     spec.finish(task, spec.output)
     spec.output.write_json(

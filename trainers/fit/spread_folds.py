@@ -1,4 +1,4 @@
-"""Folds through no group, with the classes spread evenly over them, by scikit-learn."""
+"""Folds that split no group, with the classes spread evenly over them, by scikit-learn."""
 
 from __future__ import annotations
 

@@ -23,22 +23,22 @@ from trainers.targets import Targets
 
 NONE = "none"
 LEVEL = 0.05
-"""Chance of preferring a refinement that does nothing, all candidates together."""
+"""Chance, over all candidates, of choosing a refinement that has no effect."""
 RESAMPLES = 1000
 FEWEST_GROUPS = 10
-"""With fewer groups, clips are resampled: a handful of groups says little about their spread."""
+"""With fewer groups, clips are resampled: a few groups say little about their variance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What was chosen, and why.
+    """The chosen refinement, and why it was chosen.
 
     Args:
         name: of the chosen method.
-        reason: in words.
+        reason: a sentence for people.
         measures: method -> cross-validated accuracy (mAP if multi-label).
         chances: method -> the share of resampled sets on which it does no better than ``none``.
-        held_out: method -> (N, C) scores of the clips by fits that have not seen their group.
+        held_out: method -> (N, C) scores of the clips by fits without their group.
     """
 
     name: str
@@ -56,7 +56,7 @@ def cross_validate(
     on_fit: Callable[[int, int], None] = lambda done, total: None,
     workers: int | None = None,
 ) -> dict[str, Floats]:
-    """Method -> (N, C) scores of clips by a fit on the other folds' clips alone.
+    """Method -> (N, C) scores of the clips, each by a fit on the other folds.
 
     Args:
         methods: name -> what makes an unfitted method.
@@ -150,5 +150,5 @@ def default_folds(groups: ArrayLike) -> int:
 
 
 def no_choice(reason: str, *, name: str = NONE) -> Choice:
-    """Where there is nothing to choose by, or nothing to choose."""
+    """A choice without a comparison: there is no data for one, or only one candidate."""
     return Choice(name, reason)

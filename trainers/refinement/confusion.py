@@ -29,9 +29,9 @@ def confusion_refinement(scores: ArrayLike, truth: ArrayLike) -> NDArray[np.floa
     """Fits R on the validation split: R_ij is the share of class i's videos predicted as j.
 
     Rows are the truth. A video with several labels counts once in the row of each of them, always
-    at its top class: Eq. 6 read literally, whose pairs (x, C_i) run over a video's every label.
-    Then R_ij also holds how often j, itself true or not, is what a video of class i shows most. A
-    video without a label counts nowhere.
+    at its top class: Eq. 6 read literally, whose pairs (x, C_i) include every label of a video.
+    R_ij then also counts how often j, whether true or not, is the top class of a video of class i.
+    A video without a label counts nowhere.
 
     Args:
         scores: (N, C) ensemble scores of videos that trained nothing; of equal ones the lower
@@ -73,12 +73,12 @@ def refine(
         (N, C) float64.
 
     Raises:
-        ValueError: shapes that do not match, or negative scores that are to be normalized.
+        ValueError: shapes that do not match, or negative scores with ``normalize``.
     """
     scores = np.asarray(scores, np.float64)
     refinement = np.asarray(refinement, np.float64)
     if scores.ndim != 2 or refinement.shape != (scores.shape[1], scores.shape[1]):
-        raise ValueError(f"scores {scores.shape} do not fit a refinement of {refinement.shape}")
+        raise ValueError(f"scores {scores.shape} do not match a refinement of {refinement.shape}")
     refined = scores @ refinement.T
     if not normalize:
         return refined

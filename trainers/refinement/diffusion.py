@@ -7,7 +7,7 @@ graph W is
     E = 1/2 sum_ij W_ij |g_i / sqrt(d_i) - g_j / sqrt(d_j)|^2,    d_i = sum_j W_ij,
 
 g_i being the scores of class i, divided by N here. Diffusion goes down its gradient in G,
-adaptation down its gradient in W (the degrees held), by turns.
+adaptation down its gradient in W (with fixed degrees), in alternation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trainers.refinement.score_streams import (
 from trainers.table import Table
 
 MOST_CLASSES = 500
-"""A step costs the third power of it; with more classes the scores stay as they are."""
+"""The cost of a step grows with the cube of the classes; with more the scores stay as they are."""
 STEPS = (0, 1, 2, 4, 8, 16, 32)
 """Numbers of steps that are tried."""
 
@@ -37,11 +37,11 @@ STEPS = (0, 1, 2, 4, 8, 16, 32)
 def class_graph(
     scores: Floats, targets: NDArray[np.bool_], *, multi_label: bool, neighbors: int = 10
 ) -> Floats:
-    """(C, C) symmetric weights, at least 0, nothing on the diagonal.
+    """(C, C) symmetric weights, at least 0, with zeros on the diagonal.
 
     Multi-label: the positive Pearson correlations of the labels, as published. Labels that exclude
     one another have none, so for single-label clips those of the scores are taken: classes that
-    the systems find alike.
+    the systems score alike.
 
     Args:
         scores: (N, C).
@@ -84,7 +84,7 @@ def diffusion(scores: Floats, graph: Floats, *, alpha: float, beta: float) -> It
         beta: step of the graph; 0: it is left as it is.
     """
     whole, graph = np.eye(len(graph)), graph.copy()
-    # All that the graph's gradient needs of the clips: the products of their scores.
+    # The graph's gradient needs only the products of the clips' scores.
     products = scores.T @ scores / len(scores)
     while True:
         yield whole

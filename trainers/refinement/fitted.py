@@ -48,8 +48,8 @@ def make_method(name: str, *, given: Given, multi_label: bool, normalize: bool =
     """An unfitted method.
 
     Args:
-        given: what the systems give; of logits the plain mean is taken as they are, of
-            probabilities likewise.
+        given: what the systems give; the plain mean is taken of these, logits or
+            probabilities.
         normalize: see `refinement.refine`.
 
     Raises:
@@ -57,7 +57,7 @@ def make_method(name: str, *, given: Given, multi_label: bool, normalize: bool =
     """
     base: MeanOfLogits | MeanOfProbabilities = MeanOfProbabilities(multi_label)
     if given == "logits":
-        # What follows works on probabilities: a mean of raw logits is far too sure of itself.
+        # The other methods work on probabilities: a mean of raw logits is far too confident.
         base = MeanOfLogits(multi_label, calibrate=name != "none")
     if name == "none":
         return base
@@ -72,7 +72,7 @@ def make_method(name: str, *, given: Given, multi_label: bool, normalize: bool =
 
 @dataclass(eq=False)
 class FittedRefinement:
-    """A fitted method and what it belongs to.
+    """A fitted method, and the systems and classes it was fitted for.
 
     Args:
         name: of the method, see `METHODS`.
@@ -124,7 +124,7 @@ class FittedRefinement:
 
     @property
     def note(self) -> str:
-        """On the fit: why nothing was learned, or the constants chosen."""
+        """About the fit: why nothing was learned, or the constants chosen."""
         method = self.method
         if isinstance(method, LearnedRefinement):
             of = f", learned from {method.learned_from}" if method.learned_from else ""
@@ -168,7 +168,7 @@ class FittedRefinement:
         return self.method.predict_scores(logits)
 
     def to_bytes(self) -> bytes:
-        """The file's content; `from_bytes` takes it back."""
+        """The file's content; `from_bytes` reads it."""
         record = {
             "format": FORMAT,
             "method": self.name,

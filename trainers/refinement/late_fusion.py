@@ -30,14 +30,14 @@ from trainers.table import Table
 Bools = NDArray[np.bool_]
 
 MOST_WEIGHTINGS = 300
-"""Weightings that `WeightedMean` tries at most."""
+"""Most weightings that `WeightedMean` tries."""
 
 
 def weighted_logits(logits: Floats, present: Bools, weights: Floats) -> Floats:
     """(N, C) sum over systems of weight times logits, (S, N, C).
 
-    Where systems are absent, the sum is divided by the share of the weights that is there; a clip
-    whose present systems all have weight 0 gets their plain mean, at the scale of the whole.
+    Where systems are absent, the sum is divided by the present systems' share of the weights. A
+    clip whose present systems all have weight 0 gets their plain mean, times the sum of weights.
     """
     there = weights[:, None] * present
     total = there.sum(0)
@@ -104,7 +104,7 @@ def mean_of_probabilities(
 
 @dataclass
 class TemperaturePerStream:
-    """z = sum of z_s / T_s: the temperatures of all streams with the least log loss together.
+    """z = sum of z_s / T_s: the temperatures of all streams that together have the least log loss.
 
     A stream that only does harm gets weight 0 (an infinite temperature).
     """
@@ -198,7 +198,7 @@ class GapWeighted:
 
 @dataclass
 class WeightedMean:
-    """Logits of equal spread, weighted as does best on the clips that it is fitted on.
+    """Logits scaled to equal spread, with the weights that are best on the clips of the fit.
 
     The systems are not trained here, so the measure on these clips is the cross-validated one as
     long as they trained none of the systems. All weightings on a lattice of the simplex are tried;

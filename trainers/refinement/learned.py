@@ -32,10 +32,10 @@ from trainers.table import Table
 from trainers.targets import Targets
 
 STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
-"""Tried in this order, each fit starting from the one before; left when it gets worse."""
+"""Tried in this order, each fit starting from the one before, until the loss gets worse."""
 MOST_PRODUCTS = 5e9
-"""Clips x streams x classes², to which the time of a fit is proportional. With more it is kept by
-two inner folds, and by learning from a share of each class's clips."""
+"""Clips x streams x classes², to which the time of a fit is proportional. Above it the time is
+limited by two inner folds, and by learning from a share of each class's clips."""
 FEWEST_PER_CLASS = 10
 """Where that share would leave fewer clips for each class, nothing is learned."""
 
@@ -71,7 +71,7 @@ class LearnedRefinement:
     fallback: str = field(default="", init=False)
     """Why nothing was learned; empty where it was."""
     learned_from: str = field(default="", init=False)
-    """Of how many clips the map is; empty if of all."""
+    """How many clips the map was fitted on; empty if all."""
     temperatures: Floats = field(default_factory=lambda: np.ones(1), init=False)
     """(S,) what the streams' logits are divided by."""
     weights: Floats = field(default_factory=lambda: np.ones(1), init=False)
@@ -98,7 +98,7 @@ class LearnedRefinement:
         if loss >= plain:
             self.fallback = (
                 f"held-out log loss {loss:.3f}, that of the plain mean is {plain:.3f}: "
-                "nothing was learned that carries over"
+                "nothing was learned that generalizes"
             )
             return self
         self.strength = strength
@@ -115,7 +115,7 @@ class LearnedRefinement:
         return to_probabilities(self.logits(table), multi_label=self.multi_label)
 
     def logits(self, table: Table) -> Floats:
-        """(N, C) z; only of what has been learned."""
+        """(N, C) z; only where a map was learned."""
         inputs = map_table(table, multi_label=self.multi_label).features[INPUTS]
         blocks = self.borrowing + self.weights[:, None, None] * np.eye(len(self.bias))
         blocks = blocks / self.temperatures[:, None, None]
@@ -152,8 +152,8 @@ class LearnedRefinement:
     def _choose(self, table: Table, inputs: Table, pairs: Sequence[Fold]) -> tuple[float, float]:
         """The strength with the least held-out log loss, and that loss.
 
-        All folds go down the strengths side by side, and stop when the loss rises: it falls and
-        rises once over the strengths.
+        All folds go through the strengths together, and stop when the loss rises: it has a single
+        minimum over the strengths.
         """
         folds = [self._fold(table, inputs, *pair) for pair in pairs]
         losses: list[float] = []
@@ -175,7 +175,7 @@ def of_each_class(targets: Targets, most: int) -> Rows:
     """Rows, in order, of at most so many clips, as many of each class as there can be.
 
     A clip with several labels counts under its rarest, one without any under the first class.
-    Which clips of a class are taken is left to a generator with a fixed seed.
+    A generator with a fixed seed draws the clips of each class.
     """
     order = np.random.default_rng(0).permutation(len(targets))
     kinds = np.maximum(targets.rarest(), 0)[order]
@@ -207,7 +207,7 @@ def groups_per_class(targets: Targets, groups: NDArray) -> NDArray[np.int64]:
 
 
 def log_loss_to_beat(base: MeanOfLogits | MeanOfProbabilities, table: Table) -> float:
-    """Log loss of the plain mean with the temperature that suits these very clips best."""
+    """Log loss of the plain mean with the temperature that is best on these same clips."""
     multi_label, targets = table.multi_label, table.targets.dense(bool)
     logits = np.log(np.maximum(base.predict_scores(table), 1e-12))
     if multi_label:

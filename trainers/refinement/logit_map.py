@@ -32,7 +32,7 @@ INPUTS = "inputs"
 def map_table(table: Table, *, multi_label: bool) -> Table:
     """A table of logits as the map takes them: all systems' side by side, (N, S C) float32.
 
-    They are zero where absent, the others scaled up by those that are missing. Single-label ones
+    They are zero where absent, and the others are scaled up to make up for those. Single-label ones
     are centered by clip, as the softmax does not depend on the mean.
     """
     n, c, s = len(table), next(iter(table.widths.values())), len(table.names)
@@ -63,7 +63,7 @@ def _slices(n: int, classes: int) -> Iterator[slice]:
 
 
 def map_batches(table: Table, rows: Rows) -> Iterator[tuple[Singles, Singles]]:
-    """Inputs (B, S C) and dense targets (B, C) of some clips of a `map_table`, part after part."""
+    """Inputs (B, S C) and dense targets (B, C) of some clips of a `map_table`, in batches."""
     inputs = table.features[INPUTS]
     for part in _slices(len(rows), table.targets.n_classes):
         yield inputs[rows[part]], table.targets[rows[part]].dense(np.float32)
@@ -76,7 +76,7 @@ def _scales(temperatures: Floats, classes: int) -> Singles:
 
 @dataclass
 class LogitMap:
-    """Parameters as the optimizer has them: a (S,), then (S C + 1, C), transposed A and c."""
+    """Parameters in the optimizer's layout: a (S,), then (S C + 1, C), transposed A and c."""
 
     vector: Floats
     n_streams: int

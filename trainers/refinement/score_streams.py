@@ -1,4 +1,4 @@
-"""Tables of several systems' scores, and what every way to join them needs.
+"""Tables of several systems' scores, and what all ways to join them share.
 
 A score table is a `Table` whose features are the systems' scores, (N, C) each; a clip for which a
 system has no score is absent there.
@@ -67,7 +67,7 @@ def score_table(
 def check_scores(table: Table) -> None:
     """Raises ValueError for widths that differ, or a clip without any score."""
     if len(set(table.widths.values())) > 1:
-        raise ValueError(f"scores must all be of as many classes, got {table.widths}")
+        raise ValueError(f"scores must all have the same number of classes, got {table.widths}")
     table.check_everywhere()
 
 
@@ -90,13 +90,13 @@ def logit_table(table: Table, *, given: Given, multi_label: bool) -> Table:
 
 
 def stacked(table: Table) -> tuple[Floats, NDArray[np.bool_]]:
-    """(S, N, C) scores, a clip's lying side by side in memory, and (S, N) presence."""
+    """(S, N, C) scores, those of a clip contiguous in memory, and (S, N) presence."""
     scores = np.stack(list(table.features.values()), axis=1)
     return scores.transpose(1, 0, 2), table.there.T
 
 
 def to_logits(probabilities: ArrayLike, *, multi_label: bool = False) -> Floats:
-    """log p; of several labels log p / (1 - p). `to_probabilities` takes them back."""
+    """log p; of several labels log p / (1 - p). `to_probabilities` is the inverse."""
     p = np.clip(np.asarray(probabilities, np.float64), LEAST_PROBABILITY, None)
     if not multi_label:
         return np.log(p)
@@ -154,7 +154,9 @@ def check_targets(table: Table, *, multi_label: bool) -> NDArray[np.bool_]:
         raise ValueError(f"scores of {classes} classes, targets of {targets.n_classes}")
     if targets.multi_label != multi_label:
         kinds = {True: "multi-label", False: "single-label"}
-        raise ValueError(f"the method is {kinds[multi_label]}, not so its targets")
+        raise ValueError(
+            f"the method is {kinds[multi_label]}, its targets are {kinds[targets.multi_label]}"
+        )
     if not multi_label:
         targets.classes()
     return targets.dense(bool)

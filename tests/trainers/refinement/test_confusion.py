@@ -44,8 +44,8 @@ def test_a_clip_without_any_score_stays_without():
         (lambda: confusion_refinement([0.1, 0.9], [0]), r"finite \(N, C\), got \(2,\)"),
         (lambda: confusion_refinement([[np.inf, 0.9]], [0]), "finite"),
         (lambda: confusion_refinement([[0.1, 0.9]], [0, 1]), "1 rows of scores, 2 of truth"),
-        (lambda: refine([0.1, 0.9], np.eye(2)), r"\(2,\) do not fit a refinement of \(2, 2\)"),
-        (lambda: refine([[0.1, 0.9]], np.ones((2, 3))), r"\(1, 2\) do not fit .* \(2, 3\)"),
+        (lambda: refine([0.1, 0.9], np.eye(2)), r"\(2,\) do not match a refinement of \(2, 2\)"),
+        (lambda: refine([[0.1, 0.9]], np.ones((2, 3))), r"\(1, 2\) do not match .* \(2, 3\)"),
         (lambda: refine([[0.1, -0.5]], np.eye(2), normalize=True), r"least: -0\.5"),
     ],
 )

@@ -122,7 +122,7 @@ def test_what_does_not_carry_over_is_not_used():
     assert loss >= plain and method.strength is None
     assert method.fallback == (
         f"held-out log loss {loss:.3f}, that of the plain mean is {plain:.3f}: "
-        "nothing was learned that carries over"
+        "nothing was learned that generalizes"
     )
     np.testing.assert_array_equal(
         method.predict_scores(table), MeanOfLogits().predict_scores(table)
