@@ -181,5 +181,5 @@ def test_methods_are_of_single_label_clips_unless_told_otherwise():
         assert fitted_fields(make) == found
         assert all(np.array_equal(getattr(make(), name), [1]) for name in found - {"temperature"})
         assert not make().multi_label
-        with pytest.raises(ValueError, match="single-label, not so"):
+        with pytest.raises(ValueError, match="single-label, its targets are multi-label"):
             make().fit(made(multi_label=True))
