@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UserError
+from trainers.encoders import own
 from trainers.fusion.models import CLASS
 from trainers.model_files import FACTS
 from trainers.named import is_named
@@ -21,6 +22,9 @@ from trainers.tensor_files import read_metadata
 
 OWN = {"actors", "trainers"}
 """Packages that are stored with every registered model."""
+
+BUILT_IN = {f"own:{name}" for name in own.NAMES}
+"""Names that look like a package's, but are this project's: none is code of a folder ``own``."""
 
 SETTINGS = ("description", "meta", KEY)
 """Entries of a part's metadata that hold settings as JSON."""
@@ -56,7 +60,8 @@ def installed_packages(files: Mapping[str, bytes]) -> list[str]:
 
 def _packages(files: Mapping[str, bytes]) -> set[str]:
     """Top-level packages that a model names, but for those that travel with it anyway."""
-    return {text.partition(":")[0].partition(".")[0] for text in _named(files)} - OWN
+    outside = (text for text in _named(files) if text not in BUILT_IN)
+    return {text.partition(":")[0].partition(".")[0] for text in outside} - OWN
 
 
 def _named(files: Mapping[str, bytes]) -> Iterator[str]:

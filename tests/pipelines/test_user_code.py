@@ -51,6 +51,12 @@ def test_installed_and_unknown_packages_are_left_out(name):
     assert user_code(model([], encoder=name)) == []
 
 
+def test_a_folder_called_own_does_not_belong_to_the_own_encoders(packages):
+    (packages / "own").mkdir()
+    assert user_code(model([], encoder="own:cnn_m")) == []
+    assert user_code(model([], samples="own:mine")) == [str(packages / "own")]
+
+
 def test_installed_packages_are_requirements():
     names = [{"encoder": name} for name in ("torchvision:vgg19", "own:cnn_m", "os:system")]
     files = model(["trainers.parts:EmbedPart"], streams=names)
