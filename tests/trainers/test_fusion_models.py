@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,7 @@ def test_functions_that_fit_no_fusion_are_refused(name: str, message: str) -> No
 def test_files_that_hold_no_fusion_are_refused() -> None:
     content = models.to_bytes(models.fit(clips(), FusionSettings(hidden=4, max_epochs=1), seed=0))
     one = {"content": np.zeros(3, np.uint8)}
-    for spoilt, message in (
+    for spoiled, message in (
         (content[:-3], "f.safetensors is damaged"),
         (b"nothing of the kind", "f.safetensors is damaged"),
         (save(one), r"holds no fusion: its metadata names \[\]"),
@@ -169,7 +170,7 @@ def test_files_that_hold_no_fusion_are_refused() -> None:
         (save(one, {"fusion": "[]"}), "is damaged"),
     ):
         with pytest.raises(UserError, match=message):
-            models.from_bytes(spoilt, where="f.safetensors")
+            models.from_bytes(spoiled, where="f.safetensors")
 
 
 def test_a_model_that_nothing_finds_again_is_not_saved() -> None:
@@ -203,6 +204,37 @@ def test_a_model_of_other_clips_is_refused(monkeypatch, attribute, value, messag
     monkeypatch.setattr(fusion_of_a_user, "nearest", changed)
     with pytest.raises(UserError, match=message):
         models.fit(clips(), FusionSettings(model="fusion_of_a_user:nearest"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        *(("widths", np.arange(2)), ("widths", {"frames": np.arange(2), "sound": 3})),
+        *(("n_classes", np.arange(2)), ("n_classes", 3.0), ("multi_label", 0)),
+    ],
+)
+def test_attributes_of_another_type_are_refused(monkeypatch, attribute, value) -> None:
+    import fusion_of_a_user
+
+    replaced = property(lambda self: value, skip)
+    monkeypatch.setattr(fusion_of_a_user.Nearest, attribute, replaced, raising=False)
+    with pytest.raises(UserError, match=f"{attribute}.* is "):
+        models.fit(clips(), FusionSettings(model="fusion_of_a_user:nearest"), seed=0)
+
+
+def test_numbers_of_numpy_count_as_numbers(monkeypatch) -> None:
+    import fusion_of_a_user
+
+    replaced = property(lambda self: np.int64(3), skip)
+    monkeypatch.setattr(fusion_of_a_user.Nearest, "n_classes", replaced, raising=False)
+    table = clips()
+    counted = replace(table, targets=Targets.from_classes(table.targets.classes(), np.int64(3)))
+    for one in (table, counted):
+        assert models.fit(one, FusionSettings(model="fusion_of_a_user:nearest"), seed=0)
+
+
+def skip(model: models.FusionModel, value: object) -> None:
+    """Sets nothing: the value of a property stays."""
 
 
 def test_the_example_leaves_absent_clips_out_of_the_means() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -84,11 +84,23 @@ def _check_model(model: FusionModel, name: str, table: Table) -> None:
         ("multi_label", table.targets.multi_label),
     ):
         found = getattr(model, attribute)
-        if found != wanted:
+        if not _same(found, wanted):
             raise UserError(
                 f"the model that {name} returned does not fit the training clips: {attribute} is "
                 f"{found}, expected {wanted}; set it from the table that {name} is given"
             )
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """Whether values are equal and of one type; NumPy's numbers count as Python's."""
+    if isinstance(wanted, dict):
+        return (
+            isinstance(found, Mapping)
+            and set(found) == set(wanted)
+            and all(_same(found[name], wanted[name]) for name in wanted)
+        )
+    found, wanted = (v.item() if isinstance(v, np.generic) else v for v in (found, wanted))
+    return type(found) is type(wanted) and found == wanted
 
 
 def to_bytes(model: FusionModel) -> bytes:
