@@ -42,21 +42,34 @@ def network_from_bytes(data: bytes, *, name: str = "network") -> tuple[Network, 
     """The network, in evaluation mode on the CPU, and its `meta`.
 
     Raises:
-        UserError: the bytes are no network that `network_to_bytes` made, or one of version 0.1.0.
+        UserError: the bytes are no network that `network_to_bytes` made, or one of version 0.1.0,
+            or the weights are of a network that is built differently by now.
     """
     try:
         header = read_metadata(data)
         state = safetensors.torch.load(data)
         description = json.loads(header["description"])
         meta = json.loads(header["meta"])
+        _check_description(description)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{name!r} is no network of this project: {error}") from error
     try:
         network = build_from_description(description)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"{name}: the weights do not fit the network as this version builds it: train it again "
+            f"with this version, or use the version that saved it ({' '.join(str(error).split())})"
+        ) from error
     return network.eval(), meta
+
+
+def _check_description(description: Any) -> None:
+    if not isinstance(description, dict) or "kind" not in description:
+        raise ValueError("its description does not say what kind of network it is")
 
 
 def build_from_description(description: dict[str, Any]) -> Network:

@@ -218,6 +218,20 @@ def test_a_network_survives_its_file(tmp_path):
         network_from_bytes(b"\x08\0\0\0\0\0\0\0{}      ", name="noise")
 
 
+@pytest.mark.parametrize("description", ["{}", "[]", "3", "null"])
+def test_a_file_that_describes_no_network_is_refused(description):
+    content = safetensors.torch.save({}, {"description": description, "meta": "{}"})
+    with pytest.raises(UserError, match=r"'x' is no network of this project: its description"):
+        network_from_bytes(content, name="x")
+
+
+def test_weights_of_a_network_that_is_built_differently_by_now_are_refused():
+    network = build_encoder(scratch("torchvision:resnet18"), in_channels=3, n_classes=2)
+    network.tail = network.tail[-1]  # as before its tail began with dropout
+    with pytest.raises(UserError, match=r"x: the weights do not fit .* train it again .*tail\.1"):
+        network_from_bytes(network_to_bytes(network), name="x")
+
+
 def test_building_a_network_leaves_the_callers_random_numbers_alone():
     torch.manual_seed(3)
     expected = torch.rand(2)
