@@ -1,8 +1,8 @@
 """Optical flow as colors: hue is the direction, saturation the length of the motion.
 
 The color coding of the Middlebury benchmark (Baker et al., "A Database and Evaluation Methodology
-for Optical Flow", IJCV 2011): motion to the right is red, downwards yellow, to the left cyan,
-upwards violet-blue, and no motion is white.
+for Optical Flow", IJCV 2011): motion to the right is red, downward yellow, to the left cyan,
+upward violet-blue, and no motion is white.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def flow_to_color(flow: NDArray[np.floating], *, max_px: float | None = None) ->
     """Colors a flow field.
 
     Args:
-        flow: (2, H, W) in pixels, x (rightwards) first, y downwards.
+        flow: (2, H, W) in pixels, x (rightward) first, then y (downward).
         max_px: length in pixels that has full saturation; longer vectors are darker. None: the
             length of the field's longest vector.
 

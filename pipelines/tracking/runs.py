@@ -207,7 +207,7 @@ def tracking_uri(settings: TrackingSettings, storage: Storage) -> str:
 
 @contextmanager
 def using_uri(uri: str) -> Iterator[None]:
-    """Sets MLflow's process-wide tracking URI inside the context, and restores it afterwards."""
+    """Sets MLflow's process-wide tracking URI inside the context, and restores it afterward."""
     with _uri_lock:
         before = os.environ.get("MLFLOW_TRACKING_URI")
         mlflow.set_tracking_uri(uri)

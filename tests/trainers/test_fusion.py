@@ -320,9 +320,9 @@ def test_held_out_clips_do_not_train():
     table = drawn()
     training = [np.arange(0, 80), np.arange(40, 120)]
     first = fit_folds(table, training, SMALL, seed=0).network
-    spoilt = table.features["spatial"].copy()
-    spoilt[80:] = 1e3
-    second = fit_folds(table.with_feature("spatial", spoilt), training, SMALL, seed=0).network
+    spoiled = table.features["spatial"].copy()
+    spoiled[80:] = 1e3
+    second = fit_folds(table.with_feature("spatial", spoiled), training, SMALL, seed=0).network
     assert torch.equal(first.fusion[0], second.fusion[0])
     assert not torch.equal(first.fusion[1], second.fusion[1])
 

@@ -33,7 +33,7 @@ def prepare(encoder: Encoder, device: str | torch.device, precision: Precision =
     Args:
         encoder: the encoder; it is moved in place, but its weights keep their type.
         device: cpu or cuda.
-        precision: what `compute` and `lay_out` are called with afterwards.
+        precision: what `compute` and `lay_out` are called with afterward.
 
     Returns:
         The encoder itself; where weights are bfloat16, a copy of it.

@@ -36,7 +36,7 @@ class FitTask(Protocol):
         ...
 
     def batch(self, step: int, rank: int, world_size: int) -> dict[str, Tensor]:
-        """This rank's share of a step's batch: the same whenever asked, safe from any thread."""
+        """This rank's share of a step's batch: always the same, safe to call from any thread."""
         ...
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

@@ -101,7 +101,7 @@ class FitPool:
 
         Raises:
             UserError: the fit raised one.
-            FitFailed: the fit failed, or lost its worker, `WORKER_RESTARTS` times and once more.
+            FitFailed: the fit failed, or lost its worker, more than `WORKER_RESTARTS` times.
         """
         key, future = uuid.uuid4().hex, Future[None]()
         with self._lock:

@@ -71,7 +71,7 @@ def fit_with_ray(
 
     Args:
         pool: workers that already run. They take fits of one worker without a GPU; other fits
-            start workers of their own, which takes little time beside the fit itself.
+            start workers of their own, which takes little time compared with the fit itself.
 
     Returns:
         history (list of metrics by step), best_step, steps, waited_s and step_s.

@@ -247,7 +247,7 @@ def contextual(
     multi_label: bool,
     normalize: bool,
 ) -> FittedRefinement:
-    """The contextual refinement by a matrix that is already known, on probabilities.
+    """The contextual refinement with a matrix that is already known, on probabilities.
 
     Raises:
         ValueError: the matrix is not (C, C).
