@@ -9,10 +9,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-SHARES = 4
-"""A block is this part of a worker's share of the rows that are left (1/4)."""
+SHARES = 2
+"""A block is this part of a worker's share of the rows that are left (1/2),"""
 
-GROUPS = 8
+SMALLEST = 32
+"""but not less than this part of a worker's share of all rows (1/32)."""
+
+GROUPS = 16
 """Number of times that a block reports its outcomes."""
 
 
@@ -29,10 +32,11 @@ def cut_blocks(rows: Sequence[T], workers: int) -> list[list[T]]:
         workers: number of processes, at least 1.
     """
     left = list(rows)
+    smallest = math.ceil(len(left) / (SMALLEST * workers))
     random.Random(0).shuffle(left)
     blocks = []
     while left:
-        size = math.ceil(len(left) / (SHARES * workers))
+        size = max(math.ceil(len(left) / (SHARES * workers)), smallest)
         blocks.append(left[:size])
         left = left[size:]
     return blocks

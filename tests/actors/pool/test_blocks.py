@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from actors.pool.blocks import GROUPS, SHARES, cut_blocks, groups
+from actors.pool.blocks import GROUPS, SHARES, SMALLEST, cut_blocks, groups
 
 
 @pytest.mark.parametrize("workers", [1, 2, 16])
@@ -19,8 +21,9 @@ def test_blocks_get_smaller():
     sizes = [len(block) for block in cut_blocks(range(1000), 2)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 1000 / (SHARES * 2)
-    assert sizes[-SHARES:] == [1] * SHARES
-    assert len(sizes) < 50
+    assert sizes[-2] == math.ceil(1000 / (SMALLEST * 2))
+    assert len(sizes) < 20
+    assert [len(block) for block in cut_blocks(range(8), 2)] == [2, 2, 1, 1, 1, 1]
 
 
 def test_blocks_are_the_same_each_time_and_mix_the_rows():
