@@ -6,11 +6,16 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from actors.errors import UserError
 from pipelines.cli.environment import use_ray_quietly
+
+RAY_IMPORTS = threading.RLock()
+"""Held while a step imports Ray's libraries. They import each other in circles, and steps run in
+threads, of which one could find a module that another one has imported by half only."""
 
 
 @contextmanager
@@ -24,7 +29,8 @@ def ray_session() -> Iterator[None]:
         UserError: the cluster does not answer.
     """
     use_ray_quietly()
-    import ray
+    with RAY_IMPORTS:
+        import ray
 
     named = os.environ.get("RAY_ADDRESS")
     if not named:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 from actors.storage import Storage
+from pipelines.steps.cluster import RAY_IMPORTS
 from pipelines.steps.extract import ExtractedClip
 from pipelines.steps.fingerprint import weights_stamp
 from pipelines.steps.fit import NETWORK
@@ -86,7 +87,8 @@ def encoder_folder(stream: str, settings: StreamSettings, given: Given, work: Wo
 
 
 def _embed(stream: str, settings: StreamSettings, given: Given, work: Work) -> Facts:
-    from actors.pool.run import PoolResources, run_pool
+    with RAY_IMPORTS:
+        from actors.pool.run import PoolResources, run_pool
 
     job, clips = work.job, given.with_track(settings.track)
     job.board()

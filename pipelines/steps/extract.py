@@ -26,6 +26,7 @@ from actors.storage import Storage
 from actors.tracks import FLOW, TRACKS
 from pipelines.cli.launch import TooManyRejected
 from pipelines.data import Video
+from pipelines.steps.cluster import RAY_IMPORTS
 from pipelines.steps.fingerprint import fingerprint, weights_stamp
 from pipelines.steps.job import Job
 from pipelines.steps.step import StepResult
@@ -154,7 +155,8 @@ def _run(
     job: Job, rows: list[dict[str, str]], storage: Storage, fits_follow: bool
 ) -> list[dict[str, Any]]:
     """All outcomes, in the order of the rows."""
-    from actors.pool.run import PoolResources, run_pool
+    with RAY_IMPORTS:
+        from actors.pool.run import PoolResources, run_pool
 
     job.board()
     if fits_follow:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from actors.storage import Storage
+from pipelines.steps.cluster import RAY_IMPORTS
 from pipelines.steps.fingerprint import weights_stamp
 from pipelines.steps.given import Given
 from pipelines.steps.job import Job
@@ -122,7 +123,8 @@ def fit(
     Returns:
         ``history``, ``best_step``, ``waited_s`` and ``step_s`` of the fit.
     """
-    from trainers.fit.ray_fit import FitSpec, fit_with_ray
+    with RAY_IMPORTS:
+        from trainers.fit.ray_fit import FitSpec, fit_with_ray
 
     spec = FitSpec(work.step.name, make_task, save_fitted, settings, seed, work.storage)
     with _progress(work, settings) as report:
@@ -149,7 +151,8 @@ def _progress(work: Work, settings: OptimizerSettings) -> Iterator[Any]:
 
 def fit_resources(job: Job) -> FitResources:
     """Divides the cluster among as many fits as run side by side."""
-    from trainers.fit.ray_fit import FitResources
+    with RAY_IMPORTS:
+        from trainers.fit.ray_fit import FitResources
 
     wanted = job.settings.resources
     if wanted.fit_workers == 0:

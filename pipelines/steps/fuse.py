@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from actors.storage import Storage
+from pipelines.steps.cluster import RAY_IMPORTS
 from pipelines.steps.given import Given
 from pipelines.steps.job import Job
 from pipelines.steps.step import Facts, Step, Work
@@ -100,7 +101,8 @@ def _search(
     given: Given,
     work: Work,
 ) -> Facts:
-    from tuning.ray_search import search as run_search
+    with RAY_IMPORTS:
+        from tuning.ray_search import search as run_search
 
     work.job.board()
     table = read_table(work, given, streams).table

@@ -15,7 +15,7 @@ from actors.storage import Storage
 from pipelines.cli.settings import Settings
 from pipelines.data import Manifest
 from pipelines.report.data import StageTiming
-from pipelines.steps.cluster import ray_session
+from pipelines.steps.cluster import RAY_IMPORTS, ray_session
 from pipelines.steps.console import Console
 from pipelines.steps.run import run
 from pipelines.steps.step import Step, StepResult, System
@@ -108,7 +108,8 @@ class Job:
                 session = ray_session()
                 owner.submit(session.__enter__).result()
                 self._stack.push(session.__exit__)
-                from actors.pool.board import Board
+                with RAY_IMPORTS:
+                    from actors.pool.board import Board
 
                 self._board = self._stack.enter_context(Board())
                 self.console.say(f"  [dim]Ray is ready after {time.monotonic() - begun:.1f} s[/]")
@@ -125,7 +126,8 @@ class Job:
 
             have = ray.cluster_resources()
             if self._fits is None and not (have.get("GPU") and self.settings.resources.fit_gpus):
-                from trainers.fit.pool import FitPool
+                with RAY_IMPORTS:
+                    from trainers.fit.pool import FitPool
 
                 workers = min(max(len(self.settings.streams), 1), int(have.get("CPU", 1)))
                 pool = FitPool(workers, self.files.path("ray"), preload=FITTING_MODULES)

@@ -63,7 +63,7 @@ def test_a_clip_whose_refined_score_is_all_zero_keeps_its_own():
 
 
 def test_refinement_refuses():
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="do not match"):
         refine(np.ones((2, 3)), np.eye(2))
     with pytest.raises(ValueError, match="negative"):
         refine([[-1.0, 1.0]], np.eye(2), normalize=True)

@@ -67,7 +67,7 @@ def test_a_model_of_version_0_1_0_is_refused_with_what_to_do(tmp_path):
         ({"format": 99}, "format 99, this version reads 2"),
         ({"streams": {"spatial": {"track": "frames"}}}, "the streams are spatial"),
         ({"extract": {"fsp": 5}}, r"no 'fsp': it was saved by another .*; did you mean 'fps'\?"),
-        ({"classes": ["a", "b"]}, "is damaged: the encoder of 'spatial' has 3 classes"),
+        ({"classes": ["a", "b"]}, "is damaged: .*the encoder of 'spatial' has 3 classes"),
         ({"parts": [{"name": "x"}]}, "is incomplete: no 'kind'"),
         ({"parts": None}, "is damaged"),
     ],
