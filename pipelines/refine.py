@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Job: joins and refines the scores of any systems, and says by cross-validation what it helps.
+"""Job: combines and refines the scores of any systems, and evaluates this by cross-validation.
 
     pipelines/refine.py SCORES.npz [--groups NAME] [--folds K] [--method NAME] [--given WHAT]
                         [--output refinement.safetensors]

@@ -95,13 +95,14 @@ class Notes:
         Returns:
             Outcomes by name; none if no attempt at a row of the block was interrupted.
         """
-        attempts = self._folder.names(".attempt")
-        if not {f"{name}.attempt" for name in names}.intersection(attempts):
+        wanted = set(names)
+        attempts = {name.removesuffix(".attempt") for name in self._folder.names(".attempt")}
+        if wanted.isdisjoint(attempts):
             return {}
         # Notes first: what the ledger saves meanwhile is in one of the two.
         noted = {row["artifact"]: row for row in self.outcomes()}
         saved = Ledger(self.storage).rows_since(self.since)
-        return {name: row for name, row in (saved | noted).items() if name in names}
+        return {name: row for name, row in (saved | noted).items() if name in wanted}
 
     def forget(self, rows: Sequence[Outcome]) -> None:
         """Removes the notes of these outcomes."""

@@ -1,6 +1,6 @@
 """What a job was asked to do: its settings and the list of its videos, checked.
 
-Light: a mistake in either is told before anything that takes seconds to import.
+Quick to import, so that mistakes in either are reported at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a user gets wrong is told before any work starts: what, where, and what to do."""
+"""Users' mistakes are reported before any work starts: what, where, and what to do."""
 
 from __future__ import annotations
 

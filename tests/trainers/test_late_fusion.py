@@ -79,7 +79,7 @@ def drawn(n=240, classes=6, groups=8, seed=0, noise=1.5):
 
 
 def mixed_up(n=600, seed=0):
-    """Classes 0 and 1 are told apart only by what the systems say of class 2 and 3."""
+    """Only the systems' scores of classes 2 and 3 separate classes 0 and 1."""
     random = np.random.default_rng(seed)
     labels = random.integers(4, size=n)
     logits = 2.0 * np.eye(4)[labels] + random.normal(size=(n, 4))

@@ -73,7 +73,7 @@ class Spill:
             raise ValueError(self._closed)
 
     def close(self, why: str = "the scores were let go by close") -> None:
-        """Lets the file go; nothing can be added or read any more, and ``why`` is told."""
+        """Deletes the file; later calls raise an error that gives ``why`` as the reason."""
         self._closed = self._closed or why
         if self._file is not None:
             self._finalize()

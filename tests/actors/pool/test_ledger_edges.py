@@ -76,7 +76,7 @@ def test_a_part_between_those_that_are_joined_stays_older_than_the_newest(
     joining = Ledger(storage)
     joining.compact()
     assert part_times(storage) == [30]
-    # Another job's write that took long: its name is of before the joining.
+    # Another job's slow write: its name has a time before that of the joined part.
     monkeypatch.setattr(time, "time_ns", lambda: 20)
     late = Ledger(storage)
     late.add(row("a", seconds=20), notes)

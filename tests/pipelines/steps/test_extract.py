@@ -1,4 +1,4 @@
-"""The extraction step: what was extracted before serves again, and is told as such."""
+"""The extraction step: earlier artifacts are used again and counted as cached."""
 
 from __future__ import annotations
 
